@@ -1,0 +1,120 @@
+"""Which counter runs on this machine: one ordered table of kernels in, one engine out."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensorstate_callbacks._native.fallback import NumpyEngine
+from tensorstate_callbacks._native.firing import Firing
+from tensorstate_callbacks.errors import TensorStateWarning
+
+try:
+    from tensorstate_callbacks._native._counter import NativeEngine, kernels
+except ImportError as error:
+    _native_kernels: tuple[str, ...] = ()
+    _missing: str | None = str(error)
+else:
+    _native_kernels = kernels()
+    _missing = None
+
+_forced = os.environ.get("TENSORSTATE_KERNEL", "")
+_forced_by = "the environment variable TENSORSTATE_KERNEL"
+_warned = False
+
+
+class Engine(Protocol):
+    """What a counter's engine does; arguments are checked before they get here."""
+
+    @property
+    def n_states(self) -> int: ...
+    @property
+    def n_distinct(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    def add_firing(self, firing: Firing) -> None: ...
+    def add_rows(self, rows: NDArray[np.uint8], counts: NDArray[np.uint64] | None) -> None: ...
+    def snapshot(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]: ...
+    def spectrum(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]: ...
+    def fired(self) -> NDArray[np.uint64]: ...
+    def reset(self) -> None: ...
+
+
+def available_kernels() -> tuple[str, ...]:
+    """Names of the kernels this machine can run, fastest first; `"numpy"` is always there."""
+    return (*_native_kernels, "numpy")
+
+
+def kernel_report() -> tuple[str, str]:
+    """The kernel that new counters use, and why that one.
+
+    Raises:
+        ValueError: if the forced kernel is unknown or cannot run on this machine.
+    """
+    if _forced:
+        return _checked(_forced, _forced_by), f"forced by {_forced_by}"
+    if _missing is not None:
+        return "numpy", f"the compiled counter cannot be imported ({_missing})"
+    names = available_kernels()
+    return names[0], f"the fastest this processor runs of {', '.join(names)}"
+
+
+@contextmanager
+def use_kernel(name: str) -> Iterator[None]:
+    """Make new counters use one kernel while the context lasts; for the whole process."""
+    global _forced, _forced_by
+    before = _forced, _forced_by
+    _forced, _forced_by = _checked(name, "use_kernel"), "use_kernel"
+    try:
+        yield
+    finally:
+        _forced, _forced_by = before
+
+
+def make_engine(n_neurons: int) -> tuple[str, Engine]:
+    """An empty engine for states of `n_neurons` bits, with the name of its kernel."""
+    name, _ = kernel_report()
+    if name == "numpy":
+        if not _forced:
+            _warn_once_that_numpy_counts()
+        return name, NumpyEngine(n_neurons)
+    return name, NativeEngine(n_neurons, name)
+
+
+def merge_engines(target: Engine, source: Engine) -> None:
+    """Add all states of `source` to `target`, whatever the kind of either."""
+    if _missing is None and isinstance(target, NativeEngine) and isinstance(source, NativeEngine):
+        target.merge(source)
+    else:
+        target.add_rows(*source.snapshot())
+
+
+def _checked(name: str, asked_by: str) -> str:
+    if name not in available_kernels():
+        missing = f" (the compiled ones are missing: {_missing})" if _missing else ""
+        raise ValueError(
+            f"kernel {name!r}, asked for by {asked_by}, does not run on this machine;"
+            f" available: {', '.join(available_kernels())}{missing}"
+        )
+    return name
+
+
+def _warn_once_that_numpy_counts() -> None:
+    global _warned
+    if _warned:
+        return
+    _warned = True
+    warnings.warn(
+        "states are counted by NumPy, many times slower than by the compiled counter, because that"
+        f" cannot be imported ({_missing}); to get it, install a C++17 compiler and then"
+        " tensorstate_callbacks again (with TENSORSTATE_REQUIRE_NATIVE=1 a failing build says"
+        " why), or set TENSORSTATE_KERNEL=numpy to ask for NumPy",
+        TensorStateWarning,
+        stacklevel=4,
+    )

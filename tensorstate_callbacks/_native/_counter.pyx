@@ -1,0 +1,190 @@
+# distutils: language = c++
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The C++ counter for Python: buffers in, buffers out, without the GIL in between."""
+
+from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uint8_t, uint64_t
+from libcpp cimport bool as cbool
+from libcpp.memory cimport unique_ptr
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+import numpy as np
+
+
+cdef extern from "counter.hpp" namespace "tensorstate" nogil:
+    cdef struct Axis:
+        size_t size
+        ptrdiff_t stride
+
+    cdef struct Firing:
+        uint64_t first
+        uint64_t span
+
+    cdef struct Snapshot:
+        vector[uint64_t] rows
+        vector[uint64_t] counts
+
+    cdef struct Spectrum:
+        vector[uint64_t] values
+        vector[uint64_t] multiplicities
+
+    cdef cppclass Counter:
+        Counter(size_t neurons, string kernel) except +
+        void add_activations(const char* data, const vector[Axis]& positions, Axis channels,
+                             size_t item_bytes, cbool folded, Firing firing) except +
+        void add_packed(const uint8_t* rows, const uint64_t* counts, size_t size) except +
+        void merge(Counter& other) except +
+        void reset() except +
+        uint64_t states() except +
+        size_t distinct() except +
+        size_t nbytes() except +
+        Snapshot snapshot() except +
+        Spectrum spectrum() except +
+        vector[uint64_t] fired() except +
+
+    vector[string] kernel_names() except +
+    void set_failing_allocation "tensorstate::fail_allocation"(uint64_t number)
+
+
+cdef class _Words:
+    """Owns the numbers of a vector and lends them to NumPy, without a copy."""
+
+    cdef vector[uint64_t] words
+    cdef Py_ssize_t size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        view.buf = self.words.data()
+        view.obj = self
+        view.len = self.size * sizeof(uint64_t)
+        view.readonly = 0
+        view.itemsize = sizeof(uint64_t)
+        view.format = b"Q"
+        view.ndim = 1
+        view.shape = &self.size
+        view.strides = &view.itemsize
+        view.suboffsets = NULL
+        view.internal = NULL
+
+
+cdef _array(vector[uint64_t]& words):
+    if words.empty():
+        return np.empty(0, np.uint64)
+    owner = _Words()
+    owner.words.swap(words)
+    owner.size = owner.words.size()
+    return np.asarray(owner)
+
+
+cdef class NativeEngine:
+    """Counts states of `n_neurons` bits; counter.py checks what comes in."""
+
+    cdef unique_ptr[Counter] counter
+    cdef size_t n_neurons
+
+    def __cinit__(self, size_t n_neurons, str kernel):
+        self.n_neurons = n_neurons
+        self.counter.reset(new Counter(n_neurons, kernel.encode()))
+
+    @property
+    def n_states(self):
+        cdef uint64_t states
+        with nogil:
+            states = self.counter.get().states()
+        return states
+
+    @property
+    def n_distinct(self):
+        cdef size_t distinct
+        with nogil:
+            distinct = self.counter.get().distinct()
+        return distinct
+
+    @property
+    def nbytes(self):
+        cdef size_t nbytes
+        with nogil:
+            nbytes = self.counter.get().nbytes()
+        return nbytes
+
+    def add_firing(self, firing):
+        bits, folded, first, span = firing
+        cdef Firing in_range = Firing(first, span)
+        cdef cbool is_folded = folded
+        cdef vector[Axis] positions
+        cdef Axis channels
+        cdef Py_buffer view
+        PyObject_GetBuffer(bits, &view, PyBUF_STRIDED_RO)
+        try:
+            if (
+                view.ndim < 1
+                or <size_t> view.shape[view.ndim - 1] != self.n_neurons
+                or view.itemsize not in (1, 2, 4, 8)
+            ):
+                raise ValueError("bits must have the neurons on their last axis")
+            for axis in range(view.ndim - 1):
+                positions.push_back(Axis(view.shape[axis], view.strides[axis]))
+            channels = Axis(view.shape[view.ndim - 1], view.strides[view.ndim - 1])
+            with nogil:
+                self.counter.get().add_activations(
+                    <const char*> view.buf, positions, channels, view.itemsize, is_folded, in_range
+                )
+        finally:
+            PyBuffer_Release(&view)
+
+    def add_rows(self, const uint8_t[:, ::1] rows, counts):
+        cdef const uint64_t[::1] numbers
+        cdef const uint64_t* first_number = NULL
+        cdef size_t size = rows.shape[0]
+        if <size_t> rows.shape[1] != (self.n_neurons + 7) // 8:
+            raise ValueError("rows have the wrong width")
+        if size == 0:
+            return
+        if counts is not None:
+            numbers = counts
+            if <size_t> numbers.shape[0] != size:
+                raise ValueError("rows and counts differ in length")
+            first_number = &numbers[0]
+        with nogil:
+            self.counter.get().add_packed(&rows[0, 0], first_number, size)
+
+    def merge(self, NativeEngine other not None):
+        if other.n_neurons != self.n_neurons:
+            raise ValueError("the engines differ in their number of neurons")
+        with nogil:
+            self.counter.get().merge(other.counter.get()[0])
+
+    def snapshot(self):
+        cdef Snapshot snapshot
+        with nogil:
+            snapshot = self.counter.get().snapshot()
+        counts = _array(snapshot.counts)
+        width = (self.n_neurons + 7) // 8
+        rows = _array(snapshot.rows).view(np.uint8)[: len(counts) * width]
+        return rows.reshape(len(counts), width), counts
+
+    def spectrum(self):
+        cdef Spectrum spectrum
+        with nogil:
+            spectrum = self.counter.get().spectrum()
+        return _array(spectrum.values), _array(spectrum.multiplicities)
+
+    def fired(self):
+        cdef vector[uint64_t] fired
+        with nogil:
+            fired = self.counter.get().fired()
+        return _array(fired)
+
+    def reset(self):
+        with nogil:
+            self.counter.get().reset()
+
+
+def kernels():
+    """Names of the kernels that this processor runs, fastest first."""
+    return tuple(name.decode() for name in kernel_names())
+
+
+def fail_allocation(uint64_t number):
+    """Make the allocation of that number fail, counted from now on in this thread; 0: none."""
+    set_failing_allocation(number)

@@ -1,0 +1,71 @@
+"""What a caller passed in; out comes what the engines take, or an error that says what is wrong."""
+
+from __future__ import annotations
+
+import math
+import operator
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def checked_width(n_neurons: int) -> int:
+    """The number of neurons as an int of at least 1."""
+    try:
+        width = operator.index(n_neurons)
+    except TypeError:
+        raise TypeError(f"n_neurons must be an integer, not {n_neurons!r}") from None
+    if width < 1:
+        raise ValueError(f"n_neurons must be at least 1, not {width}")
+    return width
+
+
+def checked_axis(array: NDArray[Any], channel_axis: int, n_neurons: int) -> int:
+    """The channel axis counted from 0; it must have one entry per neuron."""
+    axis = operator.index(channel_axis)
+    if not -array.ndim <= axis < array.ndim:
+        raise ValueError(f"activations of shape {array.shape} have no axis {axis}")
+    if array.shape[axis] != n_neurons:
+        raise ValueError(
+            f"axis {axis} of activations of shape {array.shape} has {array.shape[axis]}"
+            f" channels, but this counter counts states of {n_neurons} neurons"
+        )
+    return axis % array.ndim
+
+
+def checked_threshold(threshold: float) -> float:
+    """The threshold as a finite Python number, an int if it was one."""
+    if isinstance(threshold, np.generic):
+        threshold = threshold.item()  # NumPy would compare in the scalar's own type
+    if not isinstance(threshold, Real):
+        raise TypeError(f"threshold must be a real number, not {threshold!r}")
+    if threshold != threshold or threshold in (math.inf, -math.inf):
+        raise ValueError(f"threshold must be finite, not {threshold}")
+    return threshold
+
+
+def checked_rows(rows: NDArray[np.uint8], n_neurons: int) -> NDArray[np.uint8]:
+    """Packed rows in C order, without a bit beyond the neurons."""
+    rows = np.asarray(rows)
+    width = -(-n_neurons // 8)
+    if rows.dtype != np.uint8:
+        raise TypeError(f"packed rows must be uint8, not {rows.dtype.name}")
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise ValueError(
+            f"packed rows of {n_neurons} neurons have the shape (m, {width}), not {rows.shape}"
+        )
+    if n_neurons % 8 and (rows[:, -1] >> n_neurons % 8).any():
+        raise ValueError(f"packed rows have bits set beyond their {n_neurons} neurons")
+    return np.ascontiguousarray(rows)
+
+
+def checked_counts(counts: NDArray[np.uint64], n_rows: int) -> NDArray[np.uint64]:
+    """One count per row, in C order."""
+    counts = np.asarray(counts)
+    if counts.dtype != np.uint64:
+        raise TypeError(f"counts must be uint64, not {counts.dtype.name}")
+    if counts.shape != (n_rows,):
+        raise ValueError(f"counts must have one entry per row, ({n_rows},), not {counts.shape}")
+    return np.ascontiguousarray(counts)

@@ -1,0 +1,136 @@
+"""The counter in plain NumPy: the same contract as the compiled one, where that is missing."""
+
+from __future__ import annotations
+
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensorstate_callbacks._native.firing import Firing
+
+_COUNT_MAX = 2**64 - 1
+_ROWS_AT_ONCE = 1 << 16
+
+Counted = tuple[NDArray[Any], NDArray[np.uint64]]
+
+
+class NumpyEngine:
+    """Counts distinct states of `n_neurons` bits with sorting.
+
+    States are held as keys whose sort order is that of their bytes: big-endian numbers up to 64
+    neurons, raw bytes above. New batches wait in a list until they are worth a merge.
+    """
+
+    def __init__(self, n_neurons: int) -> None:
+        self._n_neurons = n_neurons
+        self._row_bytes = -(-n_neurons // 8)
+        self._lock = RLock()
+        self.reset()
+
+    @property
+    def n_states(self) -> int:
+        return self._n_states
+
+    @property
+    def n_distinct(self) -> int:
+        return len(self._settled()[0])
+
+    @property
+    def nbytes(self) -> int:
+        with self._lock:
+            return sum(keys.nbytes + counts.nbytes for keys, counts in self._parts)
+
+    def reset(self) -> None:
+        with self._lock:
+            self._parts: list[Counted] = [
+                (self._keys(np.empty((0, self._row_bytes), np.uint8)), np.empty(0, np.uint64))
+            ]
+            self._n_waiting = 0
+            self._n_states = 0
+
+    def add_firing(self, firing: Firing) -> None:
+        keys = firing.bits
+        if firing.folded:
+            sign = keys >> (8 * keys.itemsize - 1)
+            magnitude = keys & np.iinfo(keys.dtype).max // 2
+            keys = np.where(sign, -magnitude, magnitude)
+        fires = keys - keys.dtype.type(firing.first) < firing.span
+        self.add_rows(
+            np.packbits(fires.reshape(-1, self._n_neurons), axis=1, bitorder="little"), None
+        )
+
+    def add_rows(self, rows: NDArray[np.uint8], counts: NDArray[np.uint64] | None) -> None:
+        if counts is None:
+            added = len(rows)
+            keys, times = np.unique(self._keys(rows), return_counts=True)
+            part = keys, times.astype(np.uint64)
+        else:
+            added = _exact_sum(counts)
+            part = self._keys(rows), counts.copy()
+        with self._lock:
+            if self._n_states + added > _COUNT_MAX:
+                raise OverflowError("a counter holds at most 2**64 - 1 states")
+            parts = [*self._parts, part]
+            waiting = self._n_waiting + len(part[0])
+            if waiting > max(_ROWS_AT_ONCE, len(parts[0][0])):
+                parts, waiting = [_merged(parts)], 0
+            self._parts, self._n_waiting = parts, waiting
+            self._n_states += added
+
+    def snapshot(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+        keys, counts = self._settled()
+        return self._rows(keys), counts.copy()
+
+    def spectrum(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        values, multiplicities = np.unique(self._settled()[1], return_counts=True)
+        return values, multiplicities.astype(np.uint64)
+
+    def fired(self) -> NDArray[np.uint64]:
+        keys, counts = self._settled()
+        total = np.zeros(self._n_neurons, np.uint64)
+        for start in range(0, len(keys), _ROWS_AT_ONCE):
+            block = slice(start, start + _ROWS_AT_ONCE)
+            bits = np.unpackbits(
+                self._rows(keys[block]), axis=1, count=self._n_neurons, bitorder="little"
+            )
+            total += counts[block] @ bits.astype(np.uint64)
+        return total
+
+    def _settled(self) -> Counted:
+        with self._lock:
+            if len(self._parts) > 1:
+                self._parts, self._n_waiting = [_merged(self._parts)], 0
+            return self._parts[0]
+
+    def _keys(self, rows: NDArray[np.uint8]) -> NDArray[Any]:
+        if self._row_bytes > 8:
+            return np.ascontiguousarray(rows).view(f"V{self._row_bytes}").reshape(-1)
+        padded = np.zeros((len(rows), 8), np.uint8)
+        padded[:, : self._row_bytes] = rows
+        return padded.view(">u8").reshape(-1).astype(np.uint64)
+
+    def _rows(self, keys: NDArray[Any]) -> NDArray[np.uint8]:
+        if self._row_bytes > 8:
+            return keys.view(np.uint8).reshape(-1, self._row_bytes).copy()
+        padded = keys.astype(">u8").view(np.uint8).reshape(-1, 8)
+        return np.ascontiguousarray(padded[:, : self._row_bytes])
+
+
+def _merged(parts: list[Counted]) -> Counted:
+    """One part in key order, with equal keys added up as exact integers."""
+    keys = np.concatenate([part[0] for part in parts])
+    counts = np.concatenate([part[1] for part in parts])
+    if len(keys) == 0:
+        return keys, counts
+    order = np.argsort(keys)
+    keys, counts = keys[order], counts[order]
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+    return keys[starts], np.add.reduceat(counts, starts)
+
+
+def _exact_sum(counts: NDArray[np.uint64]) -> int:
+    # Halves cannot wrap: there are far fewer than 2**32 rows.
+    low = int((counts & np.uint64(0xFFFF_FFFF)).sum())
+    return (int((counts >> np.uint64(32)).sum()) << 32) + low

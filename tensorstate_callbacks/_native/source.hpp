@@ -1,0 +1,169 @@
+// Where states come from: memory in, blocks of packed rows out, as often as asked.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+#include "kernel.hpp"
+
+namespace tensorstate {
+
+struct Rows {
+    std::uint64_t* words = nullptr;
+    std::uint64_t* counts = nullptr;  // null: each row once
+    std::size_t size = 0;
+};
+
+inline std::uint64_t exact_sum(std::uint64_t a, std::uint64_t b) {
+    if (b > UINT64_MAX - a) {
+        throw std::overflow_error("a counter holds at most 2**64 - 1 states");
+    }
+    return a + b;
+}
+
+class Source {
+  public:
+    virtual ~Source() = default;
+    virtual std::uint64_t states() const = 0;  // all of them; overflow_error beyond 64 bits
+    virtual bool counted() const = 0;          // whether rows come with counts
+    virtual void rewind() = 0;
+    virtual std::size_t next(const Rows& room) = 0;  // fills at most room.size rows; 0: no more
+};
+
+struct Axis {
+    std::size_t size;
+    std::ptrdiff_t stride;
+};
+
+// Activations in strided memory, one state per position, in C order of the positions.
+class Activations final : public Source {
+  public:
+    Activations(const Kernel& kernel, const char* data, std::vector<Axis> axes, Axis channels,
+                std::size_t item_bytes, bool folded, Firing firing)
+        : data_(data), axes_(coalesced(axes)), index_(axes_.size()), channels_(channels),
+          firing_(firing) {
+        std::size_t width = 0;
+        while ((std::size_t{1} << width) < item_bytes) ++width;
+        pack_ = kernel.pack[width][folded];
+        states_ = 1;
+        for (const Axis& axis : axes_) states_ *= axis.size;
+        left_ = states_;
+    }
+
+    std::uint64_t states() const override { return states_; }
+    bool counted() const override { return false; }
+
+    void rewind() override {
+        std::fill(index_.begin(), index_.end(), 0);
+        left_ = states_;
+    }
+
+    std::size_t next(const Rows& room) override {
+        const std::size_t words = words_of(channels_.size);
+        std::size_t filled = 0;
+        while (filled < room.size && left_ != 0) {
+            const Axis& inner = axes_.back();
+            const std::size_t count = std::min(
+                {room.size - filled, inner.size - index_.back(), kMostPositions});
+            pack_(Run{position(), count, inner.stride, channels_.size, channels_.stride}, firing_,
+                  room.words + filled * words);
+            filled += count;
+            advance(count);
+        }
+        return filled;
+    }
+
+  private:
+    // Neighbouring axes that step through memory as one become one.
+    static std::vector<Axis> coalesced(const std::vector<Axis>& axes) {
+        std::vector<Axis> few;
+        for (const Axis& axis : axes) {
+            if (axis.size == 1) continue;
+            if (!few.empty() &&
+                few.back().stride == axis.stride * static_cast<std::ptrdiff_t>(axis.size)) {
+                few.back() = Axis{few.back().size * axis.size, axis.stride};
+            } else {
+                few.push_back(axis);
+            }
+        }
+        if (few.empty()) few.push_back(Axis{1, 0});
+        return few;
+    }
+
+    const char* position() const {
+        const char* data = data_;
+        for (std::size_t i = 0; i < axes_.size(); ++i) {
+            data += static_cast<std::ptrdiff_t>(index_[i]) * axes_[i].stride;
+        }
+        return data;
+    }
+
+    void advance(std::size_t count) {
+        left_ -= count;
+        index_.back() += count;
+        for (std::size_t i = axes_.size(); i-- > 0 && index_[i] == axes_[i].size;) {
+            index_[i] = 0;
+            if (i > 0) ++index_[i - 1];
+        }
+    }
+
+    const char* data_;
+    std::vector<Axis> axes_;
+    std::vector<std::size_t> index_;
+    Axis channels_;
+    Firing firing_;
+    Pack pack_;
+    std::uint64_t states_, left_;
+};
+
+// Rows of bytes that are packed already, with or without counts; all counts are at least 1.
+class PackedRows final : public Source {
+  public:
+    PackedRows(const std::uint8_t* rows, const std::uint64_t* counts, std::size_t size,
+               std::size_t neurons)
+        : rows_(rows), counts_(counts), size_(size), bytes_((neurons + 7) / 8),
+          words_(words_of(neurons)),
+          last_mask_(~std::uint64_t{0} >> (64 * words_ - neurons)) {}
+
+    std::uint64_t states() const override {
+        if (counts_ == nullptr) return size_;
+        std::uint64_t states = 0;
+        for (std::size_t i = 0; i < size_; ++i) states = exact_sum(states, counts_[i]);
+        return states;
+    }
+
+    bool counted() const override { return counts_ != nullptr; }
+    void rewind() override { done_ = 0; }
+
+    std::size_t next(const Rows& room) override {
+        const std::size_t count = std::min(room.size, size_ - done_);
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::size_t start = (done_ + i) * bytes_;
+            std::uint64_t* row = room.words + i * words_;
+            row[words_ - 1] = 0;
+            if (words_ == 1 && start + 8 <= size_ * bytes_) {
+                std::memcpy(row, rows_ + start, 8);  // one load; the mask drops the next row
+            } else {
+                std::memcpy(row, rows_ + start, bytes_);
+            }
+            // Padding was checked in Python; the table of a narrow layer must not depend on it.
+            row[words_ - 1] &= last_mask_;
+        }
+        if (counts_ != nullptr) std::copy_n(counts_ + done_, count, room.counts);
+        done_ += count;
+        return count;
+    }
+
+  private:
+    const std::uint8_t* rows_;
+    const std::uint64_t* counts_;
+    std::size_t size_, bytes_, words_;
+    std::uint64_t last_mask_;
+    std::size_t done_ = 0;
+};
+
+}  // namespace tensorstate

@@ -1,0 +1,63 @@
+"""A recorded pass and its accuracy in; a report out, or a warning that says why there is none."""
+
+from tensorstate_callbacks.accuracy import FoundAccuracy
+from tensorstate_callbacks.recorder import Recorder
+from tensorstate_callbacks.report import EfficiencyReport
+from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.warn_once import WarnOnce
+
+
+def conclude(
+    recorder: Recorder,
+    found: FoundAccuracy,
+    settings: Settings,
+    warn: WarnOnce,
+    *,
+    epoch: int | None = None,
+    step: int | None = None,
+    stage: str = "val",
+) -> EfficiencyReport | None:
+    """Turn one recorded pass into its report.
+
+    Args:
+        recorder: The pass.
+        found: Its accuracy, or why there is none.
+        settings: What the callback was given.
+        warn: Takes the warnings: a probe that saw nothing, an accuracy that is missing.
+        epoch: Epoch the pass belongs to.
+        step: Training steps made before it.
+        stage: First part of the metric keys.
+
+    Returns:
+        The report, without aIQ where there is no accuracy; None where no probe saw anything.
+
+    Raises:
+        ProbeError: A layer could not be counted.
+        ValueError: There is no accuracy, and `missing_accuracy` is `"raise"`.
+    """
+    if recorder.error is not None:
+        raise recorder.error
+    unseen = recorder.unseen()
+    if unseen:
+        warn(
+            "unseen",
+            f"no activations came from {', '.join(unseen)}: the evaluation saw no data or doesn't "
+            "call these layers, or they run where a probe can't see them (a compiled function of "
+            "their own). They are left out; attach to other layers, or exclude them",
+        )
+    if not recorder.seen():
+        return None
+    if found.problem is not None:
+        problem = f"aIQ can't be computed: {found.problem}. Efficiency is logged without it"
+        if settings.missing_accuracy == "raise":
+            raise ValueError(problem)
+        if settings.missing_accuracy == "warn":
+            warn("accuracy", problem)
+    return recorder.report(
+        accuracy=found.value,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        epoch=epoch,
+        step=step,
+        stage=stage,
+    )

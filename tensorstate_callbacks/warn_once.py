@@ -1,0 +1,28 @@
+"""A warning each time something is wrong in; one warning per fit out."""
+
+import warnings
+
+from tensorstate_callbacks.errors import TensorStateWarning
+
+
+class WarnOnce:
+    """Gives each kind of warning once, until it is reset."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def __call__(self, kind: str, message: str) -> None:
+        """Warn with `message`, unless a warning of this kind was given before.
+
+        Args:
+            kind: What is wrong, for example `"accuracy"`.
+            message: A sentence that names the layer or key and the ways out.
+        """
+        if kind in self._given:
+            return
+        self._given.add(kind)
+        warnings.warn(message, TensorStateWarning, stacklevel=3)
+
+    def reset(self) -> None:
+        """Forget what was warned about: a new fit begins."""
+        self._given.clear()

@@ -1,0 +1,327 @@
+"""Counting, merging, copying and refusing, against collections.Counter, once per kernel."""
+
+import copy
+import math
+import pickle
+import threading
+import time
+
+import numpy as np
+import pytest
+from counter_oracle import (
+    WIDTHS,
+    assert_counts,
+    every_kernel,
+    native_kernels,
+    new_counter,
+    recurring,
+)
+
+from tensorstate_callbacks.counter import StateCounter, available_kernels, use_kernel
+
+
+@every_kernel
+@pytest.mark.parametrize("width", WIDTHS)
+def test_packed_rows_count_like_the_activations_they_came_from(kernel, width):
+    states = recurring(300, width) > 0
+    rows = np.packbits(states, axis=1, bitorder="little")
+    counter = new_counter(kernel, width)
+    counter.update_packed(rows[:100])
+    counter.update_packed(rows[100:][::-1])
+    counter.update_packed(rows[:0])
+    assert_counts(counter, states)
+
+
+@every_kernel
+@pytest.mark.parametrize(("width", "n_positions"), [(20, 400_000), (22, 5000), (50, 60_000)])
+def test_many_distinct_states_are_counted_exactly(kernel, width, n_positions):
+    numbers = np.random.default_rng(1).integers(0, 2**width, n_positions, np.uint64)
+    rows = numbers.view(np.uint8).reshape(-1, 8)[:, : -(-width // 8)]
+    counter = new_counter(kernel, width)
+    for part in np.array_split(rows, 7):
+        counter.update_packed(part)
+    counter.update_packed(rows[:1000])
+    expected, counts = np.unique(np.concatenate([numbers, numbers[:1000]]), return_counts=True)
+    padded = np.zeros((len(expected), 8), np.uint8)
+    padded[:, : rows.shape[1]] = counter.states()
+    found = padded.view(np.uint64).reshape(-1)
+    order = np.argsort(found)
+    assert np.array_equal(found[order], expected)
+    assert np.array_equal(counter.counts()[order], counts)
+
+
+@every_kernel
+@pytest.mark.parametrize("width", [20, 64, 65, 512])
+def test_add_counts_weighs_states(kernel, width):
+    rows = np.packbits(recurring(50, width) > 0, axis=1, bitorder="little")
+    times = np.arange(50, dtype=np.uint64)
+    counter = new_counter(kernel, width)
+    counter.add_counts(rows, times)
+    expected = np.repeat(recurring(50, width) > 0, times.astype(int), axis=0)
+    assert_counts(counter, expected)
+
+
+@every_kernel
+@pytest.mark.parametrize("width", [1, 16, 20, 50, 64, 65, 512])
+def test_merging_adds_counts_and_leaves_the_other_counter_alone(kernel, width):
+    first, second = recurring(3000, width, 1) > 0, recurring(2000, width, 1) > 0
+    for other_kernel in available_kernels():
+        counter, other = new_counter(kernel, width), new_counter(other_kernel, width)
+        counter.update(first, 1)
+        other.update(second, 1)
+        counter.merge(other)
+        assert_counts(counter, np.concatenate([first, second]))
+        assert_counts(other, second)
+        counter.merge(counter)
+        assert_counts(counter, np.concatenate([first, second] * 2))
+        counter.merge(new_counter(other_kernel, width))
+        assert counter.n_states == 10_000
+
+
+def test_merging_large_tables_takes_no_quadratic_time():
+    # Read out in the order of its hashes, a table must not pile up in the other.
+    numbers = np.arange(1_000_000, dtype=np.uint64)
+    part, target = StateCounter(64), StateCounter(64)
+    part.update_packed(numbers.view(np.uint8).reshape(-1, 8))
+    thread = threading.Thread(target=target.merge, args=(part,), daemon=True)
+    thread.start()
+    thread.join(timeout=20)  # 0.07 s; piled up, half a minute and more
+    assert not thread.is_alive()
+    assert target.n_distinct == target.n_states == 1_000_000
+
+
+@every_kernel
+def test_total_beyond_64_bits_is_an_error_that_changes_nothing(kernel):
+    for width in (3, 40, 70):
+        row = np.zeros((1, -(-width // 8)), np.uint8)
+        counter = new_counter(kernel, width)
+        counter.add_counts(row, np.array([2**64 - 2], np.uint64))
+        counter.update(np.full((1, width), 1.0), 1)
+        other = new_counter(kernel, width)
+        other.update(np.full((1, width), -1.0), 1)
+        state = counter.counts().tolist(), counter.states().tolist()
+        for too_much in (
+            lambda counter=counter, other=other: counter.merge(other),
+            lambda counter=counter: counter.merge(counter),
+            lambda counter=counter, other=other: counter.update_packed(other.states()),
+            lambda counter=counter, width=width: counter.update(np.zeros((5, width)), 1),
+            lambda counter=counter, row=row: counter.add_counts(
+                np.repeat(row, 2, axis=0), np.array([2**63, 2**63], np.uint64)
+            ),
+        ):
+            with pytest.raises(OverflowError, match=r"2\*\*64"):
+                too_much()
+        assert (counter.counts().tolist(), counter.states().tolist()) == state
+        assert counter.n_states == 2**64 - 1
+
+
+@every_kernel
+def test_moments_and_spectrum_equal_hand_calculation(kernel):
+    counter = new_counter(kernel, 8)
+    assert counter.moments([0, 1, 2, math.inf]).tolist() == [0, 0, 0, 0]
+    rows = np.array([[1], [2], [3], [4], [5], [6]], np.uint8)
+    counter.add_counts(rows, np.array([1, 5000, 2, 2**40, 2, 5000], np.uint64))
+    values, multiplicities = counter.spectrum()
+    assert values.tolist() == [1, 2, 5000, 2**40]
+    assert multiplicities.tolist() == [1, 2, 2, 1]
+    assert counter.moments([0, 0.5, 1, 2, math.inf, 1000]).tolist() == [
+        6,
+        math.fsum([1, 2 * math.sqrt(2), 2 * math.sqrt(5000), 2**20]),
+        math.fsum([4, 2 * 5000 * math.log2(5000), 40 * 2**40]),
+        float(1 + 4 + 4 + 2 * 5000**2 + 2**80),
+        2**40,
+        math.inf,
+    ]
+    assert counter.moments([]).shape == (0,)
+    for bad in (-1, math.nan):
+        with pytest.raises(ValueError, match="order"):
+            counter.moments([1, bad])
+
+
+@every_kernel
+@pytest.mark.parametrize("width", [5, 20, 64, 65, 512])
+def test_reset_forgets_everything(kernel, width):
+    counter = new_counter(kernel, width)
+    empty = counter.nbytes
+    counter.update(recurring(5000, width), 1)
+    assert counter.nbytes > empty
+    counter.reset()
+    assert_counts(counter, np.empty((0, width), bool))
+    assert counter.nbytes == empty
+    counter.update(recurring(100, width, 3), 1)
+    assert_counts(counter, recurring(100, width, 3) > 0)
+
+
+def pickled(counter):
+    return pickle.loads(pickle.dumps(counter))  # noqa: S301
+
+
+@every_kernel
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, pickled])
+def test_a_copy_holds_the_same_and_counts_on_alone(kernel, clone):
+    for width in (20, 65):
+        counter = new_counter(kernel, width)
+        counter.update(recurring(200, width), 1)
+        with use_kernel(kernel):
+            other = clone(counter)
+        assert other.kernel == kernel
+        assert_counts(other, recurring(200, width) > 0)
+        other.update(recurring(10, width, 5), 1)
+        assert_counts(counter, recurring(200, width) > 0)
+        assert other.n_states == 210
+
+
+@every_kernel
+def test_bad_input_is_named_and_leaves_the_counter_as_it_was(kernel):
+    states = recurring(50, 20) > 0
+    counter = new_counter(kernel, 20)
+    counter.update(states, 1)
+    good = np.zeros((2, 20, 3), np.float32)
+    rows = np.zeros((2, 3), np.uint8)
+    one, two = np.ones(1, np.uint64), np.ones(2, np.uint64)
+    padding = np.array([[0, 0, 16]], np.uint8)
+    calls = [
+        (ValueError, r"axis 0 of activations of shape \(2, 20, 3\) has 2 channels.*20 neurons",
+         lambda: counter.update(good, 0)),
+        (ValueError, r"no axis 3", lambda: counter.update(good, 3)),
+        (ValueError, r"no axis -4", lambda: counter.update(good, -4)),
+        (ValueError, r"no axis 0", lambda: counter.update(np.float32(1), 0)),
+        (TypeError, "integer", lambda: counter.update(good, 1.0)),
+        (TypeError, "complex64.*float32", lambda: counter.update(good.astype("c8"), 1)),
+        (TypeError, "object", lambda: counter.update(good.astype(object), 1)),
+        (TypeError, "str", lambda: counter.update(good.astype("U3"), 1)),
+        (TypeError, "datetime64", lambda: counter.update(good.astype("M8[s]"), 1)),
+        (TypeError, "longdouble|float128|float96",
+         lambda: counter.update(good.astype(np.clongdouble).real, 1)),
+        (TypeError, "bfloat16=True.*float32", lambda: counter.update(good, 1, bfloat16=True)),
+        (TypeError, "bfloat16=True.*int32",
+         lambda: counter.update(good.astype(np.int32), 1, bfloat16=True)),
+        (ValueError, "finite", lambda: counter.update(good, 1, math.nan)),
+        (ValueError, "finite", lambda: counter.update(good, 1, -math.inf)),
+        (ValueError, "finite", lambda: counter.update(good, 1, np.float32(math.inf))),
+        (TypeError, "real number", lambda: counter.update(good, 1, "0")),
+        (TypeError, "real number", lambda: counter.update(good, 1, 1j)),
+        (ValueError, "beyond their 20", lambda: counter.update_packed(padding)),
+        (ValueError, r"\(m, 3\)", lambda: counter.update_packed(rows[:, :2])),
+        (ValueError, r"\(m, 3\)", lambda: counter.update_packed(rows[0])),
+        (TypeError, "int64", lambda: counter.update_packed(rows.astype(np.int64))),
+        (ValueError, "beyond their 20", lambda: counter.add_counts(padding, one)),
+        (ValueError, r"\(2,\)", lambda: counter.add_counts(rows, one)),
+        (TypeError, "float64", lambda: counter.add_counts(rows, two.astype(float))),
+        (ValueError, "21 neurons.*20 neurons", lambda: counter.merge(new_counter(kernel, 21))),
+        (TypeError, "dict", lambda: counter.merge({})),
+    ]  # fmt: skip
+    for error, message, call in calls:
+        if "float128" in message and np.dtype(np.longdouble).itemsize == 8:
+            continue  # here a longdouble is a float64
+        with pytest.raises(error, match=message):
+            call()
+        assert_counts(counter, states)
+    for bad in (0, -1):
+        with pytest.raises(ValueError, match=f"at least 1, not {bad}"):
+            new_counter(kernel, bad)
+    for bad in (1.0, "3", None):
+        with pytest.raises(TypeError, match="integer"):
+            new_counter(kernel, bad)
+
+
+@native_kernels
+@pytest.mark.parametrize("width", [10, 18, 20, 50, 65, 512])
+def test_a_failed_allocation_takes_the_whole_batch_back(kernel, width):
+    from tensorstate_callbacks._native._counter import fail_allocation
+
+    rng = np.random.default_rng(2)
+    before, batch = (rng.standard_normal((n, width)) for n in (1500, 30_000))
+    rows = np.packbits(batch > 0, axis=1, bitorder="little")
+    other = new_counter(kernel, width)
+    other.update(batch, 1)
+    for add in (
+        lambda counter: counter.update(batch, 1),
+        lambda counter: counter.update_packed(rows),
+        lambda counter: counter.merge(other),
+    ):
+        counter = new_counter(kernel, width)
+        counter.update(before, 1)
+        failures = 0
+        try:
+            while True:
+                fail_allocation(failures + 1)
+                try:
+                    add(counter)
+                    break
+                except MemoryError:
+                    failures += 1
+                fail_allocation(0)
+                assert_counts(counter, before > 0)
+        finally:
+            fail_allocation(0)
+        assert failures >= (1 if width <= 16 else 2)
+        assert_counts(counter, np.concatenate([before, batch]) > 0)
+        undisturbed = new_counter(kernel, width)
+        undisturbed.update(before, 1)
+        add(undisturbed)
+        assert counter.nbytes == undisturbed.nbytes
+
+
+@every_kernel
+@pytest.mark.parametrize("width", [8, 50, 100])
+def test_threads_feeding_one_counter_lose_nothing(kernel, width):
+    counter = new_counter(kernel, width)
+    parts = [recurring(2000, width, seed) for seed in range(4)]
+    start = threading.Barrier(4)
+
+    def feed(part):
+        start.wait()
+        for batch in np.array_split(part, 20):
+            counter.update(batch, 1)
+            assert counter.n_distinct <= counter.n_states
+            counter.counts()
+
+    threads = [threading.Thread(target=feed, args=(part,)) for part in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_counts(counter, np.concatenate(parts) > 0)
+
+
+@every_kernel
+def test_counters_merged_into_each_other_at_once_do_not_block(kernel):
+    counters = [new_counter(kernel, 30) for _ in range(2)]
+    for seed, counter in enumerate(counters):
+        counter.update(recurring(200, 30, seed), 1)
+
+    def merge(target, source):
+        for _ in range(15):
+            target.merge(source)
+
+    threads = [
+        threading.Thread(target=merge, args=pair, daemon=True)
+        for pair in (counters, counters[::-1])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert counters[0].n_states == int(counters[0].counts().sum())
+
+
+@native_kernels
+def test_other_threads_run_while_states_are_counted(kernel):
+    counter = new_counter(kernel, 1)
+    huge = np.broadcast_to(np.float32(1), (2**27, 1))
+    thread = threading.Thread(target=counter.update, args=(huge, 1))
+    thread.start()
+    turns = 0
+    while thread.is_alive():
+        turns += 1
+        time.sleep(0.001)
+    assert turns > 5
+    assert counter.counts().tolist() == [2**27]
+
+
+def test_repr_says_what_was_counted():
+    counter = new_counter("numpy", 4)
+    counter.update(np.ones((3, 4)), 1)
+    assert repr(counter) == "StateCounter(n_neurons=4, n_states=3, n_distinct=1, kernel='numpy')"

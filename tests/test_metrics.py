@@ -1,0 +1,76 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tensorstate_callbacks import aIQ, efficiency, network_efficiency
+
+SHARES = st.floats(0, 1)
+
+
+def test_efficiency_is_bits_per_neuron():
+    assert efficiency(6.5, 26) == 0.25
+
+
+def test_efficiency_at_its_bounds():
+    assert efficiency(0.0, 4) == 0.0
+    assert efficiency(4.0 + 1e-13, 4) == 1.0
+
+
+@pytest.mark.parametrize(("bits", "neurons"), [(4.1, 4), (-0.1, 4), (math.nan, 4), (1, 0)])
+def test_efficiency_refuses_what_no_layer_has(bits, neurons):
+    with pytest.raises(ValueError, match="neurons"):
+        efficiency(bits, neurons)
+
+
+def test_network_efficiency_is_the_geometric_mean():
+    assert network_efficiency([0.1, 0.4, 0.2]) == pytest.approx(0.2, rel=1e-15)
+
+
+def test_network_efficiency_of_a_dead_layer_is_zero():
+    assert network_efficiency([0.9, 0.0]) == 0.0
+
+
+def test_network_efficiency_of_many_layers_does_not_underflow():
+    assert network_efficiency([1e-3] * 500) == pytest.approx(1e-3, rel=1e-12)
+
+
+@given(st.lists(SHARES, min_size=1), st.randoms(use_true_random=False))
+def test_network_efficiency_does_not_depend_on_the_order_of_layers(shares, random):
+    shuffled = list(shares)
+    random.shuffle(shuffled)
+    assert network_efficiency(shuffled) == network_efficiency(shares)
+
+
+@pytest.mark.parametrize("shares", [[], [1.2], [-0.1, 0.5], [math.nan]])
+def test_network_efficiency_refuses_what_are_no_shares(shares):
+    with pytest.raises(ValueError, match=r"efficiency"):
+        network_efficiency(shares)
+
+
+def test_aiq_of_a_hand_calculation():
+    # (0.25 * 0.8**2) ** (1/3)
+    assert aIQ(0.25, 0.8) == pytest.approx(0.16 ** (1 / 3), rel=1e-15)
+    assert aIQ(0.25, 0.64, weight=1) == pytest.approx(0.4, rel=1e-15)
+
+
+def test_aiq_with_a_large_weight_approaches_accuracy():
+    assert aIQ(0.2, 0.5, weight=1e6) == pytest.approx(0.5, rel=1e-4)
+
+
+@given(SHARES, SHARES, st.floats(0.01, 100))
+def test_aiq_lies_between_efficiency_and_accuracy(eta, accuracy, weight):
+    low, high = sorted((eta, accuracy))
+    assert low - 1e-12 <= aIQ(eta, accuracy, weight) <= high + 1e-12
+
+
+@pytest.mark.parametrize("weight", [0, -1, math.nan, math.inf])
+def test_aiq_needs_a_weight_above_zero(weight):
+    with pytest.raises(ValueError, match="beta"):
+        aIQ(0.5, 0.5, weight)
+
+
+def test_aiq_tells_percentages_from_shares():
+    with pytest.raises(ValueError, match="accuracy must be a share.*97.*divide a percentage"):
+        aIQ(0.5, 97)

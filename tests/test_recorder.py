@@ -1,0 +1,103 @@
+import threading
+
+import numpy as np
+import pytest
+
+from tensorstate_callbacks import ProbeError, entropy
+from tensorstate_callbacks.recorder import Recorder
+
+
+def test_report_is_what_numpy_counts(rng):
+    activations = rng.normal(size=(40, 5, 6, 9)).astype(np.float32)
+    recorder = Recorder(["conv"])
+    recorder.observe("conv", activations, -1)
+    layer = recorder.report(accuracy=0.5).layers["conv"]
+    rows = activations.reshape(-1, 9) > 0
+    _, counts = np.unique(rows, axis=0, return_counts=True)
+    assert layer.entropy == entropy(counts)
+    assert layer.n_states == 40 * 5 * 6
+    assert layer.n_distinct == len(counts)
+    assert layer.n_singletons == (counts == 1).sum()
+    assert layer.firing_rate == pytest.approx(rows.mean(), rel=1e-15)
+    assert layer.n_never == (~rows.any(axis=0)).sum()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_report_does_not_depend_on_batch_size_or_order(rng, batch_size):
+    activations = np.round(rng.normal(size=(200, 4)), 1)
+    whole, parts = Recorder(["fc"]), Recorder(["fc"])
+    whole.observe("fc", activations, 1)
+    shuffled = rng.permutation(activations)
+    for start in range(0, 200, batch_size):
+        parts.observe("fc", shuffled[start : start + batch_size], 1)
+    assert parts.report(accuracy=0.3) == whole.report(accuracy=0.3)
+
+
+def test_layers_stand_in_the_order_in_which_they_were_reached():
+    recorder = Recorder(["c", "b", "a"])
+    recorder.reach("b")
+    for name in "acb":
+        recorder.observe(name, np.eye(2), 1)
+    assert list(recorder.report().layers) == ["b", "a", "c"]
+
+
+def test_threshold_is_applied():
+    recorder = Recorder(["fc"], threshold=0.5)
+    recorder.observe("fc", np.array([[0.5, 0.6]]), 1)
+    assert recorder.counters["fc"].fired().tolist() == [0, 1]
+
+
+def test_a_failing_batch_names_its_layer_and_loses_nothing():
+    recorder = Recorder(["fc"])
+    recorder.observe("fc", np.eye(3), 1)
+    with pytest.raises(ProbeError, match="layer 'fc'"):
+        recorder.observe("fc", np.eye(4), 1)
+    with pytest.raises(ProbeError, match="layer 'fc'.*complex"):
+        recorder.observe("fc", np.eye(3) * 1j, 1)
+    assert recorder.report().layers["fc"].n_states == 3
+
+
+def test_an_error_kept_for_later_is_raised_by_report():
+    recorder = Recorder(["fc"])
+    recorder.observe_later("fc", np.eye(3), 1)
+    recorder.observe_later("fc", np.eye(3) * 1j, 1)
+    with pytest.raises(ProbeError, match="layer 'fc'.*complex"):
+        recorder.report()
+
+
+def test_probes_that_saw_nothing_are_told():
+    recorder = Recorder(["a", "b"])
+    recorder.observe("a", np.eye(2), 1)
+    recorder.observe("b", np.zeros((0, 2)), 1)
+    assert (recorder.seen(), recorder.unseen()) == (["a"], ["b"])
+    assert list(recorder.report().layers) == ["a"]
+
+
+def test_a_report_of_nothing_says_what_to_do():
+    with pytest.raises(ProbeError, match="no probe saw any activations: a, b.*Run the model"):
+        Recorder(["a", "b"]).report()
+
+
+def test_unknown_probe_is_named():
+    with pytest.raises(KeyError, match="no probe is named 'x'; there are a"):
+        Recorder(["a"]).observe("x", np.eye(2), 1)
+
+
+def test_scalars_have_no_axis_of_neurons():
+    with pytest.raises(ProbeError, match="layer 'a'.*axis"):
+        Recorder(["a"]).observe("a", np.float32(1), 0)
+
+
+def test_threads_may_observe_at_once(rng):
+    batches = [rng.normal(size=(500, 12)) for _ in range(8)]
+    together, alone = Recorder(["fc"]), Recorder(["fc"])
+    threads = [
+        threading.Thread(target=together.observe, args=("fc", batch, 1)) for batch in batches
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for batch in batches:
+        alone.observe("fc", batch, 1)
+    assert together.report() == alone.report()

@@ -1,0 +1,181 @@
+import copy
+import dataclasses
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+from tensorstate_callbacks import EfficiencyReport, LayerReport, aIQ
+from tensorstate_callbacks.entropy import Spectrum
+from tensorstate_callbacks.metric_keys import safe_key
+
+
+def layer(name="conv", counts=(4, 2, 1, 1), fired=(8, 4, 0), alpha=1):
+    return LayerReport.from_spectrum(
+        name, Spectrum.from_counts(counts), np.array(fired, dtype=np.uint64), alpha
+    )
+
+
+def report(**changes):
+    figures = {"layers": {"conv": layer(), "fc": layer("fc", (4, 4), (4, 8))}, "accuracy": 0.5}
+    return EfficiencyReport(**{**figures, **changes})
+
+
+def test_layer_report_of_a_hand_calculation():
+    # Shares 1/2, 1/4, 1/8, 1/8: 0.5 + 0.5 + 2 * 3/8 bits.
+    expected = LayerReport(
+        name="conv",
+        n_neurons=3,
+        n_states=8,
+        n_distinct=4,
+        n_singletons=2,
+        entropy=1.75,
+        efficiency=1.75 / 3,
+        ceiling=1.0,
+        coverage=0.75,
+        firing_rate=0.5,
+        n_never=1,
+        n_always=1,
+    )
+    assert layer() == expected
+
+
+def test_ceiling_is_set_by_the_number_of_states():
+    assert layer(counts=[1] * 16, fired=[8] * 100).ceiling == pytest.approx(4 / 100)
+
+
+def test_layer_report_uses_the_order_asked_for():
+    assert layer(alpha=math.inf).entropy == 1.0
+    assert layer(alpha=0).entropy == 2.0
+
+
+def test_report_works_out_efficiency_and_aiq():
+    both = report(beta=3)
+    assert both.efficiency == pytest.approx(math.sqrt(1.75 / 3 * 0.5))
+    assert both.aiq == aIQ(both.efficiency, 0.5, 3)
+
+
+def test_report_without_accuracy_has_no_aiq():
+    assert report(accuracy=None).aiq is None
+    assert "val_aiq" not in report(accuracy=None).scalars()
+
+
+def test_reports_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        report().accuracy = 1.0
+    with pytest.raises(TypeError):
+        report().layers["conv"] = layer()
+
+
+def test_report_keeps_no_hold_of_what_it_was_given():
+    layers = {"conv": layer()}
+    built = EfficiencyReport(layers)
+    layers.clear()
+    assert list(built.layers) == ["conv"]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])  # noqa: S301
+def test_reports_can_be_copied(copied):
+    assert copied(report(epoch=3)) == report(epoch=3)
+
+
+def test_report_survives_its_dict():
+    original = report(epoch=3, step=120, stage="test")
+    assert EfficiencyReport.from_dict(original.to_dict()) == original
+    assert original.to_dict()["aiq"] == original.aiq
+
+
+def test_rows_carry_the_networks_figures_and_the_layers():
+    rows = report(epoch=3).to_dicts()
+    assert [row["name"] for row in rows] == ["conv", "fc"]
+    assert rows[0]["epoch"] == 3
+    assert rows[0]["network_efficiency"] == report().efficiency
+    assert rows[1]["efficiency"] == 0.5
+
+
+def test_keys_and_values_that_are_logged():
+    both = report()
+    assert both.scalars() == {
+        "val_aiq": both.aiq,
+        "val_efficiency": both.efficiency,
+        "val_efficiency/conv": 1.75 / 3,
+        "val_efficiency/fc": 0.5,
+    }
+
+
+def test_prefix_and_stage_in_keys():
+    assert list(report(stage="test").scalars("x_", layer_metrics=False)) == [
+        "test_x_aiq",
+        "test_x_efficiency",
+    ]
+    assert "x_aiq" in report().scalars("x_", with_stage=False)
+
+
+def test_figures_of_layers_that_can_be_asked_for():
+    asked = report().scalars(layer_metrics=("entropy", "coverage", "dead", "distinct"))
+    assert asked["val_entropy/conv"] == 1.75
+    assert asked["val_coverage/conv"] == 0.75
+    assert asked["val_dead/conv"] == pytest.approx(1 / 3)
+    assert asked["val_distinct/fc"] == 2.0
+    assert "val_efficiency/conv" not in asked
+
+
+def test_unknown_figure_of_layers_is_named():
+    with pytest.raises(ValueError, match="'entorpy'.*there are efficiency, entropy"):
+        report().scalars(layer_metrics=("entorpy",))
+
+
+def test_layers_whose_keys_become_alike_stay_apart():
+    scalars = EfficiencyReport({n: layer(n) for n in ("a[0]", "a(0)")}).scalars()
+    assert list(scalars) == ["val_efficiency", "val_efficiency/a_0_", "val_efficiency/a_0__2"]
+
+
+@pytest.mark.parametrize(
+    ("key", "safe"),
+    [
+        ("val_efficiency/block.0/conv", "val_efficiency/block.0/conv"),
+        ("/a//b/", "a/b"),
+        ("a[0]|b=c", "a_0__b_c"),
+        ("a/../b/./c", "a/__/b/_/c"),
+        ("größe", "gr__e"),
+    ],
+)
+def test_keys_are_safe_for_every_logger(key, safe):
+    assert safe_key(key) == safe
+
+
+def test_long_keys_are_cut_and_stay_distinct():
+    first, second = safe_key("a" * 300 + "1"), safe_key("a" * 300 + "2")
+    assert len(first) == len(second) == 250
+    assert first != second
+
+
+def test_mlflow_takes_safe_keys():
+    from mlflow.utils.validation import _validate_metric_name
+
+    for key in ("/a//b", "a[0]|b=c", "a/../b", "x" * 400, "ab/conv:0"):
+        _validate_metric_name(safe_key(key))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"layers": {}}, "at least one layer"),
+        ({"beta": 0}, "beta"),
+        ({"accuracy": 1.5}, "accuracy must be a share"),
+        ({"accuracy": None, "beta": -1}, "beta"),
+    ],
+)
+def test_reports_that_cannot_be(changes, words):
+    with pytest.raises(ValueError, match=words):
+        report(**changes)
+
+
+def test_table_lines_up_and_ends_with_the_network():
+    lines = report().table().splitlines()
+    assert lines[1].split() == ["conv", "3", "8", "4", "0.5833", "1.0000", "0.7500"]
+    assert len({len(line) for line in lines[:3]}) == 1
+    assert lines[-1] == f"efficiency {report().efficiency:.4f}, accuracy 0.5000, aIQ " + (
+        f"{report().aiq:.4f}"
+    )
