@@ -1,0 +1,80 @@
+"""What a module took or gave in; the tensor of its neurons out, and that tensor as host memory."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+import torch
+
+
+class HostArray(NamedTuple):
+    """Activations as `StateCounter.update` takes them.
+
+    Attributes:
+        values: The activations, where possible the tensor's own memory.
+        bfloat16: `values` are the bits of bfloat16 numbers, int16.
+    """
+
+    values: npt.NDArray[Any]
+    bfloat16: bool = False
+
+
+def find_tensor(value: Any) -> torch.Tensor | None:
+    """Return the tensor that holds the activations, or None.
+
+    That is the tensor itself, `last_hidden_state` of a dict or object that has one, else the first
+    tensor of a tuple, list or dict; so `.data` of a PackedSequence, whose first part it is.
+    """
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, Mapping):
+        if "last_hidden_state" in value:
+            return find_tensor(value["last_hidden_state"])
+        value = tuple(value.values())
+    elif not isinstance(value, (tuple, list)):
+        return find_tensor(getattr(value, "last_hidden_state", ()))
+    return next((found for part in value if (found := find_tensor(part)) is not None), None)
+
+
+def to_host(tensor: torch.Tensor) -> HostArray:
+    """Return the activations as an array, in place where the tensor lies in host memory.
+
+    Args:
+        tensor: Real numbers of any shape, strides and device. A nested tensor, of components
+            `(length, C)`, becomes `(sum of lengths, C)`.
+
+    Raises:
+        TypeError: They are complex, or the tensor is one process's part of a larger one.
+    """
+    if tensor.is_complex():
+        raise TypeError(
+            f"its activations are complex ({tensor.dtype}), for which firing, being greater than "
+            "the threshold, has no meaning; exclude it, or give an output_fn that takes the real "
+            "part or the magnitude"
+        )
+    if hasattr(tensor, "full_tensor"):
+        raise TypeError(
+            "its activations are a DTensor, of which this process has a part of the neurons only; "
+            "exclude layers that are split over processes"
+        )
+    tensor = _copy_to_host(_as_strided(tensor.detach()))
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    if tensor.dtype == torch.bfloat16:
+        return HostArray(tensor.view(torch.int16).numpy(), bfloat16=True)
+    if tensor.dtype.is_floating_point and tensor.element_size() == 1:
+        # NumPy has no 8-bit floats; every one of them is a float32.
+        tensor = tensor.float()
+    return HostArray(tensor.numpy())
+
+
+def _as_strided(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_nested:
+        return torch.cat([part.reshape(-1, part.shape[-1]) for part in tensor.unbind()])
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+
+
+def _copy_to_host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.device.type == "cpu" else tensor.to("cpu")

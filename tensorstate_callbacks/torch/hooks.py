@@ -1,0 +1,149 @@
+"""Forward hooks on some modules for a while; counted states in a Recorder out."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from tensorstate_callbacks.errors import ProbeError
+from tensorstate_callbacks.recorder import Recorder
+from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.torch.activations import find_tensor, to_host
+from tensorstate_callbacks.torch.channel_axis import ChannelAxes
+
+OutputFn: TypeAlias = Callable[[str, Any], torch.Tensor | None]
+
+
+class Hook:
+    """A hook that stays behind when its module is copied or pickled.
+
+    Without that a copy of the model, made during an evaluation, would count into the original's
+    counters.
+    """
+
+    def __init__(self, see: Callable[..., None]) -> None:
+        self._see = see
+
+    def __call__(self, *args: Any) -> None:
+        """Look at a module's call; the return value None leaves the call as it is."""
+        # While a graph is traced there are no numbers, and ours are no part of the user's graph.
+        if not (torch.compiler.is_compiling() or _is_tracing()):
+            self._see(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _idle_hook, ()
+
+
+class Watch:
+    """Looks at the calls of the probed modules and hands their activations to a recorder.
+
+    A call's activations are counted before the hook returns: an in-place activation may overwrite
+    them right after.
+
+    Args:
+        recorder: Takes the states.
+        layers: The probed modules under their names.
+        settings: Tells which sides of a module are probed.
+        axes: Tells the axis of the neurons.
+        output_fn: `(name, output)` to the tensor to count, or None to leave it to the rules.
+
+    Attributes:
+        active: Calls are looked at only while it is True.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        layers: Mapping[str, nn.Module],
+        settings: Settings,
+        axes: ChannelAxes,
+        output_fn: OutputFn | None = None,
+    ) -> None:
+        self._recorder = recorder
+        self._layers = layers
+        self._settings = settings
+        self._axes = axes
+        self._output_fn = output_fn
+        self.active = True
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[None]:
+        """Hook the probed modules, and those before them where their axes depend on it."""
+        with ExitStack() as stack:
+            if self._axes.need_producers(self._layers.values()):
+                for module in model.modules():
+                    handle = module.register_forward_hook(Hook(self._see_axis), with_kwargs=True)
+                    stack.callback(handle.remove)
+            for name, layer in self._layers.items():
+                before, after = self._settings.probe_names(name)
+                if before is not None:
+                    hook = Hook(partial(self._see_input, before, name))
+                    handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
+                    stack.callback(handle.remove)
+                if after is not None:
+                    hook = Hook(partial(self._see_output, after))
+                    handle = layer.register_forward_hook(hook, with_kwargs=True)
+                    stack.callback(handle.remove)
+            yield
+
+    def _see_input(
+        self, probe: str, name: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any]
+    ) -> None:
+        if not self._looks():
+            return
+        tensor = find_tensor((args, dict(kwargs)))
+        if tensor is None:
+            raise ProbeError(f"layer {name!r} was called without a tensor: exclude it")
+        self._count(probe, tensor, partial(self._axes.of_input, name, module))
+
+    def _see_output(
+        self, name: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        if not self._looks():
+            return
+        tensor = None if self._output_fn is None else self._output_fn(name, output)
+        if tensor is None:
+            tensor = find_tensor(output)
+        if tensor is None:
+            raise ProbeError(
+                f"layer {name!r} gave a {type(output).__name__} without a tensor in it: exclude "
+                "it, or give output_fn=(name, output) -> tensor"
+            )
+        source = find_tensor((args, dict(kwargs)))
+        self._count(name, tensor, partial(self._axes.of_output, name, module, source))
+
+    def _see_axis(
+        self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        tensor = find_tensor(output) if self._looks() else None
+        if tensor is not None:
+            self._axes.note(module, find_tensor((args, dict(kwargs))), tensor)
+
+    def _count(self, probe: str, tensor: torch.Tensor, axis: Callable[[Any], int]) -> None:
+        if tensor.is_meta:
+            return
+        try:
+            channel_axis = axis(tensor)
+            array = to_host(tensor)
+        except (TypeError, RuntimeError) as error:
+            raise ProbeError(f"layer {probe!r} could not be counted: {error}") from error
+        self._recorder.observe(probe, array.values, channel_axis, bfloat16=array.bfloat16)
+
+    def _looks(self) -> bool:
+        # Checkpointing runs the forward pass again inside the backward pass: not a new state.
+        return self.active and torch._C._current_graph_task_id() == -1
+
+
+def _is_tracing() -> bool:
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _idle_hook() -> Callable[..., None]:
+    return _do_nothing
+
+
+def _do_nothing(*_: Any) -> None:
+    return None

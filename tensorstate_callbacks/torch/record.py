@@ -1,0 +1,181 @@
+"""A model and what to probe in; a Recording, which counts while the block is open, out."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import nn
+
+from tensorstate_callbacks.counter import StateCounter
+from tensorstate_callbacks.errors import TensorStateWarning
+from tensorstate_callbacks.recorder import Recorder
+from tensorstate_callbacks.report import EfficiencyReport
+from tensorstate_callbacks.selection import Patterns
+from tensorstate_callbacks.settings import Method, Settings
+from tensorstate_callbacks.torch.channel_axis import ChannelAxes, ChannelAxis
+from tensorstate_callbacks.torch.eager import forced_eager
+from tensorstate_callbacks.torch.hooks import OutputFn, Watch
+from tensorstate_callbacks.torch.layers import pick_layers
+
+
+class Recording:
+    """States of some of a model's layers, counted while the model runs.
+
+    Args:
+        model: The model.
+        layers: The layers to probe under their names.
+        settings: What `record` takes.
+        channel_axis: See `record`.
+        output_fn: See `record`.
+
+    Attributes:
+        recorder: Holds the counts.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        settings: Settings,
+        *,
+        channel_axis: ChannelAxis = None,
+        output_fn: OutputFn | None = None,
+    ) -> None:
+        names = [name for layer in layers for name in settings.probe_names(layer) if name]
+        self.recorder = Recorder(names, threshold=settings.threshold)
+        self._model = model
+        self._settings = settings
+        self._watch = Watch(
+            self.recorder, layers, settings, ChannelAxes(channel_axis, layers), output_fn
+        )
+
+    @property
+    def counters(self) -> Mapping[str, StateCounter]:
+        """Counter of each probe that has seen activations, in forward order, read-only."""
+        return self.recorder.counters
+
+    @contextmanager
+    def attached(self) -> Iterator["Recording"]:
+        """Count while the block is open; the model then carries nothing of it."""
+        with self._watch.on(self._model), forced_eager():
+            yield self
+
+    def pause(self) -> None:
+        """Count nothing until `resume`: the model is run on data that is not to be counted."""
+        self._watch.active = False
+
+    def resume(self) -> None:
+        """Go on counting."""
+        self._watch.active = True
+
+    def report(
+        self,
+        accuracy: float | None = None,
+        epoch: int | None = None,
+        step: int | None = None,
+        stage: str = "val",
+    ) -> EfficiencyReport:
+        """Return the figures of what was counted so far.
+
+        Args:
+            accuracy: Accuracy on the same data, share 0 to 1; without it there is no aIQ.
+            epoch: Epoch the data was seen in.
+            step: Training steps made before.
+            stage: First part of the metric keys.
+
+        Raises:
+            ProbeError: No probe saw any activations.
+            ValueError: `accuracy` is not a share.
+        """
+        return self.recorder.report(
+            accuracy=accuracy,
+            alpha=self._settings.alpha,
+            beta=self._settings.beta,
+            epoch=epoch,
+            step=step,
+            stage=stage,
+        )
+
+
+@contextmanager
+def record(
+    model: nn.Module,
+    attach_to: Patterns | None = None,
+    *,
+    exclude: Patterns = (),
+    method: Method = "after",
+    threshold: float = 0.0,
+    alpha: float = 1,
+    beta: float = 2,
+    channel_axis: ChannelAxis = None,
+    output_fn: OutputFn | None = None,
+) -> Iterator[Recording]:
+    """Count the states of a model's layers while the block is open.
+
+    The model's outputs, gradients and own hooks are not touched, and nothing is left on it
+    afterwards. A layer called several times is one layer, its states summed. What `torch.compile`
+    made runs uncompiled inside the block, since compiled code calls no hooks.
+
+    Args:
+        model: Any module. Its layers are named as in `named_modules`, without what
+            `torch.compile`, FSDP and data parallelism add.
+        attach_to: Which layers to probe: a class name (`"Conv2d"`), a layer name or glob
+            (`"blocks.*.conv"`), a type, a predicate `(name, module) -> bool`, or a sequence of
+            these. None takes every convolution and linear layer except the one defined last, which
+            is taken for the one that makes the output.
+        exclude: Which of them to leave out, in the same forms.
+        method: `"after"` probes the layers' outputs, `"before"` their inputs (named
+            `<layer>.input`), `"both"` both.
+        threshold: A neuron fires where its activation is above it; finite.
+        alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
+        beta: Weight of accuracy in aIQ, above 0.
+        channel_axis: Axis of the neurons where the rules (by the module's type, by what produced
+            its input, else the last of up to 3 axes and the second of more) are wrong: an axis, a
+            mapping of layer names, globs, class names or types to axes, or a callable
+            `(name, module, tensor)` that returns an axis or None.
+        output_fn: `(name, output)` to the tensor to count, for outputs that are no tensor, nor a
+            tuple, list or dict whose first tensor (or `last_hidden_state`) is meant; None where
+            that holds.
+
+    Yields:
+        The `Recording`; its `report` works inside and after the block.
+
+    Raises:
+        NoLayerMatchedError: Nothing matched; the message says what the model has.
+        ProbeError: From the model's call: a layer's activations can't be counted; names the layer.
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of its range.
+
+    Warns:
+        TensorStateWarning: When the block ends: some probes saw no activations.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
+        >>> with record(model, attach_to="Linear") as recording:
+        ...     _ = model(torch.ones(10, 4))
+        >>> recording.report().layers["0"].n_states
+        10
+    """
+    settings = Settings(
+        attach_to=attach_to,
+        exclude=exclude,
+        method=method,
+        threshold=threshold,
+        alpha=alpha,
+        beta=beta,
+    )
+    layers = pick_layers(model, attach_to, exclude)
+    recording = Recording(model, layers, settings, channel_axis=channel_axis, output_fn=output_fn)
+    with recording.attached():
+        yield recording
+    unseen = recording.recorder.unseen()
+    if unseen:
+        warnings.warn(
+            f"no activations came from {', '.join(unseen)}: the model was not run, or doesn't call "
+            "these layers, or runs them inside compiled or scripted code, which calls no hooks. "
+            "Attach to other layers, or exclude them",
+            TensorStateWarning,
+            # Past this frame and contextlib's, to the end of the user's block.
+            stacklevel=3,
+        )

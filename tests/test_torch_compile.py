@@ -1,0 +1,147 @@
+"""Compiled models: full counts while recording, and the user's graphs untouched afterwards."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tensorstate_callbacks import TensorStateWarning
+from tensorstate_callbacks.torch import eager, record
+from tensorstate_callbacks.torch.layers import named_layers
+
+can_force = pytest.mark.skipif(
+    not hasattr(torch.compiler, "set_stance"),
+    reason="torch before 2.6 can't run compiled code eagerly",
+)
+DATA = torch.randn(6, 3, 8, 8)
+
+
+class Compiler:
+    """A backend that counts how many graphs it was asked for."""
+
+    def __init__(self) -> None:
+        self.n_graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        self.n_graphs += 1
+        return graph.forward
+
+
+class Net(nn.Module):
+    """Layers of its own: torch compiles no module that is all torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).relu())
+
+
+def net() -> Net:
+    return Net().eval()
+
+
+def compiled_whole(model: nn.Module, backend: Any) -> nn.Module:
+    return torch.compile(model, backend=backend)  # type: ignore[return-value]
+
+
+def compiled_in_place(model: nn.Module, backend: Any) -> nn.Module:
+    model.compile(backend=backend)
+    return model
+
+
+def compiled_inside(model: Net, backend: Any) -> nn.Module:
+    model.first = torch.compile(model.first, backend=backend)  # type: ignore[assignment]
+    return model
+
+
+@can_force
+@pytest.mark.parametrize("compiled", [compiled_whole, compiled_in_place, compiled_inside])
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+def test_compiled_model_is_counted_in_full_and_not_compiled_again(
+    compiled: Any, warm: bool
+) -> None:
+    torch.compiler.reset()
+    compiler = Compiler()
+    model = compiled(net(), compiler)
+    with torch.no_grad():
+        if warm:
+            expected = model(DATA)
+        with record(model, "Conv2d") as recording:
+            output = model(DATA)
+        assert compiler.n_graphs == (1 if warm else 0)
+        assert torch.equal(model(DATA), output)
+        if warm:
+            assert torch.equal(output, expected)
+        assert compiler.n_graphs == 1
+    assert {name: c.n_states for name, c in recording.counters.items()} == {
+        "first": 216,
+        "second": 96,
+    }
+
+
+@can_force
+def test_recordings_may_end_in_any_order() -> None:
+    torch.compiler.reset()
+    compiler = Compiler()
+    model = torch.compile(net(), backend=compiler)
+    first, second = eager.forced_eager(), eager.forced_eager()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    model(DATA)
+    assert compiler.n_graphs == 0
+    second.__exit__(None, None, None)
+    model(DATA)
+    assert compiler.n_graphs == 1
+
+
+def test_where_it_cannot_be_forced_the_probe_that_saw_nothing_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.compiler.reset()
+    model = torch.compile(net(), backend="eager")
+    monkeypatch.delattr(torch.compiler, "set_stance", raising=False)
+    with torch.no_grad():
+        model(DATA)
+        text = "no activations came from first, second: .*compiled"
+        with pytest.warns(TensorStateWarning, match=text), record(model, "Conv2d"):
+            model(DATA)
+
+
+def test_compiled_for_the_first_time_while_recording_leaves_the_graph_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.compiler.reset()
+    compiler = Compiler()
+    model = torch.compile(net(), backend=compiler, fullgraph=True)
+    monkeypatch.delattr(torch.compiler, "set_stance", raising=False)
+    with torch.no_grad():
+        with pytest.warns(TensorStateWarning, match="compiled"), record(model, "Conv2d"):
+            model(DATA)
+        model(DATA)
+    assert compiler.n_graphs <= 2
+
+
+def test_names_are_those_of_the_model_that_was_compiled() -> None:
+    model = compiled_inside(net(), "eager")
+    assert list(named_layers(torch.compile(model, backend="eager"))) == ["first", "second"]  # type: ignore[arg-type]
+    assert isinstance(named_layers(model)["first"], nn.Conv2d)
+
+
+def test_export_sees_no_probe() -> None:
+    model = net()
+    with pytest.warns(TensorStateWarning), record(model, "Conv2d") as recording:
+        program = torch.export.export(model, (DATA,))
+    assert not recording.counters
+    assert torch.equal(program.module()(DATA), model(DATA))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_traced_graph_holds_no_probe() -> None:
+    model = net()
+    with pytest.warns(TensorStateWarning), record(model, "Conv2d"):
+        traced = torch.jit.trace(model, DATA, check_trace=False)
+    assert torch.equal(traced(DATA), model(DATA))

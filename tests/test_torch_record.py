@@ -1,0 +1,314 @@
+"""Recording any PyTorch model: what is counted is exact, and the model doesn't notice."""
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from state_oracle import counted_states, expected_states
+from torch import nn
+
+from tensorstate_callbacks import NoLayerMatchedError, ProbeError, TensorStateWarning
+from tensorstate_callbacks.torch import record
+
+
+def images(n: int = 12) -> torch.Tensor:
+    return torch.randn(n, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+
+
+def small_net() -> nn.Sequential:
+    torch.manual_seed(2)
+    return nn.Sequential(
+        nn.Conv2d(3, 7, 3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(7, 5, 3),
+        nn.Flatten(),
+        nn.Linear(125, 4),
+    ).eval()
+
+
+def collect(module: nn.Module, *, inputs: bool = False) -> tuple[list[torch.Tensor], Any]:
+    """A hook of the user's that keeps clones of what the module gives or takes."""
+    seen: list[torch.Tensor] = []
+
+    def keep(_: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        seen.append((args[0] if inputs else output).clone())
+
+    return seen, module.register_forward_hook(keep)
+
+
+def all_hooks(model: nn.Module) -> list[list[Any]]:
+    return [
+        [*m._forward_hooks.values(), *m._forward_pre_hooks.values(), *m._forward_hooks_with_kwargs]
+        for m in model.modules()
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_convolution_states_are_those_numpy_counts(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    conv = nn.Conv2d(3, 11, 3).to(dtype=dtype, memory_format=layout)
+    data = images().to(dtype=dtype, memory_format=layout)
+    model = nn.Sequential(conv, nn.ReLU(inplace=True))
+    seen, _ = collect(conv)
+    with torch.no_grad(), record(model, "Conv2d", threshold=0.25) as recording:
+        for batch in data.split(5):
+            model(batch)
+    assert seen[0].is_contiguous(memory_format=layout)
+    assert counted_states(recording.counters["0"]) == expected_states(seen, 1, 0.25)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_linear_states_are_those_numpy_counts(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(6, 70), nn.Linear(70, 2)).to(dtype)
+    seen, _ = collect(model[0])
+    with record(model) as recording:
+        model(torch.randn(40, 6, dtype=dtype))
+    assert counted_states(recording.counters["0"]) == expected_states(seen, -1)
+
+
+def test_report_does_not_depend_on_batch_size_or_order() -> None:
+    model, data = small_net(), images(21)
+    # Whole numbers: torch sums in another order for another batch size, which moves last bits.
+    data = torch.round(data * 4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.round(parameter * 16))
+    reports = []
+    for samples, size in ((data, 21), (data, 1), (data, 7), (data.flip(0), 21)):
+        with torch.no_grad(), record(model, exclude="Linear") as recording:
+            for batch in samples.split(size):
+                model(batch)
+        reports.append(recording.report(accuracy=0.5))
+    assert reports[0].layers["0"].n_states == 21 * 49
+    assert all(report == reports[0] for report in reports)
+
+
+def test_default_is_every_convolution_and_linear_but_the_last() -> None:
+    model = nn.Sequential(
+        small_net()[:3], nn.Flatten(), nn.Linear(125, 6), nn.Tanh(), nn.Linear(6, 2)
+    )
+    with record(model) as recording:
+        model(images())
+    assert list(recording.report().layers) == ["0.0", "0.2", "2"]
+
+
+def test_attention_projection_that_is_never_called_is_no_default() -> None:
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "head": nn.Linear(8, 2)})
+    with pytest.raises(NoLayerMatchedError, match="MultiheadAttention"), record(model):
+        pass
+
+
+def test_nothing_matched_lists_what_there_is() -> None:
+    text = r"'Conv3d' matched no layer.*Conv2d \(2\)"
+    with pytest.raises(NoLayerMatchedError, match=text), record(small_net(), "Conv3d"):
+        pass
+
+
+def test_model_of_another_kind_is_refused() -> None:
+    with pytest.raises(TypeError, match="must be a torch.nn.Module; got int"), record(3):  # type: ignore[arg-type]
+        pass
+
+
+@pytest.mark.parametrize("argument", [{"beta": 0}, {"threshold": float("nan")}, {"alpha": -1}])
+def test_arguments_out_of_range_are_refused(argument: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(argument))), record(small_net(), **argument):
+        pass
+
+
+def test_layer_alone_is_named_by_its_class() -> None:
+    model = nn.Linear(3, 2)
+    with record(model, "Linear") as recording:
+        model(torch.ones(5, 3))
+    assert recording.report().layers["Linear"].n_states == 5
+
+
+def test_before_and_both_name_inputs() -> None:
+    model, data = small_net(), images()
+    inputs, _ = collect(model[2], inputs=True)
+    outputs, _ = collect(model[2])
+    with record(model, "2", method="both") as recording:
+        model(data)
+    assert list(recording.report().layers) == ["2.input", "2"]
+    # The in-place ReLU before it has rewritten the first convolution's output.
+    assert counted_states(recording.counters["2.input"]) == expected_states(inputs, 1)
+    assert counted_states(recording.counters["2"]) == expected_states(outputs, 1)
+    with record(model, "2", method="before") as recording:
+        model(data)
+    assert list(recording.report().layers) == ["2.input"]
+
+
+def test_inputs_given_by_keyword_are_seen() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    with record(model, "0", method="before") as recording:
+        model[0](input=torch.ones(6, 4))
+    assert recording.report().layers["0.input"].n_states == 6
+
+
+def test_module_called_several_times_sums_its_states() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again = self.body = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.again(self.body(x))
+
+    model = Twice()
+    seen, _ = collect(model.body)
+    with record(model, "Linear") as recording:
+        model(torch.randn(9, 4))
+    assert list(recording.counters) == ["again"]
+    assert recording.counters["again"].n_states == 18
+    assert counted_states(recording.counters["again"]) == expected_states(seen, -1)
+
+
+def test_layers_are_reported_in_forward_order() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second, self.first = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x))
+
+    model = Backwards()
+    with record(model, "Linear") as recording:
+        model(torch.randn(3, 4))
+    assert list(recording.report().layers) == ["first", "second"]
+
+
+def test_outputs_gradients_and_number_of_calls_are_the_same() -> None:
+    results, calls = [], []
+    for recorded in (False, True):
+        model, data = small_net().train(), images().requires_grad_()
+        n_calls = []
+        model.register_forward_hook(lambda *_, n=n_calls: n.append(1))
+        if recorded:
+            with record(model) as recording:
+                output = model(data)
+                output.square().sum().backward()
+            assert recording.report().layers["0"].n_states == 12 * 49
+        else:
+            output = model(data)
+            output.square().sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        results.append([output.detach(), data.grad, *gradients])
+        calls.append(len(n_calls))
+    assert calls == [1, 1]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+class Stop(BaseException):
+    """Like KeyboardInterrupt, but one that pytest doesn't take for its own."""
+
+
+@pytest.mark.parametrize("error", [None, ValueError, Stop, KeyboardInterrupt])
+@pytest.mark.parametrize("attach_to", ["Conv2d", "ReLU"])
+def test_hooks_of_the_user_survive_and_ours_are_gone(
+    error: type[BaseException] | None, attach_to: str
+) -> None:
+    model = small_net()
+    collect(model[0])
+    model[0].register_forward_pre_hook(lambda *_: None)
+    before = all_hooks(model)
+    try:
+        with record(model, attach_to, method="both"):
+            model(images())
+            assert all_hooks(model) != before
+            if error is not None:
+                raise error
+    except BaseException as caught:  # noqa: BLE001
+        assert error is not None
+        assert isinstance(caught, error)  # noqa: PT017
+    assert all_hooks(model) == before
+
+
+def test_error_in_a_probe_names_the_layer_and_leaves_the_model_clean() -> None:
+    class Complex(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.fft(x)
+
+    model = nn.Sequential(nn.Linear(4, 4), Complex())
+    text = r"'1'.*complex \(torch\.complex64\)"
+    with pytest.raises(ProbeError, match=text), record(model, "Complex"):
+        model(torch.ones(2, 4))
+    assert not any(all_hooks(model))
+
+
+def test_paused_recording_counts_nothing() -> None:
+    model = small_net()
+    with record(model) as recording:
+        model(images(2))
+        recording.pause()
+        model(images(3))
+        recording.resume()
+        model(images(4))
+    model(images(5))
+    assert recording.report().layers["0"].n_states == 6 * 49
+
+
+def test_probe_that_saw_nothing_is_named() -> None:
+    model = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2)})
+    text = "no activations came from idle: "
+    with pytest.warns(TensorStateWarning, match=text), record(model, "Linear") as recording:
+        model["used"](torch.ones(3, 2))
+    assert list(recording.report().layers) == ["used"]
+
+
+def test_copy_made_while_recording_does_not_count() -> None:
+    model = small_net()
+    with record(model) as recording:
+        model(images(2))
+        clone = copy.deepcopy(model)
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        buffer.seek(0)
+        loaded = torch.load(buffer, weights_only=False)
+        for copied in (clone, loaded):
+            assert torch.equal(copied(images(3)).isfinite(), torch.ones(3, 4, dtype=torch.bool))
+    assert recording.counters["0"].n_states == 2 * 49
+
+
+def test_checkpointed_forward_pass_is_counted_once() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    model = small_net()
+    for use_reentrant in (False, True):
+        with record(model) as recording:
+            data = images(2).requires_grad_()
+            checkpoint(model, data, use_reentrant=use_reentrant).sum().backward()
+        assert data.grad is not None
+        assert recording.counters["0"].n_states == 2 * 49
+
+
+def test_parametrized_layer_is_found_by_its_class_and_its_parametrizations_are_not() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.Linear(3, 2))
+    with record(model, "0*") as recording:
+        model(torch.randn(5, 4))
+    assert list(recording.counters) == ["0"]
+    with record(model) as recording:
+        model(torch.randn(5, 4))
+    assert list(recording.counters) == ["0"]
+
+
+def test_inference_mode_and_functional_call_are_seen() -> None:
+    model, data = small_net(), images(2)
+    with torch.inference_mode(), record(model) as recording:
+        model(data)
+        torch.func.functional_call(model, dict(model.named_parameters()), (data,))
+    assert recording.counters["0"].n_states == 2 * 2 * 49
+
+
+def test_recordings_of_one_model_do_not_disturb_each_other() -> None:
+    model = small_net()
+    with record(model, "Conv2d") as outer:
+        model(images(1))
+        with record(model, "0", threshold=0.5) as inner:
+            model(images(1))
+        model(images(1))
+    assert outer.counters["0"].n_states == 3 * 49
+    assert inner.counters["0"].n_states == 49
