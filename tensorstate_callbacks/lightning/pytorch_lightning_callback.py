@@ -1,0 +1,20 @@
+"""The callback for `import pytorch_lightning`."""
+
+from typing import TYPE_CHECKING
+
+from tensorstate_callbacks._optional import require
+from tensorstate_callbacks.lightning.efficiency import EfficiencyMixin
+from tensorstate_callbacks.lightning.namespace import PYTORCH_LIGHTNING
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
+else:
+    Callback = require(
+        PYTORCH_LIGHTNING.module, extra="lightning", purpose="tensorstate_callbacks.lightning"
+    ).Callback
+
+
+class EfficiencyCallback(EfficiencyMixin, Callback):
+    """Logs the network's efficiency and aIQ with each evaluation; see `EfficiencyMixin`."""
+
+    namespace = PYTORCH_LIGHTNING
