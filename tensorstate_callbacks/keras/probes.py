@@ -1,0 +1,62 @@
+"""Pass-through wrappers around layers' calls, in place only while a test step runs or is traced."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import keras
+
+from tensorstate_callbacks.instance_override import InstanceOverride
+from tensorstate_callbacks.keras.layers import first_tensor
+
+
+class Tap(Protocol):
+    """What a probe does with the tensor of one of its layers."""
+
+    def __call__(self, name: str, tensor: Any) -> None:
+        """Take the tensor for the probe `name`."""
+
+
+class Probe(NamedTuple):
+    """One layer to watch.
+
+    Attributes:
+        layer: The layer.
+        before: Name of the probe at its input, or None.
+        after: Name of the probe at its output, or None.
+        tap: Takes the tensors.
+    """
+
+    layer: keras.layers.Layer
+    before: str | None
+    after: str | None
+    tap: Tap
+
+
+@contextmanager
+def in_place(probes: Iterable[Probe]) -> Iterator[None]:
+    """Keep the wrappers on the layers for the duration of the block, whatever is raised."""
+    overrides: list[InstanceOverride] = []
+    try:
+        for probe in probes:
+            # A quantized layer runs `quantized_call` in place of `call`.
+            for name in ("call", "quantized_call"):
+                if hasattr(probe.layer, name):
+                    passing = _pass_through(getattr(probe.layer, name), probe)
+                    overrides.append(InstanceOverride(probe.layer, name, passing))
+        yield
+    finally:
+        for override in reversed(overrides):
+            override.restore()
+
+
+def _pass_through(call: Callable[..., Any], probe: Probe) -> Callable[..., Any]:
+    def passing(*args: Any, **kwargs: Any) -> Any:
+        if probe.before is not None:
+            probe.tap(probe.before, first_tensor((args, kwargs)))
+        outputs = call(*args, **kwargs)
+        if probe.after is not None:
+            probe.tap(probe.after, first_tensor(outputs))
+        return outputs
+
+    return passing

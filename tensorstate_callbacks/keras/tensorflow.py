@@ -1,0 +1,42 @@
+"""TensorFlow: how activations leave the test step, and how a test step is built that lets them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+
+def tap(tensor: Any, observe: Callable[[npt.NDArray[Any]], None]) -> None:
+    """Give a tensor's values to `observe`, once each time the step runs.
+
+    The array is TensorFlow's own memory: `observe` reads it and keeps nothing of it. In a graph it
+    runs on a thread of TensorFlow's, where an exception would surface as an unknown error.
+    """
+    if tf.executing_eagerly():
+        observe(tensor.numpy())
+        return
+
+    def run(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        observe(array)
+        return np.True_  # type: ignore[return-value]
+
+    # Stateful: a stateless function whose result nobody uses is pruned from the graph.
+    tf.numpy_function(run, [tensor], tf.bool, stateful=True)
+
+
+def build_test_function(model: keras.Model) -> Callable[[Any], Any]:
+    """Build a test function of the model's own test step, leaving the model's as it was.
+
+    It is built without XLA, which can't run the tap; the train function isn't touched.
+    """
+    function, jit_compile = model.test_function, model.jit_compile
+    model._jit_compile = False
+    try:
+        model.make_test_function(force=True)
+        built: Callable[[Any], Any] = model.test_function
+    finally:
+        model.test_function, model._jit_compile = function, jit_compile
+    return built

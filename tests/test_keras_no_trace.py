@@ -1,0 +1,271 @@
+"""Watching changes nothing, and leaves no trace whatever happens."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+from keras_models import BUILDERS, compiled, data, sequential
+
+from tensorstate_callbacks import NoLayerMatchedError, ProbeError, StateCounter, TensorStateWarning
+from tensorstate_callbacks.keras import EfficiencyCallback
+
+X, Y = data()
+X_VAL, Y_VAL = data(101, seed=4)
+
+
+def traces(model):
+    """What could be left on a model: its own entries, and its layers'."""
+    entries = {layer.name: sorted(vars(layer)) for layer in model._flatten_layers()}
+    # What Keras itself leaves after fit and evaluate.
+    keras_own = {"history", "stop_evaluating", "_eval_epoch_iterator", "stop_predicting"}
+    entries[model.name] = sorted(set(vars(model)) - keras_own)
+    return entries
+
+
+def is_keras_own(function):
+    return function is None or function.__module__.startswith("keras.")
+
+
+def fit(model, *callbacks, epochs=3, **options):
+    options = {"validation_data": (X_VAL, Y_VAL), **options}
+    return model.fit(
+        X, Y, epochs=epochs, batch_size=50, verbose=0, callbacks=list(callbacks), **options
+    )
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_a_fitted_model_carries_nothing_of_ours(build):
+    model = compiled(build())
+    fit(model, epochs=1)
+    before = traces(model)
+    fit(model, EfficiencyCallback(), EfficiencyCallback(prefix="x_"))
+    assert traces(model) == before
+    assert is_keras_own(model.test_function)
+
+
+class Breaks(keras.callbacks.Callback):
+    """Raises an error at one hook of another callback, in the second epoch."""
+
+    def __init__(self, hook, error):
+        super().__init__()
+        self.epoch = 0
+        setattr(self, hook, self.raise_it)
+        self.error = error
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def raise_it(self, *args, **kwargs):
+        if self.epoch == 1:
+            raise self.error("stop here")
+
+
+HOOKS = [
+    "on_train_batch_end",
+    "on_test_begin",
+    "on_test_batch_begin",
+    "on_test_batch_end",
+    "on_test_end",
+    "on_epoch_end",
+]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_an_exception_anywhere_leaves_nothing(hook, error, ours_first):
+    model = compiled(sequential())
+    fit(model, epochs=1)
+    before = traces(model)
+    callbacks = [EfficiencyCallback(), Breaks(hook, error)]
+    with pytest.raises(error):
+        fit(model, *(callbacks if ours_first else reversed(callbacks)))
+    gc.collect()
+    assert traces(model) == before
+    assert is_keras_own(model.test_function)
+    callback = EfficiencyCallback()
+    fit(model, callback, epochs=1)
+    assert callback.last.layers["conv_1"].n_states == 101 * 64
+
+
+def test_an_exception_in_validation_is_cleaned_up_before_it_is_handled():
+    model = compiled(sequential())
+    fit(model, epochs=1)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        fit(model, EfficiencyCallback(), Breaks("on_test_batch_end", KeyboardInterrupt))
+    # `raised` still holds every frame of fit: nothing was left to garbage collection.
+    assert raised.value.args == ("stop here",)
+    assert is_keras_own(model.test_function)
+    assert "_get_metrics_result_or_logs" not in vars(model)
+    assert "_flatten_metrics_in_order" not in vars(model)
+
+
+def test_a_broken_off_evaluate_leaves_nothing():
+    model = compiled(sequential())
+    model.evaluate(X, Y, verbose=0)
+    before = traces(model)
+    broken = Breaks("on_test_batch_end", RuntimeError)
+    broken.epoch = 1
+    with pytest.raises(RuntimeError):
+        model.evaluate(X, Y, verbose=0, callbacks=[EfficiencyCallback(), broken])
+    gc.collect()
+    assert traces(model) == before
+    assert is_keras_own(model.test_function)
+
+
+def test_weights_and_history_are_those_of_an_unwatched_fit():
+    def run(*callbacks):
+        keras.utils.set_random_seed(11)
+        model = compiled(sequential())
+        history = fit(model, *callbacks).history
+        return history, model.get_weights()
+
+    plain, weights = run()
+    watched, watched_weights = run(EfficiencyCallback())
+    for key in ("loss", "accuracy"):
+        assert watched[key] == plain[key]
+        # TensorFlow's graph optimizer reorders pooling and ELU where nobody looks in between.
+        assert watched[f"val_{key}"] == pytest.approx(plain[f"val_{key}"], rel=1e-6)
+    assert all(np.array_equal(a, b) for a, b in zip(weights, watched_weights, strict=True))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Calls(keras.layers.Layer):
+    """Passes its input through, and counts forward passes and traces."""
+
+    def build(self, shape):
+        self.forward = self.add_weight(shape=(), dtype="int32", trainable=False, name="forward")
+        self.traced = {True: 0, False: 0}
+
+    def call(self, x, training=False):
+        self.traced[bool(training)] += 1
+        self.forward.assign_add(1)
+        return x
+
+
+def test_the_model_is_called_and_traced_as_often_as_without_us():
+    def run(*callbacks):
+        calls = Calls()
+        model = compiled(keras.Sequential([keras.Input((10, 10, 1)), calls, *sequential().layers]))
+        fit(model, *callbacks)
+        return int(calls.forward.numpy()), calls.traced
+
+    forward, traced = run()
+    watched_forward, watched_traced = run(EfficiencyCallback("Conv2D"))
+    assert forward == 3 * (6 + 3)
+    assert watched_forward == forward
+    assert watched_traced == traced
+
+
+def test_training_stays_compiled_with_xla():
+    model, callback = compiled(sequential(), jit_compile=True), EfficiencyCallback("Conv2D")
+    fit(model, callback, epochs=2)
+    assert model.jit_compile is True
+    assert callback.last.layers["conv_1"].n_states == 101 * 64
+
+
+def test_another_evaluation_within_ours_does_not_count():
+    class EvaluatesToo(keras.callbacks.Callback):
+        results = None
+
+        def on_test_batch_end(self, batch, logs=None):
+            if self.results is None:
+                self.results = self.model.evaluate(X, Y, verbose=0, return_dict=True)
+
+    plain, disturbed = EfficiencyCallback("Conv2D"), EfficiencyCallback("Conv2D")
+    model = compiled(sequential())
+    model.optimizer.learning_rate = 0.0
+    fit(model, plain, epochs=1)
+    other = EvaluatesToo()
+    fit(model, disturbed, other, epochs=1)
+    assert dict(disturbed.last.layers) == dict(plain.last.layers)
+    assert set(other.results) == {"loss", "accuracy"}
+
+
+def test_models_can_be_saved_and_copied_while_they_are_watched(tmp_path):
+    class Saves(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.save(tmp_path / "model.keras")
+            self.clone = keras.models.clone_model(self.model)
+
+    model, saves = compiled(sequential()), Saves()
+    fit(model, EfficiencyCallback(), saves, epochs=1)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(X_VAL, verbose=0), model.predict(X_VAL, verbose=0))
+    for copied in (loaded, saves.clone):
+        assert "evaluate" not in vars(copied)
+
+
+def test_an_error_in_the_probe_names_the_layer_and_leaves_nothing(monkeypatch):
+    def fails(self, *args, **kwargs):
+        raise MemoryError("no room")
+
+    model = compiled(sequential())
+    fit(model, epochs=1)
+    before = traces(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(StateCounter, "update", fails)
+        with pytest.raises(ProbeError, match="layer 'conv_1' could not be counted: no room"):
+            fit(model, EfficiencyCallback("conv_1"))
+    gc.collect()
+    assert traces(model) == before
+
+
+def test_complex_activations_are_refused_by_name():
+    @keras.saving.register_keras_serializable("tests")
+    class Complex(keras.layers.Layer):
+        def call(self, x):
+            import tensorflow as tf
+
+            return tf.complex(x, x)
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.odd, self.out = Complex(name="odd"), keras.layers.Dense(2, activation="softmax")
+
+        def call(self, x):
+            import tensorflow as tf
+
+            return self.out(tf.math.real(self.odd(x)))
+
+    with pytest.raises(ProbeError, match="layer 'odd'.*complex"):
+        compiled(Model()).evaluate(
+            X[:, 0, :, 0], Y, verbose=0, callbacks=[EfficiencyCallback("Complex")]
+        )
+
+
+def test_nothing_matched_is_said_before_training():
+    model = compiled(sequential())
+    before = model.get_weights()[0].copy()
+    with pytest.raises(NoLayerMatchedError, match="'LSTM' matched no layer.*Conv2D .2.*conv_1"):
+        fit(model, EfficiencyCallback("LSTM"))
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_layer_that_is_not_called_is_warned_about_once():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used = keras.layers.Dense(5, name="used")
+            self.unused = keras.layers.Dense(5, name="unused")
+            self.unused.build((None, 10))
+            self.out = keras.layers.Dense(2, activation="softmax", name="out")
+
+        def call(self, x):
+            return self.out(self.used(x))
+
+    model, callback = compiled(Model()), EfficiencyCallback()
+    flat = X[:, 0, :, 0]
+    with pytest.warns(TensorStateWarning, match="no activations came from unused") as given:
+        model.fit(flat, Y, validation_data=(flat, Y), epochs=2, verbose=0, callbacks=[callback])
+    assert [w.category for w in given].count(TensorStateWarning) == 1
+    assert list(callback.last.layers) == ["used"]
+
+
+def test_other_backends_are_refused_by_name(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match="backend is 'jax'. Set KERAS_BACKEND=tensorflow"):
+        fit(compiled(sequential()), EfficiencyCallback())
