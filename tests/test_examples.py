@@ -1,0 +1,111 @@
+"""The examples, run as a user runs them, and what they leave behind."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from tensorstate_callbacks import EfficiencyReport, LayerReport
+from tensorstate_callbacks.entropy import Spectrum
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+LINE = re.compile(
+    r"epoch +(\d+)  accuracy ([\d.]+)  efficiency ([\d.]+)  aIQ ([\d.]+)"
+    r"  conv_1 ([\d.]+)  conv_2 ([\d.]+)  conv_3 ([\d.]+)  \([\d.]+ s\)"
+)
+
+
+@pytest.fixture(scope="module", params=["keras_mnist", "lightning_mnist"])
+def example(request, tmp_path_factory):
+    """Run an example for two epochs in an empty folder."""
+    folder = tmp_path_factory.mktemp(request.param)
+    command = [sys.executable, EXAMPLES / f"{request.param}.py", "--epochs", "2"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return request.param, folder, done
+
+
+def curve_of(folder, *tags):
+    """Return the values of the first of the tags that TensorBoard has."""
+    for run in sorted({path.parent for path in folder.rglob("events.out.*")}):
+        events = EventAccumulator(str(run))
+        events.Reload()
+        for tag in tags:
+            if tag in events.Tags()["tensors"]:
+                return [float(make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
+            if tag in events.Tags()["scalars"]:
+                return [event.value for event in events.Scalars(tag)]
+    raise AssertionError(f"no run has any of {tags}")
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_example_prints_logs_and_draws_the_same_figures(example):
+    name, folder, done = example
+    lines = LINE.findall(done.stdout)
+    printed = {key: [float(line[i]) for line in lines] for i, key in [(1, "a"), (2, "e"), (3, "q")]}
+    assert [int(line[0]) for line in lines] == [1, 2]
+    for accuracy, eta, aiq in zip(*printed.values(), strict=True):
+        assert aiq == pytest.approx((eta * accuracy**2) ** (1 / 3), abs=1e-3)
+    # conv_3: 1,000 images can't carry more than log2(1000) of 100 bits.
+    assert [float(line[6]) for line in lines] == [0.0997, 0.0997]
+
+    output = folder / "runs" / name
+    logged = curve_of(output / "tensorboard", "epoch_aiq", "val_aiq")
+    assert logged == pytest.approx(printed["q"], abs=1e-4)
+
+    client = mlflow.MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    history = client.get_metric_history(run.info.run_id, "val_aiq")
+    assert [metric.value for metric in history] == pytest.approx(printed["q"], abs=1e-4)
+    assert run.data.params["beta"] == "2"
+
+    best = f"Best aIQ, in epoch {printed['q'].index(max(printed['q'])) + 1}:"
+    assert best in done.stdout
+    assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_example_writes_nothing_else(example):
+    name, folder, _ = example
+    output = folder / "runs" / name
+    assert sorted(path.name for path in folder.iterdir()) == ["runs"]
+    left = sorted(path.name for path in output.iterdir())
+    assert left == ["curves.png", "mlflow.db", "tensorboard"]
+
+
+def test_example_shows_a_progress_bar(example):
+    *_, done = example
+    assert re.search(r"epoch 2:.*/20 \[", done.stderr)
+
+
+def test_example_ends_with_the_commands_that_open_its_curves(example):
+    name, folder, done = example
+    board, ui = done.stdout.splitlines()[-2:]
+    assert board.split()[1:] == ["--logdir", f"runs/{name}/tensorboard"]
+    assert ui.split()[1:] == ["ui", "--backend-store-uri", f"sqlite:///runs/{name}/mlflow.db"]
+    for command in (board, ui):
+        assert (folder / command.split()[0]).exists()
+
+
+def test_closing_words_name_the_epoch_that_was_best(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from digits import print_result
+
+    layer = LayerReport.from_spectrum(
+        "conv", Spectrum.from_counts([3, 2, 2, 1]), np.ones(4, dtype=np.uint64)
+    )
+    history = [
+        EfficiencyReport({"conv": layer}, accuracy=accuracy, epoch=epoch)
+        for epoch, accuracy in enumerate([0.5, 0.9, 0.7, 0.6])
+    ]
+    print_result(history, 4, tmp_path)
+    words = capsys.readouterr().out
+    assert "Stopped early: aIQ has not risen for 2 epochs." in words
+    assert "Best aIQ, in epoch 2:" in words
+    assert history[1].table() in words
+    assert (tmp_path / "curves.png").exists()

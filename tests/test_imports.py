@@ -1,0 +1,105 @@
+"""The one-way flow of the package, and what importing it costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tensorstate_callbacks
+
+PACKAGE = Path(tensorstate_callbacks.__file__).parent
+FRAMEWORKS = {"torch", "tensorflow", "keras", "pytorch_lightning", "lightning"}
+# From the source of the flow to its end; a file imports from lines above its own only.
+FLOW = [
+    ["errors"],
+    ["_optional", "warn_once", "_native", "entropy", "metric_keys", "instance_override"],
+    ["metrics", "counter", "selection"],
+    ["report"],
+    ["recorder", "settings", "plots"],
+    ["accuracy"],
+    ["evaluation"],
+    ["torch", "keras"],
+    ["lightning"],
+]
+ROOM = {name: level for level, names in enumerate(FLOW) for name in names}
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """Yield the modules a file imports while it is loaded; those inside functions come later."""
+    nodes = list(ast.parse(path.read_text()).body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            nodes.extend(ast.iter_child_nodes(node))
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_flow(path):
+    here = room(path)
+    assert here in ROOM, f"{here} has no place in the flow"
+    for module in imported(path):
+        first, _, rest = module.partition(".")
+        if first == "tensorstate_callbacks":
+            there = rest.split(".")[0]
+            assert there == here or ROOM[there] < ROOM[here], f"{path} imports {module}"
+            assert there != "_native" or here in ("_native", "counter"), f"{path} imports {module}"
+        elif first in FRAMEWORKS:
+            assert here in ("torch", "keras", "lightning"), f"{path} imports {module}"
+
+
+def test_importing_the_package_loads_no_framework():
+    code = (
+        "import sys, tensorstate_callbacks as ts; "
+        "assert ts.entropy([1, 1]) == 1.0; "
+        "print([m for m in ('torch', 'tensorflow', 'keras', 'pytorch_lightning', 'matplotlib', "
+        "'mlflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("use", "missing", "extra"),
+    [
+        ("ts.keras", "keras", "keras"),
+        ("ts.torch", "torch", "lightning"),
+        ("ts.plots.plot_history([report])", "matplotlib", "plot"),
+    ],
+)
+def test_a_missing_extra_is_named(use, missing, extra):
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] == {missing!r}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+sys.meta_path.insert(0, Absent())
+import tensorstate_callbacks as ts
+report = ts.EfficiencyReport({{'a': ts.LayerReport('a', 2, 4, 2, 0, 1.0, .5, 1., 1., .5, 0, 0)}})
+try:
+    {use}
+except ts.MissingExtraError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"'{missing}', which is not installed" in done.stdout
+    assert f"pip install 'tensorstate_callbacks[{extra}]'" in done.stdout
+
+
+def test_unknown_attribute_of_the_package():
+    with pytest.raises(AttributeError, match="no attribute 'lightening'"):
+        _ = tensorstate_callbacks.lightening
