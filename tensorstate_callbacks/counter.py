@@ -24,6 +24,7 @@ from tensorstate_callbacks._native.arguments import (
     checked_width,
 )
 from tensorstate_callbacks._native.firing import read_firing
+from tensorstate_callbacks.entropy import Spectrum
 
 __all__ = ["StateCounter", "available_kernels", "kernel_report", "use_kernel"]
 
@@ -205,21 +206,18 @@ class StateCounter:
         """The distinct states: (n_distinct, ceil(n_neurons / 8)) uint8, sorted by their bytes."""
         return self._snapshot()[0]
 
-    def spectrum(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    def spectrum(self) -> Spectrum:
         """How many distinct states were seen once, twice, ...: all that an entropy depends on.
-
-        Returns:
-            The different count values in ascending order, (k,) uint64, and the number of distinct
-            states that have each of them, (k,) uint64.
 
         Example:
             >>> import numpy as np
             >>> counter = StateCounter(8)
             >>> counter.update_packed(np.array([[1], [2], [2], [3], [3]], np.uint8))
-            >>> counter.spectrum()
+            >>> values, multiplicities = counter.spectrum()
+            >>> values, multiplicities
             (array([1, 2], dtype=uint64), array([1, 2], dtype=uint64))
         """
-        return self._engine.spectrum()
+        return Spectrum(*self._engine.spectrum())
 
     def moments(self, alphas: Sequence[float]) -> NDArray[np.float64]:
         """Sums over the counts c of the distinct states, one for each order α.
@@ -241,12 +239,8 @@ class StateCounter:
             >>> counter.moments([0, 1, 2, np.inf])
             array([2., 2., 5., 2.])
         """
-        orders = [float(alpha) for alpha in alphas]
-        for order in orders:
-            if math.isnan(order) or order < 0:
-                raise ValueError(f"an order must be a number of at least 0, not {order}")
-        values, multiplicities = (part.astype(np.float64) for part in self.spectrum())
-        return np.array([_moment(values, multiplicities, order) for order in orders], np.float64)
+        spectrum = self.spectrum()
+        return np.array([spectrum.moment(float(alpha)) for alpha in alphas], np.float64)
 
     def fired(self) -> NDArray[np.uint64]:
         """In how many states each neuron fired: (n_neurons,) uint64."""
@@ -278,16 +272,3 @@ class StateCounter:
     def _snapshot(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
         """states() and counts() of one moment."""
         return self._engine.snapshot()
-
-
-def _moment(values: NDArray[Any], multiplicities: NDArray[Any], order: float) -> float:
-    if len(values) == 0:
-        return 0.0
-    if order == math.inf:
-        return float(values[-1])
-    with np.errstate(over="ignore"):
-        terms = multiplicities * (values * np.log2(values) if order == 1 else values**order)
-    try:
-        return math.fsum(terms)
-    except OverflowError:
-        return math.inf

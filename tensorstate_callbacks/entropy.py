@@ -68,7 +68,7 @@ class Spectrum(NamedTuple):
         """Return the sum over distinct states of `count**alpha`.
 
         For `alpha=1`, where that sum says nothing, it is the sum of `count * log2(count)`; for
-        `alpha=inf` it is the largest count.
+        `alpha=inf` it is the largest count. Infinite where it passes the largest float.
 
         Raises:
             ValueError: `alpha` is negative or NaN.
@@ -78,7 +78,10 @@ class Spectrum(NamedTuple):
             return math.fsum(m * (c * math.log2(c)) for c, m in self._pairs())
         if math.isinf(alpha):
             return float(max(self.values.tolist(), default=0))
-        return math.fsum(m * float(c) ** alpha for c, m in self._pairs())
+        try:
+            return math.fsum(m * float(c) ** alpha for c, m in self._pairs())
+        except OverflowError:
+            return math.inf
 
 
 def check_alpha(alpha: float) -> float:

@@ -7,7 +7,6 @@ from types import MappingProxyType
 import numpy.typing as npt
 
 from tensorstate_callbacks.counter import StateCounter
-from tensorstate_callbacks.entropy import Spectrum
 from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.report import EfficiencyReport, LayerReport
 
@@ -112,9 +111,7 @@ class Recorder:
         if self.error is not None:
             raise self.error
         layers = {
-            name: LayerReport.from_spectrum(
-                name, Spectrum(*counter.spectrum()), counter.fired(), alpha
-            )
+            name: LayerReport.from_spectrum(name, counter.spectrum(), counter.fired(), alpha)
             for name, counter in ((name, self._counters[name]) for name in self.seen())
         }
         if not layers:

@@ -11,7 +11,7 @@ from tensorstate_callbacks.entropy import Spectrum
 from tensorstate_callbacks.metric_keys import safe_key
 
 
-def layer(name="conv", counts=(4, 2, 1, 1), fired=(8, 4, 0), alpha=1):
+def layer(name="conv", counts=(4, 2, 1, 1), fired=(8, 7, 0, 0), alpha=1):
     return LayerReport.from_spectrum(
         name, Spectrum.from_counts(counts), np.array(fired, dtype=np.uint64), alpha
     )
@@ -26,16 +26,16 @@ def test_layer_report_of_a_hand_calculation():
     # Shares 1/2, 1/4, 1/8, 1/8: 0.5 + 0.5 + 2 * 3/8 bits.
     expected = LayerReport(
         name="conv",
-        n_neurons=3,
+        n_neurons=4,
         n_states=8,
         n_distinct=4,
         n_singletons=2,
         entropy=1.75,
-        efficiency=1.75 / 3,
-        ceiling=1.0,
+        efficiency=1.75 / 4,
+        ceiling=3 / 4,
         coverage=0.75,
-        firing_rate=0.5,
-        n_never=1,
+        firing_rate=15 / 32,
+        n_never=2,
         n_always=1,
     )
     assert layer() == expected
@@ -52,7 +52,7 @@ def test_layer_report_uses_the_order_asked_for():
 
 def test_report_works_out_efficiency_and_aiq():
     both = report(beta=3)
-    assert both.efficiency == pytest.approx(math.sqrt(1.75 / 3 * 0.5))
+    assert both.efficiency == pytest.approx(math.sqrt(1.75 / 4 * 0.5))
     assert both.aiq == aIQ(both.efficiency, 0.5, 3)
 
 
@@ -99,7 +99,7 @@ def test_keys_and_values_that_are_logged():
     assert both.scalars() == {
         "val_aiq": both.aiq,
         "val_efficiency": both.efficiency,
-        "val_efficiency/conv": 1.75 / 3,
+        "val_efficiency/conv": 1.75 / 4,
         "val_efficiency/fc": 0.5,
     }
 
@@ -116,7 +116,7 @@ def test_figures_of_layers_that_can_be_asked_for():
     asked = report().scalars(layer_metrics=("entropy", "coverage", "dead", "distinct"))
     assert asked["val_entropy/conv"] == 1.75
     assert asked["val_coverage/conv"] == 0.75
-    assert asked["val_dead/conv"] == pytest.approx(1 / 3)
+    assert asked["val_dead/conv"] == 0.5
     assert asked["val_distinct/fc"] == 2.0
     assert "val_efficiency/conv" not in asked
 
@@ -174,7 +174,7 @@ def test_reports_that_cannot_be(changes, words):
 
 def test_table_lines_up_and_ends_with_the_network():
     lines = report().table().splitlines()
-    assert lines[1].split() == ["conv", "3", "8", "4", "0.5833", "1.0000", "0.7500"]
+    assert lines[1].split() == ["conv", "4", "8", "4", "0.4375", "0.7500", "0.7500"]
     assert len({len(line) for line in lines[:3]}) == 1
     assert lines[-1] == f"efficiency {report().efficiency:.4f}, accuracy 0.5000, aIQ " + (
         f"{report().aiq:.4f}"
