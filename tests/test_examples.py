@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import mlflow
 import numpy as np
@@ -109,3 +110,49 @@ def test_closing_words_name_the_epoch_that_was_best(tmp_path, monkeypatch, capsy
     assert "Best aIQ, in epoch 2:" in words
     assert history[1].table() in words
     assert (tmp_path / "curves.png").exists()
+
+
+def mnist_parts():
+    rng = np.random.default_rng(0)
+    for n in (6, 4):
+        yield rng.integers(0, 256, (n, 28, 28), np.uint8), np.arange(n, dtype=np.uint8)
+
+
+def assert_digits(digits):
+    (x_train, y_train), (x_val, y_val) = mnist_parts()
+    for found, pixels in ((digits.x_train, x_train), (digits.x_val, x_val)):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found * 255, pixels, rtol=1e-6)
+    assert digits.y_train.tolist() == y_train.tolist()
+    assert digits.y_val.tolist() == y_val.tolist()
+    assert digits.y_val.dtype == np.int64
+
+
+def test_all_of_mnist_comes_through_keras(monkeypatch):
+    import keras
+
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from keras_mnist import load_full
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: tuple(mnist_parts()))
+    assert_digits(load_full())
+
+
+def test_all_of_mnist_comes_through_torchvision(monkeypatch):
+    import torch
+
+    class Mnist:
+        def __init__(self, root, train, download):
+            assert download
+            pixels, labels = list(mnist_parts())[0 if train else 1]
+            self.data = torch.from_numpy(pixels)
+            self.targets = torch.from_numpy(labels.astype(np.int64))
+
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from lightning_mnist import load_full
+
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    datasets = ModuleType("torchvision.datasets")
+    datasets.MNIST = Mnist
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", datasets)
+    assert_digits(load_full())

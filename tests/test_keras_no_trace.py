@@ -1,6 +1,9 @@
 """Watching changes nothing, and leaves no trace whatever happens."""
 
 import gc
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -265,7 +268,14 @@ def test_a_layer_that_is_not_called_is_warned_about_once():
     assert list(callback.last.layers) == ["used"]
 
 
-def test_other_backends_are_refused_by_name(monkeypatch):
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(ValueError, match="backend is 'jax'. Set KERAS_BACKEND=tensorflow"):
-        fit(compiled(sequential()), EfficiencyCallback())
+def test_other_backends_are_refused_by_name():
+    code = "import tensorstate_callbacks as ts; ts.keras.EfficiencyCallback()"
+    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert (
+        "ValueError: tensorstate_callbacks.keras works with Keras on tensorflow; the" in done.stderr
+    )
+    assert "backend is 'torch'. Set KERAS_BACKEND=tensorflow" in done.stderr

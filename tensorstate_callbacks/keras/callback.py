@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tensorstate_callbacks.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.evaluation import conclude
-from tensorstate_callbacks.keras import tensorflow
+from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.fit_frame import find_caller
 from tensorstate_callbacks.keras.layers import channel_axis, default_names, named_layers
 from tensorstate_callbacks.keras.probes import Probe
@@ -105,6 +105,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
             layer_metrics=layer_metrics,
             missing_accuracy=missing_accuracy,
         )
+        self._backend = current_backend()
         self.history: list[EfficiencyReport] = []
         self.probes: list[Probe] = []
         self.built: BuiltFunction | None = None
@@ -199,12 +200,6 @@ class EfficiencyCallback(keras.callbacks.Callback):
         )
 
     def _pick_probes(self) -> list[Probe]:
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                "tensorstate_callbacks.keras works with Keras on TensorFlow; the backend is "
-                f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow before Keras is "
-                "imported"
-            )
         layers = named_layers(self.model)
         default = default_names(self.model, layers)
         picked = select_layers(
@@ -223,7 +218,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
         self._order[name] = None
         if self._recorder is not None:
             self._recorder.reach(name)
-        tensorflow.tap(tensor, partial(self._observe, axis, name))
+        self._backend.tap(tensor, partial(self._observe, axis, name))
 
     def _observe(self, axis: int, name: str, activations: npt.NDArray[Any]) -> None:
         if self._recorder is not None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import keras
 
 from tensorstate_callbacks.instance_override import InstanceOverride
-from tensorstate_callbacks.keras import tensorflow
+from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.probes import Probe, in_place
 
 _open_windows: "weakref.WeakKeyDictionary[keras.Model, Window]" = weakref.WeakKeyDictionary()
@@ -39,7 +39,7 @@ class BuiltFunction:
 
     def __init__(self, model: keras.Model, instead_of: Any, probes: list[Probe]) -> None:
         self._instead_of, self._probes = instead_of, probes
-        self.run = tensorflow.build_test_function(model)
+        self.run = current_backend().build_test_function(model)
 
     def fits(self, instead_of: Any, probes: list[Probe]) -> bool:
         """Tell whether it can stand in for this test function, with these probes."""

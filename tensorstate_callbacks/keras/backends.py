@@ -1,0 +1,35 @@
+"""Keras's backend in; the module that knows how activations leave its test step out."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+import keras
+import numpy.typing as npt
+
+_MODULES = {"tensorflow": "tensorstate_callbacks.keras.tensorflow"}
+
+
+class Backend(Protocol):
+    """What there is to a backend."""
+
+    def tap(self, tensor: Any, observe: Callable[[npt.NDArray[Any]], None]) -> None:
+        """Give a tensor's values to `observe`, once each time the step runs."""
+
+    def build_test_function(self, model: keras.Model) -> Callable[[Any], Any]:
+        """Build a test function of the model's own test step, leaving the model's as it was."""
+
+
+def current_backend() -> Backend:
+    """Return the module for the backend that Keras runs on.
+
+    Raises:
+        ValueError: There is none for it.
+    """
+    name = keras.backend.backend()
+    if name not in _MODULES:
+        raise ValueError(
+            f"tensorstate_callbacks.keras works with Keras on {' or '.join(_MODULES)}; the backend "
+            f"is {name!r}. Set KERAS_BACKEND=tensorflow before Keras is imported"
+        )
+    return cast(Backend, import_module(_MODULES[name]))
