@@ -269,6 +269,7 @@ def test_a_layer_that_is_not_called_is_warned_about_once():
 
 
 def test_other_backends_are_refused_by_name():
+    pytest.importorskip("torch")
     code = "import tensorstate_callbacks as ts; ts.keras.EfficiencyCallback()"
     environment = {**os.environ, "KERAS_BACKEND": "torch"}
     done = subprocess.run(
