@@ -47,6 +47,19 @@ def test_a_fitted_model_carries_nothing_of_ours(build):
     assert is_keras_own(model.test_function)
 
 
+def test_nothing_stays_while_the_list_of_callbacks_lives_on():
+    model, callback = compiled(sequential()), EfficiencyCallback()
+    fit(model, epochs=1)
+    before = traces(model)
+    held = keras.callbacks.CallbackList([callback], model=model, epochs=1, steps=6, verbose=0)
+    data = {"validation_data": (X_VAL, Y_VAL), "verbose": 0}
+    model.fit(X, Y, batch_size=50, callbacks=held, **data)
+    assert callback.last.epoch == 0
+    assert traces(model) == before
+    # The graph with the probes is let go with the fit, not with the callback.
+    assert callback.built is None
+
+
 class Breaks(keras.callbacks.Callback):
     """Raises an error at one hook of another callback, in the second epoch."""
 
