@@ -17,8 +17,8 @@ class Recorder:
     Nothing but counts is kept of the activations. Several threads may observe at once.
 
     Args:
-        names: Names of the probes, in any order: reports list them in the order in which the
-            forward pass reached them.
+        names: Names of the probes, in any order: reports list them in the order in which they
+            first observed something, which is that of the forward pass.
         threshold: A neuron fires where its activation is above it; finite.
 
     Attributes:
@@ -29,20 +29,13 @@ class Recorder:
         self._names = tuple(names)
         self._threshold = threshold
         self._counters: dict[str, StateCounter] = {}
-        self._reached: dict[str, None] = {}
         self._lock = threading.Lock()
         self.error: ProbeError | None = None
 
     @property
     def counters(self) -> Mapping[str, StateCounter]:
-        """Counter of each probe that has seen activations, in forward order, read-only."""
-        order = [*self._reached, *self._names]
-        return MappingProxyType({n: self._counters[n] for n in order if n in self._counters})
-
-    def reach(self, name: str) -> None:
-        """Note that the forward pass has come to a probe; the first time fixes its place."""
-        with self._lock:
-            self._reached.setdefault(name)
+        """Counter of each probe, in the order in which they were first reached, read-only."""
+        return MappingProxyType(self._counters)
 
     def observe(
         self, name: str, activations: npt.ArrayLike, channel_axis: int, *, bfloat16: bool = False
@@ -61,7 +54,6 @@ class Recorder:
         """
         if name not in self._names:
             raise KeyError(f"no probe is named {name!r}; there are {', '.join(self._names)}")
-        self.reach(name)
         try:
             counter = self._counter(name, activations, channel_axis)
             counter.update(activations, channel_axis, self._threshold, bfloat16=bfloat16)

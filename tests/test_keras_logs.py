@@ -254,6 +254,48 @@ def test_results_are_those_that_the_model_gives_in_the_end_not_those_of_the_last
     assert ours.last.accuracy == results["accuracy"] > 0
 
 
+def test_each_fit_has_a_warning_of_its_own():
+    ours, model = EfficiencyCallback("Conv2D"), compiled(sequential(), metrics=[])
+    for _ in range(2):
+        with pytest.warns(TensorStateWarning, match="no accuracy under") as given:
+            model.fit(X, Y, validation_data=(X_VAL, Y_VAL), epochs=2, verbose=0, callbacks=[ours])
+        assert [w.category for w in given].count(TensorStateWarning) == 1
+
+
+def test_an_evaluation_of_its_own_within_a_fit_is_told_from_the_fits():
+    ours = EfficiencyCallback("conv_1")
+
+    class EvaluatesToo(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.evaluate(X, Y, verbose=0, callbacks=[ours])
+
+    _, history = fit([ours, EvaluatesToo()], epochs=2)
+    assert [(r.stage, r.epoch) for r in ours.history] == [
+        ("val", 0),
+        ("test", None),
+        ("val", 1),
+        ("test", None),
+    ]
+    assert [r.layers["conv_1"].n_states // 64 for r in ours.history] == [101, 300, 101, 300]
+    assert history["val_aiq"] == [r.aiq for r in ours.history if r.stage == "val"]
+
+
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_a_loop_of_the_users_own_is_recorded(return_dict):
+    ours, other, model = EfficiencyCallback("Conv2D"), SeesLogs(), compiled(sequential())
+    callbacks = keras.callbacks.CallbackList([ours, other], model=model)
+    callbacks.on_test_begin()
+    for start in range(0, 300, 100):
+        part = slice(start, start + 100)
+        results = model.test_on_batch(X[part], Y[part], return_dict=return_dict)
+    logs = dict(results) if return_dict else dict(zip(("loss", "accuracy"), results, strict=True))
+    callbacks.on_test_end(logs)
+    assert ours.last.layers["conv_1"].n_states == 300 * 64
+    assert ours.last.accuracy == logs["accuracy"]
+    assert other.ended[0]["aiq"] == ours.last.aiq
+    assert set(vars(model)) & {"_get_metrics_result_or_logs", "_flatten_metrics_in_order"} == set()
+
+
 @pytest.mark.parametrize("name", ["val_hits", "hits"])
 def test_accuracy_is_found_under_the_name_given(name):
     model = compiled(sequential(), metrics=[keras.metrics.SparseCategoricalAccuracy("hits")])

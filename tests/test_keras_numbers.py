@@ -1,5 +1,7 @@
 """The Keras callback's figures, each worked out a second way."""
 
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -184,6 +186,36 @@ def test_the_trained_lenet5_gives_the_reference_values():
     assert callback.last.accuracy == pytest.approx(expected["accuracy"], abs=1e-3)
     assert callback.last.efficiency == pytest.approx(expected["network_efficiency"], abs=1e-3)
     assert callback.last.aiq == pytest.approx(expected["aiq"]["2"], abs=1e-3)
+
+
+def test_layers_stand_in_forward_order_though_one_has_to_wait():
+    import tensorflow as tf
+
+    def wait(x):
+        time.sleep(0.05)
+        return x
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.soon = keras.layers.Dense(5, name="soon")
+            self.late = keras.layers.Dense(5, name="late")
+            self.out = keras.layers.Dense(2, activation="softmax", name="out")
+
+        def call(self, x):
+            waited = tf.ensure_shape(tf.numpy_function(wait, [x], tf.float32, False), x.shape)
+            late = self.late(waited)
+            return self.out(late + self.soon(x))
+
+    model, callback, finished = compiled(Model()), EfficiencyCallback(exclude="out"), []
+
+    class Watches(keras.callbacks.Callback):
+        def on_test_end(self, logs=None):
+            finished.append(list(callback.last.layers))
+
+    x = X[:, 0, :, 0]
+    model.fit(x, Y, validation_data=(x, Y), epochs=3, verbose=0, callbacks=[callback, Watches()])
+    assert finished == [["late", "soon"]] * 3
 
 
 def test_a_subclassed_model_that_is_not_built_yet_is_watched_from_its_first_fit():

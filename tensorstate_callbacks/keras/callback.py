@@ -110,7 +110,6 @@ class EfficiencyCallback(keras.callbacks.Callback):
         self.probes: list[Probe] = []
         self.built: BuiltFunction | None = None
         self._warn = WarnOnce()
-        self._order: dict[str, None] = {}
         self._recorder: Recorder | None = None
         self._window: Window | None = None
         self._guard: EvaluateGuard | None = None
@@ -154,15 +153,14 @@ class EfficiencyCallback(keras.callbacks.Callback):
             return
         names = [name for probe in self.probes for name in (probe.before, probe.after) if name]
         self._recorder = Recorder(names, threshold=self._settings.threshold)
-        for name in self._order:
-            self._recorder.reach(name)
         self._window = Window.join(self.model, self, caller.callback_list)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Finish an evaluation that wasn't made by Keras's own `evaluate`."""
-        if self._recorder is not None and self._window is not None:
-            added = self._window.conclude(logs or {})
-            self._window.close()
+        window = self._window
+        if self._recorder is not None and window is not None:
+            added = window.conclude(logs or {})
+            window.close()
             if logs is not None:
                 logs.update(added)
 
@@ -205,20 +203,14 @@ class EfficiencyCallback(keras.callbacks.Callback):
         picked = select_layers(
             layers, self._settings.attach_to, self._settings.exclude, default=default
         )
-        self._order = {}
         return [
             Probe(layer, *self._settings.probe_names(name), partial(self._tap, channel_axis(layer)))
             for name, layer in picked.items()
         ]
 
     def _tap(self, axis: int, name: str, tensor: Any) -> None:
-        if tensor is None:
-            return
-        # In a graph this runs once, while the step is traced: that is where the order is seen.
-        self._order[name] = None
-        if self._recorder is not None:
-            self._recorder.reach(name)
-        self._backend.tap(tensor, partial(self._observe, axis, name))
+        if tensor is not None:
+            self._backend.tap(tensor, partial(self._observe, axis, name))
 
     def _observe(self, axis: int, name: str, activations: npt.NDArray[Any]) -> None:
         if self._recorder is not None:

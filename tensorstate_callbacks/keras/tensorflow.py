@@ -13,7 +13,8 @@ def tap(tensor: Any, observe: Callable[[npt.NDArray[Any]], None]) -> None:
     """Give a tensor's values to `observe`, once each time the step runs.
 
     The array is TensorFlow's own memory: `observe` reads it and keeps nothing of it. In a graph it
-    runs on a thread of TensorFlow's, where an exception would surface as an unknown error.
+    runs on a thread of TensorFlow's, where an exception would surface as an unknown error; taps
+    run in the order in which they were traced.
     """
     if tf.executing_eagerly():
         observe(tensor.numpy())

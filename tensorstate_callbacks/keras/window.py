@@ -142,7 +142,8 @@ class Window:
 
     def _leave_out_ours(self, original: Callable[[Any], Any], logs: Mapping[str, Any]) -> Any:
         # `loss, accuracy = model.evaluate(...)` must go on working with a callback in the call.
-        self.close()
+        if not self._watchers:
+            self.close()
         return original({key: value for key, value in logs.items() if key not in self._added})
 
 
