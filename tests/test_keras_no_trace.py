@@ -181,22 +181,43 @@ def test_training_stays_compiled_with_xla():
     assert callback.last.layers["conv_1"].n_states == 101 * 64
 
 
-def test_another_evaluation_within_ours_does_not_count():
-    class EvaluatesToo(keras.callbacks.Callback):
-        results = None
+class EvaluatesToo(keras.callbacks.Callback):
+    """Evaluates on other data in the middle of an evaluation."""
 
-        def on_test_batch_end(self, batch, logs=None):
-            if self.results is None:
-                self.results = self.model.evaluate(X, Y, verbose=0, return_dict=True)
+    results = None
 
-    plain, disturbed = EfficiencyCallback("Conv2D"), EfficiencyCallback("Conv2D")
+    def __init__(self, *callbacks):
+        super().__init__()
+        self.callbacks = list(callbacks)
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self.results is None:
+            self.results = {}
+            self.results = self.model.evaluate(
+                X, Y, verbose=0, return_dict=True, callbacks=self.callbacks
+            )
+
+
+def evaluate(model, *callbacks):
+    return model.evaluate(X_VAL, Y_VAL, verbose=0, callbacks=list(callbacks))
+
+
+@pytest.mark.parametrize("run", [fit, evaluate])
+def test_another_evaluation_within_ours_does_not_count(run):
+    plain, disturbed, inner = (EfficiencyCallback("Conv2D") for _ in range(3))
     model = compiled(sequential())
     model.optimizer.learning_rate = 0.0
-    fit(model, plain, epochs=1)
-    other = EvaluatesToo()
-    fit(model, disturbed, other, epochs=1)
-    assert dict(disturbed.last.layers) == dict(plain.last.layers)
-    assert set(other.results) == {"loss", "accuracy"}
+    run(model, plain)
+    before = traces(model)
+    for others, keys in ([], {"loss", "accuracy"}), ([inner], {"aiq", "efficiency"}):
+        other = EvaluatesToo(*others)
+        run(model, disturbed, other)
+        assert dict(disturbed.last.layers) == dict(plain.last.layers)
+        assert keys <= set(other.results)
+        assert ("aiq" in other.results) == bool(others)
+        assert traces(model) == before
+        assert is_keras_own(model.test_function)
+    assert inner.last.layers["conv_1"].n_states == 300 * 64
 
 
 def test_models_can_be_saved_and_copied_while_they_are_watched(tmp_path):

@@ -2,8 +2,7 @@
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import keras
@@ -66,7 +65,6 @@ class Window:
         self._step = self._run_step
         self._overrides: list[InstanceOverride] = []
         self._last_resort = None if lifetime is None else weakref.finalize(lifetime, self.close)
-        _open_windows[model] = self
         self._put_on()
 
     @classmethod
@@ -85,17 +83,6 @@ class Window:
         self._take_off()
         if self._last_resort is not None:
             self._last_resort.detach()
-        if _open_windows.get(self._model) is self:
-            del _open_windows[self._model]
-
-    @contextmanager
-    def set_aside(self) -> Iterator[None]:
-        """Put everything back for the duration of the block."""
-        self._take_off()
-        try:
-            yield
-        finally:
-            self._put_on()
 
     def conclude(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """Let each watcher finish on the results of the evaluation, and return what they add."""
@@ -108,8 +95,10 @@ class Window:
 
     def _put_on(self) -> None:
         model = self._model
+        _open_windows[model] = self
         model.test_function = self._step
         for name, wrap in (
+            ("evaluate", self._evaluate_aside),
             ("_get_metrics_result_or_logs", self._join_results),
             ("_flatten_metrics_in_order", self._leave_out_ours),
         ):
@@ -121,6 +110,8 @@ class Window:
             self._model.test_function = self._own_function
         while self._overrides:
             self._overrides.pop().restore()
+        if _open_windows.get(self._model) is self:
+            del _open_windows[self._model]
 
     def _run_step(self, iterator: Any) -> Any:
         probes = [probe for watcher in self._watchers for probe in watcher.probes]
@@ -134,6 +125,14 @@ class Window:
         if keeper.built is None or not keeper.built.fits(self._own_function, probes):
             keeper.built = BuiltFunction(self._model, self._own_function, probes)
         return keeper.built
+
+    def _evaluate_aside(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # An evaluation within ours, made by another callback: its data isn't to count.
+        self._take_off()
+        try:
+            return evaluate(*args, **kwargs)
+        finally:
+            self._put_on()
 
     def _join_results(self, original: Callable[[Any], Any], logs: Any) -> Any:
         results = original(logs)
@@ -175,8 +174,8 @@ class EvaluateGuard:
 
     def remove(self) -> None:
         """Take the guard off the model; may be called again."""
-        self._override.restore()
         close(self._model)
+        self._override.restore()
         if self._last_resort is not None:
             self._last_resort.detach()
         if _guards.get(self._model) is self:
@@ -185,11 +184,6 @@ class EvaluateGuard:
     def _guarded(self, evaluate: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(evaluate)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            outer = _open_windows.get(self._model)
-            if outer is not None:
-                # An evaluation within ours, made by another callback: its data isn't to count.
-                with outer.set_aside():
-                    return evaluate(*args, **kwargs)
             try:
                 return evaluate(*args, **kwargs)
             finally:
