@@ -117,3 +117,28 @@ def lenet5():
 
 def reference():
     return json.loads((DATA / "lenet5_mnist5k.json").read_text())
+
+
+X, Y = data()
+X_VAL, Y_VAL = data(101, seed=4)
+
+
+def train(callbacks, epochs=4, **options):
+    """Fit a new sequential model; return it and what was logged."""
+    keras.utils.set_random_seed(5)
+    model = compiled(sequential())
+    options = {"validation_data": (X_VAL, Y_VAL), "verbose": 0, **options}
+    history = model.fit(X, Y, epochs=epochs, batch_size=50, callbacks=callbacks, **options)
+    return model, history.history
+
+
+class SeesLogs(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.seen, self.ended = [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append(dict(logs))
+
+    def on_test_end(self, logs=None):
+        self.ended.append(dict(logs))

@@ -1,20 +1,14 @@
 """Watching changes nothing, and leaves no trace whatever happens."""
 
 import gc
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
-from keras_models import BUILDERS, compiled, data, sequential
+from keras_models import BUILDERS, X_VAL, Y_VAL, X, Y, compiled, sequential
 
-from tensorstate_callbacks import NoLayerMatchedError, ProbeError, StateCounter, TensorStateWarning
+from tensorstate_callbacks import ProbeError, StateCounter
 from tensorstate_callbacks.keras import EfficiencyCallback
-
-X, Y = data()
-X_VAL, Y_VAL = data(101, seed=4)
 
 
 def traces(model):
@@ -247,70 +241,3 @@ def test_an_error_in_the_probe_names_the_layer_and_leaves_nothing(monkeypatch):
             fit(model, EfficiencyCallback("conv_1"))
     gc.collect()
     assert traces(model) == before
-
-
-def test_complex_activations_are_refused_by_name():
-    @keras.saving.register_keras_serializable("tests")
-    class Complex(keras.layers.Layer):
-        def call(self, x):
-            import tensorflow as tf
-
-            return tf.complex(x, x)
-
-    class Model(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.odd, self.out = Complex(name="odd"), keras.layers.Dense(2, activation="softmax")
-
-        def call(self, x):
-            import tensorflow as tf
-
-            return self.out(tf.math.real(self.odd(x)))
-
-    with pytest.raises(ProbeError, match="layer 'odd'.*complex"):
-        compiled(Model()).evaluate(
-            X[:, 0, :, 0], Y, verbose=0, callbacks=[EfficiencyCallback("Complex")]
-        )
-
-
-def test_nothing_matched_is_said_before_training():
-    model = compiled(sequential())
-    before = model.get_weights()[0].copy()
-    with pytest.raises(NoLayerMatchedError, match="'LSTM' matched no layer.*Conv2D .2.*conv_1"):
-        fit(model, EfficiencyCallback("LSTM"))
-    np.testing.assert_array_equal(model.get_weights()[0], before)
-
-
-@pytest.mark.filterwarnings("ignore:Gradients do not exist")
-def test_a_layer_that_is_not_called_is_warned_about_once():
-    class Model(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.used = keras.layers.Dense(5, name="used")
-            self.unused = keras.layers.Dense(5, name="unused")
-            self.unused.build((None, 10))
-            self.out = keras.layers.Dense(2, activation="softmax", name="out")
-
-        def call(self, x):
-            return self.out(self.used(x))
-
-    model, callback = compiled(Model()), EfficiencyCallback()
-    flat = X[:, 0, :, 0]
-    with pytest.warns(TensorStateWarning, match="no activations came from unused") as given:
-        model.fit(flat, Y, validation_data=(flat, Y), epochs=2, verbose=0, callbacks=[callback])
-    assert [w.category for w in given].count(TensorStateWarning) == 1
-    assert list(callback.last.layers) == ["used"]
-
-
-def test_other_backends_are_refused_by_name():
-    pytest.importorskip("torch")
-    code = "import tensorstate_callbacks as ts; ts.keras.EfficiencyCallback()"
-    environment = {**os.environ, "KERAS_BACKEND": "torch"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert (
-        "ValueError: tensorstate_callbacks.keras works with Keras on tensorflow; the" in done.stderr
-    )
-    assert "backend is 'torch'. Set KERAS_BACKEND=tensorflow" in done.stderr

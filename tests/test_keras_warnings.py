@@ -1,0 +1,133 @@
+"""What the Keras callback says when something can't be measured."""
+
+import math
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras_models import X_VAL, Y_VAL, X, Y, compiled, sequential, train
+
+from tensorstate_callbacks import NoLayerMatchedError, ProbeError, TensorStateWarning
+from tensorstate_callbacks.keras import EfficiencyCallback
+
+
+def test_missing_accuracy_logs_efficiency_and_says_which_keys_there_are():
+    model, ours = (
+        compiled(sequential(), metrics=["sparse_categorical_crossentropy"]),
+        EfficiencyCallback("Conv2D"),
+    )
+    with pytest.warns(TensorStateWarning) as given:
+        history = model.fit(
+            X, Y, validation_data=(X_VAL, Y_VAL), epochs=3, verbose=0, callbacks=[ours]
+        ).history
+    (given,) = [w for w in given if w.category is TensorStateWarning]
+    assert "no accuracy under 'accuracy' or 'acc'" in str(given.message)
+    assert "the logs have 'loss', 'sparse_categorical_crossentropy'" in str(given.message)
+    assert "val_aiq" not in history
+    assert history["val_efficiency"] == [report.efficiency for report in ours.history]
+
+
+def test_each_fit_has_a_warning_of_its_own():
+    ours, model = EfficiencyCallback("Conv2D"), compiled(sequential(), metrics=[])
+    for _ in range(2):
+        with pytest.warns(TensorStateWarning, match="no accuracy under") as given:
+            model.fit(X, Y, validation_data=(X_VAL, Y_VAL), epochs=2, verbose=0, callbacks=[ours])
+        assert [w.category for w in given].count(TensorStateWarning) == 1
+
+
+@pytest.mark.parametrize("name", ["val_hits", "hits"])
+def test_accuracy_is_found_under_the_name_given(name):
+    model = compiled(sequential(), metrics=[keras.metrics.SparseCategoricalAccuracy("hits")])
+    ours = EfficiencyCallback("Conv2D", accuracy=name)
+    history = model.fit(X, Y, validation_data=(X_VAL, Y_VAL), verbose=0, callbacks=[ours]).history
+    assert ours.last.accuracy == history["val_hits"][0]
+
+
+def test_missing_accuracy_may_be_ignored_or_an_error():
+    model = compiled(sequential(), metrics=[])
+    ours = EfficiencyCallback("Conv2D", missing_accuracy="ignore")
+    model.evaluate(X, Y, verbose=0, callbacks=[ours])
+    assert ours.last.aiq is None
+    ours = EfficiencyCallback("Conv2D", missing_accuracy="raise")
+    with pytest.raises(ValueError, match="aIQ can't be computed: no accuracy under"):
+        model.evaluate(X, Y, verbose=0, callbacks=[ours])
+    assert model.evaluate(X, Y, verbose=0) == pytest.approx(math.log(2), abs=1)
+
+
+def test_fit_without_validation_data_says_so_once_and_trains_on():
+    ours = EfficiencyCallback("Conv2D")
+    with pytest.warns(TensorStateWarning, match="fit has no validation data") as given:
+        _, history = train([ours], validation_data=None)
+    assert [w.category for w in given].count(TensorStateWarning) == 1
+    assert len(history["loss"]) == 4
+    assert ours.last is None
+
+
+def test_complex_activations_are_refused_by_name():
+    @keras.saving.register_keras_serializable("tests")
+    class Complex(keras.layers.Layer):
+        def call(self, x):
+            import tensorflow as tf
+
+            return tf.complex(x, x)
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.odd, self.out = Complex(name="odd"), keras.layers.Dense(2, activation="softmax")
+
+        def call(self, x):
+            import tensorflow as tf
+
+            return self.out(tf.math.real(self.odd(x)))
+
+    with pytest.raises(ProbeError, match="layer 'odd'.*complex"):
+        compiled(Model()).evaluate(
+            X[:, 0, :, 0], Y, verbose=0, callbacks=[EfficiencyCallback("Complex")]
+        )
+
+
+def test_nothing_matched_is_said_before_training():
+    model = compiled(sequential())
+    before = model.get_weights()[0].copy()
+    with pytest.raises(NoLayerMatchedError, match="'LSTM' matched no layer.*Conv2D .2.*conv_1"):
+        model.fit(X, Y, validation_data=(X_VAL, Y_VAL), callbacks=[EfficiencyCallback("LSTM")])
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_layer_that_is_not_called_is_warned_about_once():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used = keras.layers.Dense(5, name="used")
+            self.unused = keras.layers.Dense(5, name="unused")
+            self.unused.build((None, 10))
+            self.out = keras.layers.Dense(2, activation="softmax", name="out")
+
+        def call(self, x):
+            return self.out(self.used(x))
+
+    model, callback = compiled(Model()), EfficiencyCallback()
+    flat = X[:, 0, :, 0]
+    with pytest.warns(TensorStateWarning, match="no activations came from unused") as given:
+        model.fit(flat, Y, validation_data=(flat, Y), epochs=2, verbose=0, callbacks=[callback])
+    assert [w.category for w in given].count(TensorStateWarning) == 1
+    assert list(callback.last.layers) == ["used"]
+
+
+def test_other_backends_are_refused_by_name():
+    pytest.importorskip("torch")
+    code = "import tensorstate_callbacks as ts; ts.keras.EfficiencyCallback()"
+    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert (
+        "ValueError: tensorstate_callbacks.keras works with Keras on tensorflow; the" in done.stderr
+    )
+    assert "backend is 'torch'. Set KERAS_BACKEND=tensorflow" in done.stderr
