@@ -35,7 +35,8 @@ class Recorder:
     @property
     def counters(self) -> Mapping[str, StateCounter]:
         """Counter of each probe, in the order in which they were first reached, read-only."""
-        return MappingProxyType(self._counters)
+        # A copy: another thread may be adding a probe's first batch.
+        return MappingProxyType(dict(self._counters))
 
     def observe(
         self, name: str, activations: npt.ArrayLike, channel_axis: int, *, bfloat16: bool = False
