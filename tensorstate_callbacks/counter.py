@@ -23,10 +23,11 @@ from tensorstate_callbacks._native.arguments import (
     checked_threshold,
     checked_width,
 )
+from tensorstate_callbacks._native.fallback import pack_firing
 from tensorstate_callbacks._native.firing import read_firing
 from tensorstate_callbacks.entropy import Spectrum
 
-__all__ = ["StateCounter", "available_kernels", "kernel_report", "use_kernel"]
+__all__ = ["StateCounter", "available_kernels", "kernel_report", "pack_states", "use_kernel"]
 
 
 class StateCounter:
@@ -272,3 +273,33 @@ class StateCounter:
     def _snapshot(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
         """states() and counts() of one moment."""
         return self._engine.snapshot()
+
+
+def pack_states(
+    activations: ArrayLike, channel_axis: int, threshold: float = 0.0, *, bfloat16: bool = False
+) -> NDArray[np.uint8]:
+    """The states of all positions, packed: what `StateCounter.update` counts, as rows.
+
+    Args:
+        activations: see `StateCounter.update`.
+        channel_axis: the axis of the neurons; may be negative.
+        threshold: a finite number; a neuron fires where its activation is greater.
+        bfloat16: int16 or uint16 `activations` are the bits of bfloat16 numbers.
+
+    Returns:
+        (m, ceil(n_neurons / 8)) uint8, one row per position in C order of the other axes; neuron
+        0 is bit 0 of byte 0.
+
+    Raises:
+        TypeError: if the dtype is not supported or an argument is not a number.
+        ValueError: if the channel axis is not there, or the threshold is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> pack_states(np.array([[1.0, -1.0, 2.0], [0.0, 3.0, 0.0]]), channel_axis=1)
+        array([[5],
+               [2]], dtype=uint8)
+    """
+    array = np.asarray(activations)
+    axis = checked_axis(array, channel_axis)
+    return pack_firing(read_firing(array, axis, checked_threshold(threshold), bfloat16))

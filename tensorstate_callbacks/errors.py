@@ -19,3 +19,7 @@ class MissingExtraError(TensorStateError, ImportError):
 
 class TensorStateWarning(UserWarning):
     """Something the user asked for could not be measured, or only slowly; said once."""
+
+
+class StatesNotAvailableError(TensorStateError, RuntimeError):
+    """What was asked for has not been captured, or was not kept; the message names the layer."""

@@ -14,11 +14,19 @@ FRAMEWORKS = {"torch", "tensorflow", "keras", "pytorch_lightning", "lightning"}
 # From the source of the flow to its end; a file imports from lines above its own only.
 FLOW = [
     ["errors"],
-    ["_optional", "warn_once", "_native", "entropy", "metric_keys", "instance_override"],
+    [
+        "_optional",
+        "warn_once",
+        "_native",
+        "entropy",
+        "metric_keys",
+        "instance_override",
+        "fresh_lock",
+    ],
     ["metrics", "counter", "selection"],
-    ["report"],
-    ["recorder", "settings", "plots"],
-    ["accuracy"],
+    ["report", "packed_states", "raw_states"],
+    ["recorder", "settings", "plots", "stored_states"],
+    ["accuracy", "captured_states"],
     ["evaluation"],
     ["torch", "keras"],
     ["lightning"],

@@ -22,12 +22,12 @@ def checked_width(n_neurons: int) -> int:
     return width
 
 
-def checked_axis(array: NDArray[Any], channel_axis: int, n_neurons: int) -> int:
-    """The channel axis counted from 0; it must have one entry per neuron."""
+def checked_axis(array: NDArray[Any], channel_axis: int, n_neurons: int | None = None) -> int:
+    """The channel axis counted from 0; it must have one entry per neuron, if they are known."""
     axis = operator.index(channel_axis)
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(f"activations of shape {array.shape} have no axis {axis}")
-    if array.shape[axis] != n_neurons:
+    if n_neurons is not None and array.shape[axis] != n_neurons:
         raise ValueError(
             f"axis {axis} of activations of shape {array.shape} has {array.shape[axis]}"
             f" channels, but this counter counts states of {n_neurons} neurons"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from threading import RLock
 from typing import Any
 
@@ -51,15 +52,7 @@ class NumpyEngine:
             self._n_states = 0
 
     def add_firing(self, firing: Firing) -> None:
-        keys = firing.bits
-        if firing.folded:
-            sign = keys >> (8 * keys.itemsize - 1)
-            magnitude = keys & np.iinfo(keys.dtype).max // 2
-            keys = np.where(sign, -magnitude, magnitude)
-        fires = keys - keys.dtype.type(firing.first) < firing.span
-        self.add_rows(
-            np.packbits(fires.reshape(-1, self._n_neurons), axis=1, bitorder="little"), None
-        )
+        self.add_rows(pack_firing(firing), None)
 
     def add_rows(self, rows: NDArray[np.uint8], counts: NDArray[np.uint64] | None) -> None:
         if counts is None:
@@ -116,6 +109,21 @@ class NumpyEngine:
             return keys.view(np.uint8).reshape(-1, self._row_bytes).copy()
         padded = keys.astype(">u8").view(np.uint8).reshape(-1, 8)
         return np.ascontiguousarray(padded[:, : self._row_bytes])
+
+
+def pack_firing(firing: Firing) -> NDArray[np.uint8]:
+    """The packed states of all positions, in C order of the axes but the channels'."""
+    keys = firing.bits
+    if firing.folded:
+        sign = keys >> (8 * keys.itemsize - 1)
+        magnitude = keys & np.iinfo(keys.dtype).max // 2
+        keys = np.where(sign, -magnitude, magnitude)
+    if firing.always_alike:
+        fires = np.full(keys.shape, firing.span > 0)
+    else:
+        fires = keys - keys.dtype.type(firing.first) < firing.span
+    n_positions = math.prod(keys.shape[:-1])
+    return np.packbits(fires.reshape(n_positions, keys.shape[-1]), axis=1, bitorder="little")
 
 
 def _merged(parts: list[Counted]) -> Counted:
