@@ -1,0 +1,192 @@
+"""Raw states on disk: the same numbers as in memory, and what a crash or a full disk leaves."""
+
+import copy
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tensorstate_callbacks.captured_states import CapturedStates
+from tensorstate_callbacks.errors import ProbeError, StatesNotAvailableError
+
+
+def images(n_samples, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(-1, 2, (n_samples, 20, 3, 2)).astype(np.float32)
+
+
+def capture(folder, *batches, **kwargs):
+    states = CapturedStates("block/conv:1", storage_path=folder, **kwargs)
+    for batch in batches:
+        states.record(batch, 1)
+    return states
+
+
+def in_memory(*batches):
+    states = CapturedStates("block/conv:1", keep_raw=True)
+    for batch in batches:
+        states.record(batch, 1)
+    return states
+
+
+def assert_same(left, right):
+    np.testing.assert_array_equal(left.raw_states, right.raw_states)
+    np.testing.assert_array_equal(left.counts(), right.counts())
+    np.testing.assert_array_equal(left.counts([0, 2]), right.counts([0, 2]))
+    assert left.state_ids() == right.state_ids()
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_states_on_disk_are_those_in_memory(tmp_path):
+    batches = images(4), images(3, 1), images(5, 2)
+    states = capture(tmp_path / "a" / "b", *batches)
+    assert_same(states, in_memory(*batches))
+    # Memory-mapped, and where the user said.
+    assert isinstance(states.raw_states, np.memmap)
+    assert files(tmp_path / "a" / "b") == ["block%2Fconv%3A1.journal", "block%2Fconv%3A1.states"]
+    assert (tmp_path / "a" / "b" / "block%2Fconv%3A1.states").stat().st_size == 12 * 6 * 3
+
+
+def test_a_capture_is_resumed(tmp_path):
+    capture(tmp_path, images(4), images(3, 1))
+    states = capture(tmp_path, resume=True)
+    assert_same(states, in_memory(images(4), images(3, 1)))
+    assert states.states_per_instance() == 6
+    states.record(images(5, 2), 1)
+    assert_same(states, in_memory(images(4), images(3, 1), images(5, 2)))
+    assert_same(capture(tmp_path, resume=True), states)
+
+
+def test_an_earlier_capture_is_not_mixed_in(tmp_path):
+    capture(tmp_path, images(4))
+    with pytest.raises(FileExistsError, match=r"'block/conv:1' captured earlier.*resume=True"):
+        capture(tmp_path)
+    assert capture(tmp_path, resume=True).state_count == 24
+
+
+def test_resuming_nothing_starts_anew(tmp_path):
+    states = capture(tmp_path, images(4), resume=True)
+    assert_same(states, in_memory(images(4)))
+    with pytest.raises(ValueError, match="nothing to resume without a storage_path"):
+        CapturedStates("conv", resume=True)
+
+
+@pytest.mark.parametrize("lost", ["line", "half a line", "states beyond the journal"])
+def test_a_batch_cut_short_is_dropped(tmp_path, lost):
+    capture(tmp_path, images(4), images(3, 1))
+    journal, data = sorted(tmp_path.iterdir())
+    lines = journal.read_bytes().splitlines(keepends=True)
+    if lost == "line":
+        journal.write_bytes(b"".join(lines[:-1]))
+    elif lost == "half a line":
+        journal.write_bytes(b"".join(lines)[:-4])
+    else:
+        data.write_bytes(data.read_bytes() + b"abc")
+    states = capture(tmp_path, resume=True)
+    whole = [images(4)] if "line" in lost else [images(4), images(3, 1)]
+    assert_same(states, in_memory(*whole))
+    states.record(images(5, 2), 1)
+    assert_same(capture(tmp_path, resume=True), in_memory(*whole, images(5, 2)))
+
+
+def test_a_process_that_is_killed_leaves_its_whole_batches(tmp_path):
+    code = f"""
+    import os, sys
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    from test_stored_states import capture, images
+    from tensorstate_callbacks import stored_states
+    states = capture({str(tmp_path)!r}, images(4))
+    append = stored_states._append
+    def die_before_the_journal(path, end, data):
+        if path.suffix == ".journal":
+            os._exit(7)
+        append(path, end, data)
+    stored_states._append = die_before_the_journal
+    states.record(images(3, 1), 1)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
+    assert done.returncode == 7
+    assert (tmp_path / "block%2Fconv%3A1.states").stat().st_size == 7 * 6 * 3
+    assert_same(capture(tmp_path, resume=True), in_memory(images(4)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE to run out of room")
+def test_no_room_on_disk_loses_nothing_of_earlier_batches(tmp_path):
+    import resource
+    import signal
+
+    states = capture(tmp_path, images(4), images(3, 1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(ProbeError, match=r"'block/conv:1'.*could not be stored.*42 states"):
+            states.record(images(60, 2), 1)
+        # What doesn't fit leaves room for what does.
+        states.record(images(2, 3), 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    expected = in_memory(images(4), images(3, 1), images(2, 3))
+    assert_same(states, expected)
+    assert_same(capture(tmp_path, resume=True), expected)
+
+
+def test_a_batch_that_cannot_be_counted_is_not_stored(tmp_path, monkeypatch):
+    states = capture(tmp_path, images(4))
+
+    def no_memory(rows):
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(states._counter, "update_packed", no_memory)
+    with pytest.raises(ProbeError, match="could not be counted: no memory"):
+        states.record(images(3, 1), 1)
+    monkeypatch.undo()
+    assert_same(states, in_memory(images(4)))
+    assert_same(capture(tmp_path, resume=True), states)
+
+
+def test_what_cannot_be_resumed_says_why(tmp_path):
+    capture(tmp_path, images(4), threshold=0.5)
+    with pytest.raises(ValueError, match="threshold 0.5, not 0.0"):
+        capture(tmp_path, resume=True)
+    journal, data = sorted(tmp_path.iterdir())
+    content = data.read_bytes()
+    data.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="shorter than its journal says, 72 bytes"):
+        capture(tmp_path, threshold=0.5, resume=True)
+    data.write_bytes(content)
+    header, batch = journal.read_text().splitlines()
+    journal.write_text(json.dumps({**json.loads(header), "version": 2}) + "\n" + batch + "\n")
+    with pytest.raises(ValueError, match="version 2, this is version 1"):
+        capture(tmp_path, threshold=0.5, resume=True)
+    journal.write_text("not a journal\n")
+    with pytest.raises(ValueError, match="can't be resumed"):
+        capture(tmp_path, threshold=0.5, resume=True)
+
+
+def test_reset_forgets_what_is_on_disk(tmp_path):
+    states = capture(tmp_path, images(4))
+    states.reset_states()
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [0, 0]
+    states.record(np.ones((3, 7)), -1)
+    assert capture(tmp_path, resume=True).max_entropy() == 7.0
+
+
+def test_a_copy_does_not_write_into_the_originals_files(tmp_path):
+    states = capture(tmp_path, images(4))
+    other = copy.deepcopy(states)
+    other.record(images(3, 1), 1)
+    assert (states.state_count, other.state_count) == (24, 42)
+    assert_same(states, in_memory(images(4)))
+    with pytest.raises(StatesNotAvailableError, match="belong to the capture point"):
+        _ = other.raw_states
+    other.reset_states()
+    assert states.raw_states.shape == (24, 3)
