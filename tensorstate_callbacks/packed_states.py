@@ -120,7 +120,7 @@ def _fires(states: Any) -> npt.NDArray[np.bool_]:
         # In the tensor's own framework: NumPy knows neither its bfloat16 nor its device.
         fires: Any = tensor if "bool" in kind else tensor > 0
         if hasattr(fires, "detach"):
-            fires = fires.detach().cpu()
+            fires = fires.cpu()
         return np.asarray(fires, np.bool_)
     except (TypeError, ValueError) as error:
         raise TypeError(

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 import threading
 
 import numpy as np
@@ -124,6 +125,7 @@ def test_samples_of_several_sizes():
     np.testing.assert_array_equal(states.raw_states, np.concatenate([packed(small), packed(large)]))
     ids = [row.tobytes() for row in packed(large[1:2])]
     assert states.counts([5]).tolist() == [ids.count(state) for state in states.state_ids()]
+    np.testing.assert_array_equal(states.counts([-4]), states.counts([5]))
     with pytest.raises(StatesNotAvailableError, match="'conv' captured samples .*: 8, 12"):
         states.states_per_instance()
 
@@ -187,6 +189,7 @@ def test_capture_on_and_reset():
     # Another number of neurons is fine after a reset.
     states.record(np.ones((2, 5)), -1)
     assert (states.max_entropy(), states.raw_states.tolist()) == (5.0, [[31], [31]])
+    assert states.states_per_instance() == 1
 
 
 def test_a_batch_that_cannot_be_counted_leaves_everything():
@@ -205,6 +208,13 @@ def test_the_threshold_is_the_counters():
     np.testing.assert_array_equal(states.raw_states, packed(images - np.float32(0.5)))
     with pytest.raises(ValueError, match="threshold"):
         CapturedStates("conv", threshold=np.nan)
+
+
+@pytest.mark.parametrize(("threshold", "fires"), [(-200, True), (200, False)])
+def test_a_threshold_that_the_type_does_not_reach(threshold, fires):
+    states = CapturedStates("conv", keep_raw=True, threshold=threshold)
+    states.record(np.array([[-128, 127]], np.int8), -1)
+    assert states.states.tolist() == [[fires, fires]]
 
 
 def test_bits_of_bfloat16():
@@ -228,16 +238,25 @@ def test_a_copy_counts_for_itself(duplicate):
 
 
 def test_several_threads_may_record():
-    images = activations(n_samples=64)
+    images = activations(n_samples=400)
     states = CapturedStates("conv", keep_raw=True)
-    threads = [
-        threading.Thread(target=lambda part=part: [states.record(x[None], 1) for x in part])
-        for part in np.split(images, 4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together = threading.Barrier(4)
+
+    def record(part):
+        together.wait()
+        for image in part:
+            states.record(image[None], 1)
+
+    threads = [threading.Thread(target=record, args=(part,)) for part in np.split(images, 4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     expected = np.unique(packed(images), axis=0, return_counts=True)[1]
     np.testing.assert_array_equal(states.counts(), expected)
-    np.testing.assert_array_equal(states.counts(range(64)), expected)
+    np.testing.assert_array_equal(states.counts(range(400)), expected)

@@ -2,9 +2,11 @@
 
 import copy
 import json
+import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,7 @@ def test_a_batch_cut_short_is_dropped(tmp_path, lost):
     else:
         data.write_bytes(data.read_bytes() + b"abc")
     states = capture(tmp_path, resume=True)
+    assert data.stat().st_size == states.state_count * 3
     whole = [images(4)] if "line" in lost else [images(4), images(3, 1)]
     assert_same(states, in_memory(*whole))
     states.record(images(5, 2), 1)
@@ -117,26 +120,39 @@ def test_a_process_that_is_killed_leaves_its_whole_batches(tmp_path):
     assert_same(capture(tmp_path, resume=True), in_memory(images(4)))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE to run out of room")
-def test_no_room_on_disk_loses_nothing_of_earlier_batches(tmp_path):
-    import resource
-    import signal
-
-    states = capture(tmp_path, images(4), images(3, 1))
+@contextmanager
+def room_for(n_bytes):
+    """Let no file grow beyond so many bytes."""
+    resource = pytest.importorskip("resource", reason="needs RLIMIT_FSIZE to run out of room")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
     try:
-        with pytest.raises(ProbeError, match=r"'block/conv:1'.*could not be stored.*42 states"):
-            states.record(images(60, 2), 1)
-        # What doesn't fit leaves room for what does.
-        states.record(images(2, 3), 1)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_no_room_on_disk_loses_nothing_of_earlier_batches(tmp_path):
+    states = capture(tmp_path, images(4), images(3, 1))
+    with room_for(500):
+        with pytest.raises(ProbeError, match=r"'block/conv:1'.*could not be stored.*42 states"):
+            states.record(images(60, 2), 1)
+        # What doesn't fit leaves room for what does.
+        assert (tmp_path / "block%2Fconv%3A1.states").stat().st_size == 42 * 3
+        states.record(images(2, 3), 1)
     expected = in_memory(images(4), images(3, 1), images(2, 3))
     assert_same(states, expected)
     assert_same(capture(tmp_path, resume=True), expected)
+
+
+def test_no_room_for_the_first_batch(tmp_path):
+    states = capture(tmp_path)
+    with room_for(20), pytest.raises(ProbeError, match="The 0 states"):
+        states.record(images(4), 1)
+    states.record(images(3, 1), 1)
+    assert_same(capture(tmp_path, resume=True), in_memory(images(3, 1)))
 
 
 def test_a_batch_that_cannot_be_counted_is_not_stored(tmp_path, monkeypatch):
