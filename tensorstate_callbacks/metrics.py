@@ -1,7 +1,7 @@
 """Entropies and accuracy in; efficiency, network efficiency and aIQ out."""
 
 import math
-from collections.abc import Iterable
+from typing import Any
 
 
 def efficiency(entropy_bits: float, n_neurons: int) -> float:
@@ -35,23 +35,36 @@ def efficiency(entropy_bits: float, n_neurons: int) -> float:
     return min(entropy_bits / n_neurons, 1.0)
 
 
-def network_efficiency(efficiencies: Iterable[float]) -> float:
+def network_efficiency(efficiencies: Any) -> float:
     """Return the network efficiency: the geometric mean of its layers' efficiencies.
 
     Args:
-        efficiencies: One share (0 to 1) per layer.
+        efficiencies: One share (0 to 1) per layer, in any iterable; or a model that
+            `build_efficiency_model` made, after it has seen data.
 
     Returns:
         A share between 0 and 1; 0 as soon as one layer's efficiency is 0.
 
     Raises:
+        StatesNotAvailableError: A layer of the model has captured nothing.
+        TypeError: It is a model without capture points, or no iterable of numbers.
         ValueError: There is no layer, or a value is not a share.
 
     Example:
         >>> network_efficiency([0.25, 1.0])
         0.5
     """
-    values = [float(value) for value in efficiencies]
+    layers = getattr(efficiencies, "efficiency_layers", None)
+    try:
+        if layers is not None:
+            values = [layer.efficiency() for layer in layers]
+        else:
+            values = [float(value) for value in efficiencies]
+    except TypeError as error:
+        raise TypeError(
+            "network_efficiency takes efficiencies, or a model from build_efficiency_model; got "
+            f"{type(efficiencies).__name__}"
+        ) from error
     if not values:
         raise ValueError("network efficiency needs at least one layer's efficiency; got none")
     for value in values:

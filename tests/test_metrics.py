@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -47,6 +48,27 @@ def test_network_efficiency_does_not_depend_on_the_order_of_layers(shares, rando
 def test_network_efficiency_refuses_what_are_no_shares(shares):
     with pytest.raises(ValueError, match=r"efficiency"):
         network_efficiency(shares)
+
+
+class Model(list):
+    """What build_efficiency_model gives: here one that can be iterated over, like Sequential."""
+
+    def __init__(self, efficiencies):
+        super().__init__(["layer"])
+        self.efficiency_layers = [
+            SimpleNamespace(efficiency=lambda value=value: value) for value in efficiencies
+        ]
+
+
+def test_network_efficiency_of_a_model():
+    assert network_efficiency(Model([0.1, 0.4, 0.2])) == network_efficiency([0.1, 0.4, 0.2])
+    assert network_efficiency(share for share in (0.25, 1.0)) == 0.5
+
+
+@pytest.mark.parametrize("model", [object(), [object()], ["0.5x"], 0.5, None])
+def test_network_efficiency_of_something_else(model):
+    with pytest.raises((TypeError, ValueError), match="network_efficiency takes|0.5x"):
+        network_efficiency(model)
 
 
 def test_aiq_of_a_hand_calculation():
