@@ -12,8 +12,8 @@ from tensorstate_callbacks.lightning.window import Window, fit_epoch
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Accuracy, Method, Settings
+from tensorstate_callbacks.torch.calls import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxis
-from tensorstate_callbacks.torch.hooks import OutputFn
 from tensorstate_callbacks.torch.layers import pick_layers
 from tensorstate_callbacks.torch.record import Recording
 from tensorstate_callbacks.warn_once import WarnOnce

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +12,14 @@ from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.recorder import Recorder
 from tensorstate_callbacks.settings import Settings
 from tensorstate_callbacks.torch.activations import find_tensor, to_host
+from tensorstate_callbacks.torch.calls import (
+    OutputFn,
+    given_out,
+    is_first_run,
+    is_symbolic,
+    taken_in,
+)
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
-
-OutputFn: TypeAlias = Callable[[str, Any], torch.Tensor | None]
 
 
 class Hook:
@@ -29,8 +34,8 @@ class Hook:
 
     def __call__(self, *args: Any) -> None:
         """Look at a module's call; the return value None leaves the call as it is."""
-        # While a graph is traced there are no numbers, and ours are no part of the user's graph.
-        if not (torch.compiler.is_compiling() or _is_tracing()):
+        # While a graph is compiled there are no numbers, and ours are no part of the user's graph.
+        if not torch.compiler.is_compiling():
             self._see(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -94,7 +99,7 @@ class Watch:
     ) -> None:
         if not self._looks():
             return
-        tensor = find_tensor((args, dict(kwargs)))
+        tensor = taken_in(args, kwargs)
         if tensor is None:
             raise ProbeError(f"layer {name!r} was called without a tensor: exclude it")
         self._count(probe, tensor, partial(self._axes.of_input, name, module))
@@ -104,15 +109,8 @@ class Watch:
     ) -> None:
         if not self._looks():
             return
-        tensor = None if self._output_fn is None else self._output_fn(name, output)
-        if tensor is None:
-            tensor = find_tensor(output)
-        if tensor is None:
-            raise ProbeError(
-                f"layer {name!r} gave a {type(output).__name__} without a tensor in it: exclude "
-                "it, or give output_fn=(name, output) -> tensor"
-            )
-        source = find_tensor((args, dict(kwargs)))
+        tensor = given_out(name, output, self._output_fn)
+        source = taken_in(args, kwargs)
         self._count(name, tensor, partial(self._axes.of_output, name, module, source))
 
     def _see_axis(
@@ -120,10 +118,10 @@ class Watch:
     ) -> None:
         tensor = find_tensor(output) if self._looks() else None
         if tensor is not None:
-            self._axes.note(module, find_tensor((args, dict(kwargs))), tensor)
+            self._axes.note(module, taken_in(args, kwargs), tensor)
 
     def _count(self, probe: str, tensor: torch.Tensor, axis: Callable[[Any], int]) -> None:
-        if tensor.is_meta:
+        if is_symbolic(tensor):
             return
         try:
             channel_axis = axis(tensor)
@@ -133,12 +131,7 @@ class Watch:
         self._recorder.observe(probe, array.values, channel_axis, bfloat16=array.bfloat16)
 
     def _looks(self) -> bool:
-        # Checkpointing runs the forward pass again inside the backward pass: not a new state.
-        return self.active and torch._C._current_graph_task_id() == -1
-
-
-def _is_tracing() -> bool:
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+        return self.active and is_first_run()
 
 
 def _idle_hook() -> Callable[..., None]:

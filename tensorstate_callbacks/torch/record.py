@@ -12,9 +12,10 @@ from tensorstate_callbacks.recorder import Recorder
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Method, Settings
+from tensorstate_callbacks.torch.calls import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes, ChannelAxis
 from tensorstate_callbacks.torch.eager import forced_eager
-from tensorstate_callbacks.torch.hooks import OutputFn, Watch
+from tensorstate_callbacks.torch.hooks import Watch
 from tensorstate_callbacks.torch.layers import pick_layers
 
 

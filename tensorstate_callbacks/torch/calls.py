@@ -1,0 +1,53 @@
+"""A module's call, as PyTorch shows it to hooks, in; the tensor in it that counts out."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+
+from tensorstate_callbacks.errors import ProbeError
+from tensorstate_callbacks.torch.activations import find_tensor
+
+OutputFn: TypeAlias = Callable[[str, Any], torch.Tensor | None]
+
+
+def taken_in(args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """Return the first tensor among a call's arguments, or None."""
+    return find_tensor((args, dict(kwargs)))
+
+
+def given_out(name: str, output: Any, output_fn: OutputFn | None) -> torch.Tensor:
+    """Return the tensor that holds the activations in what a module gave.
+
+    Args:
+        name: The layer.
+        output: What it gave.
+        output_fn: `(name, output)` to the tensor, or None to leave it to `find_tensor`.
+
+    Raises:
+        ProbeError: There is none.
+    """
+    tensor = None if output_fn is None else output_fn(name, output)
+    if tensor is None:
+        tensor = find_tensor(output)
+    if tensor is None:
+        raise ProbeError(
+            f"layer {name!r} gave a {type(output).__name__} without a tensor in it: exclude "
+            "it, or give output_fn=(name, output) -> tensor"
+        )
+    return tensor
+
+
+def is_first_run() -> bool:
+    """Tell a call of the model's from one that repeats it or only writes it down.
+
+    Checkpointing runs the forward pass again inside the backward pass; `torch.jit.trace` runs it
+    to see what it does.
+    """
+    return torch._C._current_graph_task_id() == -1 and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
+def is_symbolic(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor has a shape but no numbers: on `meta`, or while a graph is exported."""
+    # By its name: its module is no public one, and not always loaded.
+    return tensor.is_meta or type(tensor).__name__ == "FakeTensor"
