@@ -29,7 +29,7 @@ FLOW = [
     ["accuracy", "captured_states"],
     ["evaluation"],
     ["torch", "keras"],
-    ["lightning"],
+    ["lightning", "efficiency_model"],
 ]
 ROOM = {name: level for level, names in enumerate(FLOW) for name in names}
 

@@ -5,5 +5,6 @@ from tensorstate_callbacks._optional import require
 require("torch", extra="lightning", purpose="tensorstate_callbacks.torch")
 
 from tensorstate_callbacks.torch.record import Recording, record  # noqa: E402
+from tensorstate_callbacks.torch.state_capture import StateCaptureHook  # noqa: E402
 
-__all__ = ["Recording", "record"]
+__all__ = ["Recording", "StateCaptureHook", "record"]

@@ -88,6 +88,14 @@ class ChannelAxes:
         self._given = _check_given(given, layers)
         self._known: Any = WeakTensorKeyDictionary()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is known of tensors is for this moment; a copy of the model begins anew.
+        return {"_given": self._given}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._given = state["_given"]
+        self._known = WeakTensorKeyDictionary()
+
     def need_producers(self, modules: Iterable[nn.Module]) -> bool:
         """Tell whether some of these modules' axes depend on what came before them."""
         return not _is_axis(self._given) and any(_rule(type(m)) is None for m in modules)
