@@ -18,6 +18,7 @@ def build_efficiency_model(
     *,
     keep_raw: bool = False,
     threshold: float = 0.0,
+    resume: bool = False,
 ) -> Any:
     """Have some of a model's layers capture their states whenever it runs.
 
@@ -37,8 +38,10 @@ def build_efficiency_model(
             `raw_states`, instead of memory.
         keep_raw: Keep them in memory.
         threshold: A neuron fires where its activation is above it; finite.
+        resume: Go on with what `storage_path` holds of an earlier run, up to its last whole batch.
 
     Raises:
+        FileExistsError: `storage_path` holds states of an earlier run, and `resume` isn't set.
         NoLayerMatchedError: Nothing matched; the message lists what the model has.
         TypeError: The model or another argument is of the wrong kind.
         ValueError: An argument is out of its range.
@@ -52,7 +55,16 @@ def build_efficiency_model(
         [('0_post_states', 10)]
     """
     half = _half(model)
-    return half.build(model, attach_to, exclude, method, storage_path, keep_raw, threshold)
+    return half.build(
+        model,
+        attach_to,
+        exclude,
+        method,
+        storage_path,
+        keep_raw=keep_raw,
+        threshold=threshold,
+        resume=resume,
+    )
 
 
 def reset_efficiency_model(model: Any) -> None:

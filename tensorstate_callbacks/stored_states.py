@@ -54,20 +54,23 @@ class StoredStates:
                 f"{self._states} holds states that {name!r} captured earlier: take another "
                 "storage_path, remove the file and its journal, or go on with it by resume=True"
             )
-        self._states.touch()
-        self._journal.touch()
+        self._own = there
         if there:
             self._resume()
 
     def begin(self, n_neurons: int) -> None:
         """Get ready for states of so many neurons."""
         if self.n_neurons is None:
+            # Not before there is something to store; another capture may have begun meanwhile.
+            self._states.touch(exist_ok=self._own)
+            self._journal.touch(exist_ok=self._own)
             header = {
                 "version": _VERSION,
                 "name": self._name,
                 "neurons": n_neurons,
                 "threshold": self._threshold,
             }
+            self._own = True  # From here on the files are this capture's own.
             _append(self._journal, self._journal.stat().st_size, _line(header))
             self.n_neurons = n_neurons
 
@@ -104,9 +107,9 @@ class StoredStates:
 
     def clear(self) -> None:
         """Forget everything, on disk too."""
-        os.truncate(self._journal, 0)
-        os.truncate(self._states, 0)
-        self._batches, self.n_neurons = [], None
+        self._states.unlink(missing_ok=True)
+        self._journal.unlink(missing_ok=True)
+        self._batches, self.n_neurons, self._own = [], None, False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Two captures must not write into the same files.
@@ -117,6 +120,9 @@ class StoredStates:
         return -(-(self.n_neurons or 0) // 8)
 
     def _resume(self) -> None:
+        # One may be missing, if the crash came between the two.
+        self._states.touch()
+        self._journal.touch()
         text = self._journal.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
         try:

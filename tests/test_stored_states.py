@@ -73,6 +73,30 @@ def test_an_earlier_capture_is_not_mixed_in(tmp_path):
     assert capture(tmp_path, resume=True).state_count == 24
 
 
+def test_a_capture_that_saw_nothing_leaves_no_files(tmp_path):
+    states = capture(tmp_path)
+    assert files(tmp_path) == []
+    states.reset_states()
+    assert_same(capture(tmp_path, images(4)), in_memory(images(4)))
+
+
+def test_two_captures_that_begin_together_are_not_mixed(tmp_path):
+    states, other = capture(tmp_path), capture(tmp_path)
+    states.record(images(4), 1)
+    with pytest.raises(ProbeError, match="could not be stored.*exists"):
+        other.record(images(4), 1)
+    assert_same(states, in_memory(images(4)))
+
+
+@pytest.mark.parametrize("missing", ["journal", "states"])
+def test_a_crash_before_the_first_batch(tmp_path, missing):
+    capture(tmp_path, images(4))
+    (tmp_path / f"block%2Fconv%3A1.{missing}").unlink()
+    (tmp_path / "block%2Fconv%3A1.journal").unlink(missing_ok=True)
+    states = capture(tmp_path, images(3, 1), resume=True)
+    assert_same(states, in_memory(images(3, 1)))
+
+
 def test_resuming_nothing_starts_anew(tmp_path):
     states = capture(tmp_path, images(4), resume=True)
     assert_same(states, in_memory(images(4)))
@@ -191,7 +215,7 @@ def test_what_cannot_be_resumed_says_why(tmp_path):
 def test_reset_forgets_what_is_on_disk(tmp_path):
     states = capture(tmp_path, images(4))
     states.reset_states()
-    assert [path.stat().st_size for path in tmp_path.iterdir()] == [0, 0]
+    assert files(tmp_path) == []
     states.record(np.ones((3, 7)), -1)
     assert capture(tmp_path, resume=True).max_entropy() == 7.0
 

@@ -156,6 +156,10 @@ def test_raw_states_are_kept_in_memory_or_in_a_folder(tmp_path: Path) -> None:
         build_efficiency_model(model, "Conv2d", storage_path=tmp_path)
     assert all_hooks(model) == before
     assert not hasattr(model, "efficiency_layers")
+    build_efficiency_model(model, "Conv2d", storage_path=tmp_path, resume=True)
+    model(images())
+    for a, b in zip(kept.efficiency_layers, model.efficiency_layers, strict=True):
+        assert (b.counts() == 2 * a.counts()).all()
 
 
 class Net(nn.Module):

@@ -25,9 +25,10 @@ def build(
     exclude: Patterns = (),
     method: Method = "after",
     storage_path: str | os.PathLike[str] | None = None,
+    *,
     keep_raw: bool = False,
     threshold: float = 0.0,
-    *,
+    resume: bool = False,
     channel_axis: ChannelAxis = None,
     output_fn: OutputFn | None = None,
 ) -> nn.Module:
@@ -44,6 +45,7 @@ def build(
         storage_path: Folder in which all states are kept in the order of observation.
         keep_raw: Keep them in memory.
         threshold: A neuron fires where its activation is above it; finite.
+        resume: Go on with what the folder holds of an earlier run.
         channel_axis: See `torch.record`.
         output_fn: See `torch.record`.
 
@@ -52,6 +54,7 @@ def build(
         pass as soon as it has run, before that in the order the model has its layers.
 
     Raises:
+        FileExistsError: The folder holds states of an earlier run, and `resume` isn't set.
         NoLayerMatchedError: No layer matched; the message lists what the model has.
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of its range, or not that of the hooks that are there.
@@ -73,7 +76,9 @@ def build(
         for probe, is_input in ((before, True), (after, False)):
             hook_name = f"{name}_{'pre' if is_input else 'post'}_states"
             if probe is not None and hook_name not in there:
-                hook = PlacedHook(hook_name, layers, axes, output_fn=output_fn, **options)
+                hook = PlacedHook(
+                    hook_name, layers, axes, output_fn=output_fn, resume=resume, **options
+                )
                 wanted.append((layer, hook, is_input))
     with ExitStack() as stack:
         handles = []
