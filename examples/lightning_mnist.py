@@ -12,10 +12,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorBoard's writer may load TensorFlow
 
-import numpy as np
 import torch
 from digits import (
-    Digits,
     EpochProgress,
     load_digits,
     parse_arguments,
@@ -23,36 +21,18 @@ from digits import (
     print_result,
     run_name,
 )
+from lenet5_torch import LeNet5, load_full, loader, optimizer_of
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
 
 import tensorstate_callbacks
 
 
-class LeNet5(LightningModule):
-    """LeNet-5 with 20, 50 and 100 neurons."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv_1, self.norm_1 = nn.Conv2d(1, 20, 5), nn.BatchNorm2d(20)
-        self.conv_2, self.norm_2 = nn.Conv2d(20, 50, 5), nn.BatchNorm2d(50)
-        self.conv_3, self.norm_3 = nn.Conv2d(50, 100, 4), nn.BatchNorm2d(100)
-        self.pred = nn.Linear(100, 10)
-        for layer in (self.conv_1, self.conv_2, self.conv_3, self.pred):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Turn images of shape `(N, 1, 28, 28)` into logits of shape `(N, 10)`."""
-        x = functional.max_pool2d(self.norm_1(functional.elu(self.conv_1(images))), 2)
-        x = functional.max_pool2d(self.norm_2(functional.elu(self.conv_2(x))), 2)
-        x = self.norm_3(functional.elu(self.conv_3(x)))
-        logits: Tensor = self.pred(x.flatten(1))
-        return logits
+class DigitReader(LightningModule, LeNet5):
+    """LeNet-5 with its training."""
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """Return the loss of a batch."""
@@ -70,9 +50,7 @@ class LeNet5(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return SGD with Nesterov momentum and L2 regularization."""
-        return torch.optim.SGD(
-            self.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=0.0005
-        )
+        return optimizer_of(self)
 
 
 class EpochLines(Callback):
@@ -89,25 +67,6 @@ class EpochLines(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the bar by the figures of the validation pass."""
         self._progress.close(trainer.callback_metrics)
-
-
-def load_full() -> Digits:
-    """Download MNIST with torchvision."""
-    try:
-        from torchvision.datasets import MNIST
-    except ModuleNotFoundError as error:
-        raise SystemExit("--data full needs torchvision: pip install torchvision") from error
-    parts: list[Any] = []
-    for train in (True, False):
-        digits = MNIST(os.path.join(torch.hub.get_dir(), "mnist"), train=train, download=True)
-        parts += [(digits.data.numpy() / 255).astype(np.float32), digits.targets.numpy()]
-    return Digits(*parts)
-
-
-def loader(images: Any, labels: Any, batch_size: int, *, shuffle: bool) -> DataLoader[Any]:
-    """Serve the digits in batches."""
-    dataset = TensorDataset(torch.from_numpy(images)[:, None], torch.from_numpy(labels))
-    return DataLoader(dataset, batch_size, shuffle=shuffle)
 
 
 def main() -> None:
@@ -142,7 +101,7 @@ def main() -> None:
         log_every_n_steps=10,
     )
     trainer.fit(
-        LeNet5(),
+        DigitReader(),
         loader(digits.x_train, digits.y_train, arguments.batch_size, shuffle=True),
         loader(digits.x_val, digits.y_val, arguments.batch_size, shuffle=False),
     )

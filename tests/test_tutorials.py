@@ -1,0 +1,81 @@
+"""TensorState's tutorials and the states of classes, run as a user runs them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tensorstate_callbacks as ts
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name, folder, *arguments):
+    command = [sys.executable, EXAMPLES / f"{name}.py", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("framework", ["pytorch"])
+def test_tutorial_tells_counts_efficiencies_and_aiq(framework, tmp_path):
+    words = run(f"tensorstate_tutorial_{framework}", tmp_path, "--epochs", "1")
+    counts = dict(re.findall(r"Layer (\S+) number of states: (\d+)", words))
+    # 1,000 digits, 24 x 24, 8 x 8 and 1 positions.
+    assert counts == {
+        "conv_1_post_states": "576000",
+        "conv_2_post_states": "64000",
+        "conv_3_post_states": "1000",
+    }
+    layers = re.findall(r"Layer (\S+) efficiency: ([\d.]+)% \([\d.]+ s\)", words)
+    assert [name for name, _ in layers] == list(counts)
+    efficiencies = [float(percent) / 100 for _, percent in layers]
+    # Nearly all of the 1,000 states of conv_3 differ: log2(1000) of 100 bits.
+    assert efficiencies[2] == pytest.approx(0.0997, abs=6e-4)
+    network, accuracy, aiq = (
+        float(re.search(rf"^{name}: ([\d.]+)%$", words, re.MULTILINE)[1]) / 100
+        for name in ("Network efficiency", "Network accuracy", "aIQ")
+    )
+    assert network == pytest.approx(np.prod(efficiencies) ** (1 / 3), abs=1e-3)
+    assert "Beta: 2" in words
+    assert aiq == pytest.approx((network * accuracy**2) ** (1 / 3), abs=1e-3)
+    printed = re.search(r"epoch +1  accuracy ([\d.]+)  \(", words)
+    assert float(printed[1]) == pytest.approx(accuracy, abs=6e-4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ten_thousand_images_have_the_tutorials_numbers_of_states(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from lenet5_torch import LeNet5
+
+    model = ts.build_efficiency_model(LeNet5().eval(), attach_to=["Conv2d"], method="after")
+    with torch.no_grad():
+        for _ in range(10):
+            model(torch.rand(1000, 1, 28, 28))
+    counts = [layer.state_count for layer in model.efficiency_layers]
+    assert counts == [5_760_000, 640_000, 10_000]
+
+
+def test_states_of_classes_are_told_and_drawn(tmp_path):
+    words = run("class_states", tmp_path, "--epochs", "1")
+    for n_states, positions in (("576,000", 576), ("64,000", 64), ("1,000", 1)):
+        part = words[words.index(f": {n_states} states") :]
+        rows = re.findall(r"^ +(\d) +([\d,]+) +([\d,]+) +([\d.]+) +([\d.]+)$", part, re.MULTILINE)
+        # The validation digits are 100 of each class.
+        assert [(int(row[0]), int(row[1].replace(",", ""))) for row in rows[:10]] == [
+            (digit, 100 * positions) for digit in range(10)
+        ]
+    assert (tmp_path / "runs/class_states/class_states.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_overlap_of_classes_is_the_sum_of_smaller_shares(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from class_states import overlaps
+
+    counts = np.array([[2, 2, 0, 0], [1, 0, 3, 0], [0, 0, 0, 5]], np.uint64)
+    expected = [[1, 0.25, 0], [0.25, 1, 0], [0, 0, 1]]
+    np.testing.assert_allclose(overlaps(counts), expected, atol=1e-15)
