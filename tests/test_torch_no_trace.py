@@ -58,6 +58,19 @@ def test_hooks_of_the_user_survive_and_ours_are_gone(
     assert all_hooks(model) == before
 
 
+def test_hooks_hung_and_taken_off_while_recording_are_the_users() -> None:
+    model = small_net()
+    early = model[0].register_forward_hook(lambda *_: None)
+    with record(model, "ReLU", method="both"):
+        late, handle = collect(model[0])
+        early.remove()
+        model(images(2))
+    assert list(model[0]._forward_hooks) == [handle.id]
+    assert len(late) == 1
+    handle.remove()
+    assert not any(any(hooks) for hooks in all_hooks(model))
+
+
 def test_error_in_a_probe_names_the_layer_and_leaves_the_model_clean() -> None:
     class Complex(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
 from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.torch.activations import find_tensor
@@ -51,3 +52,8 @@ def is_symbolic(tensor: torch.Tensor) -> bool:
     """Tell whether a tensor has a shape but no numbers: on `meta`, or while a graph is exported."""
     # By its name: its module is no public one, and not always loaded.
     return tensor.is_meta or type(tensor).__name__ == "FakeTensor"
+
+
+def takes_hooks(module: nn.Module) -> bool:
+    """Tell whether hooks can be hung on a module; TorchScript takes none."""
+    return not isinstance(module, torch.jit.RecursiveScriptModule)  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from torch import nn
 
 from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Method, Settings
-from tensorstate_callbacks.torch.calls import OutputFn
+from tensorstate_callbacks.torch.calls import OutputFn, takes_hooks
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes, ChannelAxis
 from tensorstate_callbacks.torch.eager import warn_if_compiled
 from tensorstate_callbacks.torch.efficiency_layers import AxisHook, EfficiencyLayers, PlacedHook
@@ -57,13 +57,17 @@ def build(
         FileExistsError: The folder holds states of an earlier run, and `resume` isn't set.
         NoLayerMatchedError: No layer matched; the message lists what the model has.
         TypeError: An argument is of the wrong kind.
-        ValueError: An argument is out of its range, or not that of the hooks that are there.
+        ValueError: An argument is out of its range, or not that of the hooks that are there; or a
+            layer is TorchScript, which calls no hooks.
 
     Warns:
         TensorStateWarning: The model is compiled, and may not call its hooks.
     """
     settings = Settings(attach_to=attach_to, exclude=exclude, method=method, threshold=threshold)
     picked = pick_layers(model, attach_to, exclude)
+    for name, layer in picked.items():
+        if not takes_hooks(layer):
+            raise ValueError(f"the layer {name!r} is TorchScript, which calls no hooks: exclude it")
     warn_if_compiled(model)
     options = {"threshold": threshold, "keep_raw": keep_raw, "storage_path": storage_path}
     layers = _present(model, options) or EfficiencyLayers(options)
@@ -83,7 +87,7 @@ def build(
     with ExitStack() as stack:
         handles = []
         if wanted and axes.need_producers(picked.values()):
-            for module in model.modules():
+            for module in filter(takes_hooks, model.modules()):
                 handles.append(module.register_forward_hook(AxisHook(axes), with_kwargs=True))
                 stack.callback(handles[-1].remove)
         for layer, hook, is_input in wanted:

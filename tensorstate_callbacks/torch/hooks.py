@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.recorder import Recorder
@@ -18,8 +19,10 @@ from tensorstate_callbacks.torch.calls import (
     is_first_run,
     is_symbolic,
     taken_in,
+    takes_hooks,
 )
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
+from tensorstate_callbacks.torch.transforms import plain
 
 
 class Hook:
@@ -78,20 +81,20 @@ class Watch:
     def on(self, model: nn.Module) -> Iterator[None]:
         """Hook the probed modules, and those before them where their axes depend on it."""
         with ExitStack() as stack:
+
+            def hang(register: Callable[..., RemovableHandle], see: Callable[..., None]) -> None:
+                stack.callback(register(Hook(see), with_kwargs=True).remove)
+
             if self._axes.need_producers(self._layers.values()):
-                for module in model.modules():
-                    handle = module.register_forward_hook(Hook(self._see_axis), with_kwargs=True)
-                    stack.callback(handle.remove)
+                for module in filter(takes_hooks, model.modules()):
+                    hang(module.register_forward_hook, self._see_axis)
             for name, layer in self._layers.items():
                 before, after = self._settings.probe_names(name)
-                if before is not None:
-                    hook = Hook(partial(self._see_input, before, name))
-                    handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
-                    stack.callback(handle.remove)
-                if after is not None:
-                    hook = Hook(partial(self._see_output, after))
-                    handle = layer.register_forward_hook(hook, with_kwargs=True)
-                    stack.callback(handle.remove)
+                # Without hooks it will be found to have seen nothing, which is warned of.
+                if before is not None and takes_hooks(layer):
+                    hang(layer.register_forward_pre_hook, partial(self._see_input, before, name))
+                if after is not None and takes_hooks(layer):
+                    hang(layer.register_forward_hook, partial(self._see_output, after))
             yield
 
     def _see_input(
@@ -124,8 +127,8 @@ class Watch:
         if is_symbolic(tensor):
             return
         try:
-            channel_axis = axis(tensor)
-            array = to_host(tensor)
+            with plain(tensor, axis(tensor)) as (tensor, channel_axis):
+                array = to_host(tensor)
         except (TypeError, RuntimeError) as error:
             raise ProbeError(f"layer {probe!r} could not be counted: {error}") from error
         self._recorder.observe(probe, array.values, channel_axis, bfloat16=array.bfloat16)

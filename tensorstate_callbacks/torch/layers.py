@@ -1,5 +1,6 @@
 """A PyTorch model in, its layers under the names that users know out."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from tensorstate_callbacks.errors import NoLayerMatchedError, TensorStateWarning
 from tensorstate_callbacks.selection import Patterns, matches, select_layers
 
 # What torch.compile, FSDP and activation checkpointing put between a module and its name.
@@ -21,11 +23,37 @@ def pick_layers(
     Raises:
         NoLayerMatchedError: No layer is left; the message lists what the model has.
         TypeError: The model is no module, or a pattern is of the wrong kind.
+
+    Warns:
+        TensorStateWarning: A layer was left out, since its module uses its weights without calling
+            it.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model must be a torch.nn.Module; got {type(model).__name__}")
     layers = named_layers(model)
-    return select_layers(layers, attach_to, exclude, default=default_names(layers))
+    picked = select_layers(layers, attach_to, exclude, default=default_names(layers))
+    return _without_bypassed(model, picked)
+
+
+def _without_bypassed(model: nn.Module, picked: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    bypassed = {
+        id(module.out_proj)
+        for module in model.modules()
+        if isinstance(module, nn.MultiheadAttention)
+        and type(module).forward is nn.MultiheadAttention.forward
+    }
+    left_out = [name for name, layer in picked.items() if id(layer) in bypassed]
+    if not left_out:
+        return picked
+    text = (
+        f"{', '.join(left_out)}: MultiheadAttention uses the weights of this layer without calling "
+        "it. Attach to the MultiheadAttention itself, whose output is the same, and exclude "
+        "'*.out_proj'"
+    )
+    if len(left_out) == len(picked):
+        raise NoLayerMatchedError(text)
+    warnings.warn(f"left out {text}", TensorStateWarning, stacklevel=3)
+    return {name: layer for name, layer in picked.items() if name not in left_out}
 
 
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:

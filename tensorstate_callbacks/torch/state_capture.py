@@ -18,6 +18,7 @@ from tensorstate_callbacks.torch.calls import (
     taken_in,
 )
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
+from tensorstate_callbacks.torch.transforms import plain
 
 HookAxis: TypeAlias = int | Callable[[str, nn.Module, torch.Tensor], int | None] | None
 
@@ -119,7 +120,8 @@ class StateCaptureHook(CapturedStates):
                 axis = self._axes.of_output(self.name, module, source, tensor)
             else:
                 axis = self._axes.of_input(self.name, module, tensor)
-            array = to_host(tensor)
+            with plain(tensor, axis) as (tensor, axis):
+                array = to_host(tensor)
         except (TypeError, RuntimeError) as error:
             raise ProbeError(f"layer {self.name!r} could not be counted: {error}") from error
         self.record(array.values, axis, bfloat16=array.bfloat16)

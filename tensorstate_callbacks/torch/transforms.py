@@ -1,0 +1,37 @@
+"""A tensor inside `torch.func` transforms (vmap, grad, jvp) in; its numbers as plain memory out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_functorch = torch._C._functorch
+
+
+@contextmanager
+def plain(tensor: torch.Tensor, channel_axis: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """Give the tensor that a transform wraps, and the axis in it, while the block is open.
+
+    What vmap runs over at once becomes the first axis, so its samples are counted like any others.
+    Outside of transforms both stay as they are.
+
+    Args:
+        tensor: Any tensor.
+        channel_axis: An axis of it; may be negative.
+    """
+    if _functorch.peek_interpreter_stack() is None:
+        yield tensor, channel_axis
+        return
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    # Otherwise whatever is done with the tensor would be transformed too.
+    with temporarily_clear_interpreter_stack():
+        while _functorch.is_functorch_wrapped_tensor(tensor):
+            if not -tensor.ndim <= channel_axis < tensor.ndim:
+                raise RuntimeError(f"{tensor.ndim} axes have no axis {channel_axis}")
+            channel_axis = channel_axis % tensor.ndim - tensor.ndim
+            mapped = _functorch.maybe_get_bdim(tensor)
+            tensor = _functorch.get_unwrapped(tensor)
+            if mapped >= 0:
+                tensor = tensor.movedim(mapped, 0)
+        yield tensor, channel_axis
