@@ -1,5 +1,7 @@
 """Compiled models: full counts while recording, and the user's graphs untouched afterwards."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -57,8 +59,26 @@ def compiled_inside(model: Net, backend: Any) -> nn.Module:
     return model
 
 
+def compiled_function(model: Net, backend: Any) -> Any:
+    class Calls(nn.Module):
+        """Stands for the function: its layers are those of the model."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = model.first, model.second
+            self.call = torch.compile(lambda x: model(x), backend=backend)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.call(x)
+
+    return Calls()
+
+
+HOW = [compiled_whole, compiled_in_place, compiled_inside, compiled_function]
+
+
 @can_force
-@pytest.mark.parametrize("compiled", [compiled_whole, compiled_in_place, compiled_inside])
+@pytest.mark.parametrize("compiled", HOW)
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
 def test_compiled_model_is_counted_in_full_and_not_compiled_again(
     compiled: Any, warm: bool
@@ -80,6 +100,65 @@ def test_compiled_model_is_counted_in_full_and_not_compiled_again(
         "first": 216,
         "second": 96,
     }
+
+
+@can_force
+@pytest.mark.parametrize("compiled", HOW)
+def test_model_compiled_while_recording_is_counted_in_full(compiled: Any) -> None:
+    torch.compiler.reset()
+    compiler, model = Compiler(), net()
+    with torch.no_grad():
+        with record(model, "Conv2d") as recording:
+            model(DATA)
+            late = compiled(model, compiler)
+            late(DATA)
+        assert compiler.n_graphs == 0
+        for _ in range(2):
+            late(DATA)
+        assert compiler.n_graphs == 1
+    assert [c.n_states for c in recording.counters.values()] == [2 * 216, 2 * 96]
+
+
+@can_force
+def test_graphs_compiled_for_several_shapes_stay() -> None:
+    torch.compiler.reset()
+    compiler = Compiler()
+    model = torch.compile(net(), backend=compiler, dynamic=False)
+    batches = [DATA, DATA[:4], DATA[:3]]
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+        with record(model, "Conv2d") as recording:  # type: ignore[arg-type]
+            for batch in [*batches, DATA[:2]]:
+                model(batch)
+        for batch in batches:
+            model(batch)
+    assert compiler.n_graphs == 3
+    assert recording.counters["first"].n_states == 15 * 36
+
+
+@can_force
+def test_compiler_first_used_while_recording_is_a_warning() -> None:
+    code = """
+import sys, warnings, torch
+from tensorstate_callbacks.torch import record
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+    def forward(self, x):
+        return self.layer(x)
+model, data = Net(), torch.ones(4, 3)
+with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+    warnings.simplefilter("always")
+    with record(model, "Linear") as recording:
+        model(data)
+        assert "torch._dynamo" not in sys.modules
+        torch.compile(model, backend="eager")(data)
+print(recording.counters["layer"].n_states, *(w.message for w in caught))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "4 torch.compile was used for the first time while states were recorded" in done.stdout
 
 
 @can_force

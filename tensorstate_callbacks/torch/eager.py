@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,11 +24,18 @@ def forced_eager() -> Iterator[None]:
     Blocks may overlap in any order: the first that opens forces it, the last that closes ends it.
     Graphs that were compiled stay, and run again afterwards. Where torch can't force it (before
     2.6) nothing happens.
+
+    Warns:
+        TensorStateWarning: The compiler was used for the first time inside the block.
     """
     global _open
-    # Importing the compiler takes seconds, and nothing is compiled as long as it isn't there.
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+    if not hasattr(torch.compiler, "set_stance"):
         yield
+        return
+    # Importing the compiler takes seconds, and nothing is compiled as long as it isn't there.
+    if "torch._dynamo" not in sys.modules:
+        yield
+        _warn_if_just_compiled()
         return
     with _lock:
         if not _open:
@@ -40,6 +48,17 @@ def forced_eager() -> Iterator[None]:
             _open -= 1
             if not _open:
                 _forced.close()
+
+
+def _warn_if_just_compiled() -> None:
+    dynamo: Any = sys.modules.get("torch._dynamo")
+    if dynamo is not None and dynamo.utils.counters["frames"]:
+        warnings.warn(
+            "torch.compile was used for the first time while states were recorded: what ran "
+            "compiled has called no hooks, and its states are missing. Compile the model before",
+            TensorStateWarning,
+            stacklevel=2,
+        )
 
 
 def warn_if_compiled(model: nn.Module) -> None:
