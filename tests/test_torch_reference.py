@@ -4,7 +4,8 @@ import pytest
 import torch
 from lenet5_torch import REFERENCE, digits, trained_lenet5
 
-from tensorstate_callbacks.metrics import aIQ
+from tensorstate_callbacks import build_efficiency_model
+from tensorstate_callbacks.metrics import aIQ, network_efficiency
 from tensorstate_callbacks.torch import record
 
 
@@ -27,3 +28,26 @@ def test_lenet5_has_the_reference_figures() -> None:
     for beta, expected in REFERENCE["aiq"].items():
         value = aIQ(report.efficiency, report.accuracy or 0, float(beta))
         assert value == pytest.approx(expected, abs=1e-3)
+
+
+def test_efficiency_model_has_the_reference_figures() -> None:
+    model, (images, _) = build_efficiency_model(trained_lenet5(), attach_to="Conv2d"), digits()
+    with torch.inference_mode():
+        for batch in images.split(200):
+            model(batch)
+    for layer, (name, expected) in zip(
+        model.efficiency_layers, REFERENCE["layers"].items(), strict=True
+    ):
+        assert layer.name == f"{name}_post_states"
+        assert (layer.max_entropy(), layer.state_count) == (expected["neurons"], expected["states"])
+        # Rounding in the convolutions tips a few activations near 0.
+        assert len(layer.counts()) == pytest.approx(expected["distinct"], rel=1e-3)
+        assert layer.counts().max() == pytest.approx(expected["max_count"], rel=1e-3)
+        for alpha, entropy in (
+            (0, expected["hartley_bits"]),
+            (1, expected["entropy_bits"]),
+            (2, expected["renyi2_bits"]),
+        ):
+            assert layer.entropy(alpha) == pytest.approx(entropy, rel=1e-3)
+        assert layer.efficiency() == pytest.approx(expected["efficiency"], abs=1e-3)
+    assert network_efficiency(model) == pytest.approx(REFERENCE["network_efficiency"], abs=1e-3)
