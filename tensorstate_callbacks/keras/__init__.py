@@ -10,5 +10,6 @@ if tuple(int(part) for part in _keras.__version__.split(".")[:2]) < (3, 3):
     )
 
 from tensorstate_callbacks.keras.callback import EfficiencyCallback  # noqa: E402
+from tensorstate_callbacks.keras.state_capture import StateCapture  # noqa: E402
 
-__all__ = ["EfficiencyCallback"]
+__all__ = ["EfficiencyCallback", "StateCapture"]
