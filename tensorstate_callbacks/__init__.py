@@ -28,12 +28,13 @@ from tensorstate_callbacks.report import EfficiencyReport, LayerReport
 
 if TYPE_CHECKING:
     from tensorstate_callbacks import keras, lightning, plots, torch
+    from tensorstate_callbacks.keras import StateCapture
     from tensorstate_callbacks.torch import StateCaptureHook
 
 __version__ = "0.1.0"
 
 _LAZY_MODULES = ("keras", "lightning", "plots", "torch")
-_LAZY_NAMES = {"StateCaptureHook": "torch"}
+_LAZY_NAMES = {"StateCapture": "keras", "StateCaptureHook": "torch"}
 
 __all__ = [
     "EfficiencyReport",
@@ -41,6 +42,7 @@ __all__ = [
     "MissingExtraError",
     "NoLayerMatchedError",
     "ProbeError",
+    "StateCapture",
     "StateCaptureHook",
     "StateCounter",
     "StatesNotAvailableError",

@@ -21,7 +21,7 @@ def run(name, folder, *arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("framework", ["pytorch"])
+@pytest.mark.parametrize("framework", ["keras", "pytorch"])
 def test_tutorial_tells_counts_efficiencies_and_aiq(framework, tmp_path):
     words = run(f"tensorstate_tutorial_{framework}", tmp_path, "--epochs", "1")
     counts = dict(re.findall(r"Layer (\S+) number of states: (\d+)", words))

@@ -32,8 +32,10 @@ def build(
     exclude: Patterns = (),
     method: Method = "after",
     storage_path: str | os.PathLike[str] | None = None,
+    *,
     keep_raw: bool = False,
     threshold: float = 0.0,
+    resume: bool = False,
 ) -> keras.Model:
     """Rebuild a model with a `StateCapture` before or after some of its layers.
 
@@ -48,6 +50,7 @@ def build(
         storage_path: Folder in which all states are kept in the order of observation.
         keep_raw: Keep them in memory.
         threshold: A neuron fires where its activation is above it; finite.
+        resume: Go on with what the folder holds of an earlier run.
 
     Returns:
         The new model, with its captures in `efficiency_layers`, in the order of the forward pass.
@@ -56,6 +59,7 @@ def build(
         that was asked for, this is the model itself.
 
     Raises:
+        FileExistsError: The folder holds states of an earlier run, and `resume` isn't set.
         NoLayerMatchedError: No layer matched; the message lists what the model has.
         TypeError: An argument is of the wrong kind, or the model is a subclassed one.
         ValueError: An argument is out of its range, or not that of the captures that are there, or
@@ -86,6 +90,7 @@ def build(
                 f"{stem}_{side}_states",
                 channel_axis=channel_axis(layer),
                 storage_path=storage_path,
+                resume=resume,
                 **options,
             )
             for probe, side in zip(settings.probe_names(name), ("pre", "post"), strict=True)
