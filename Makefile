@@ -9,7 +9,7 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning test lint types clean
+.PHONY: demo demo-lightning test test-kernels test-neon lint types clean
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py
@@ -19,6 +19,21 @@ demo-lightning: $(READY)
 
 test: lint types
 	$(RUN) -m pytest
+
+# Random layouts, number types and thresholds against plain comparisons, for every kernel.
+CASES ?= 20000
+AGREE := -std=c++17 -O3 -Wall -Wextra -Itensorstate_callbacks/_native tests/native/kernels_agree.cpp
+
+test-kernels:
+	@mkdir -p build
+	$(CXX) $(AGREE) -o build/kernels_agree
+	build/kernels_agree $(CASES)
+
+# Debian: apt-get install g++-aarch64-linux-gnu qemu-user
+test-neon:
+	@mkdir -p build
+	aarch64-linux-gnu-g++ -static $(AGREE) -o build/kernels_agree_aarch64
+	qemu-aarch64 build/kernels_agree_aarch64 $(CASES)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

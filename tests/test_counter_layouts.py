@@ -14,6 +14,9 @@ from counter_oracle import (
 )
 from numpy.lib.stride_tricks import as_strided
 
+# Lines of up to 57 elements are packed as one and cut apart.
+EDGES = (*WIDTHS, 56, 57, 58, 191, 192, 193, 511, 513, 576)
+
 
 def laid_out(shape, channel_axis):
     """An array of `shape` whose states, taken along `channel_axis`, recur."""
@@ -42,6 +45,8 @@ LAYOUTS = {
     "NCHW 4x3": lambda n: (laid_out((2, n, 4, 3), 1), 1),
     "NCHW 7x7": lambda n: (laid_out((3, n, 7, 7), 1), 1),
     "NCHW 24x24": lambda n: (laid_out((2, n, 24, 24), 1), 1),
+    "NCL around 57": lambda n: (laid_out((2, n, 50 + n % 10), 1), 1),
+    "NCHW 14x14": lambda n: (laid_out((2, n, 14, 14), 1), 1),
     "NCHW more than a block": lambda n: (laid_out((1, n, 40, 41), 1), 1),
     "NHWC": lambda n: (laid_out((3, 5, 7, n), -1), -1),
     "channels_last view": lambda n: (np.moveaxis(laid_out((3, 5, 7, n), -1), -1, 1), 1),
@@ -53,6 +58,7 @@ LAYOUTS = {
     "CNHW": lambda n: (laid_out((n, 2, 3, 9), 0), 0),
     "1-D": lambda n: (laid_out((n,), 0), 0),
     "every second position": lambda n: (laid_out((2, n, 6, 40), 1)[..., ::2], 1),
+    "every second of few": lambda n: (laid_out((2, n, 5, 6), 1)[..., ::2], 1),
     "every second channel": lambda n: (laid_out((33, 2 * n), 1)[:, ::2], 1),
     "cropped": lambda n: (laid_out((2, n, 9, 19), 1)[:, :, 1:-1, 1:-2], 1),
     "backwards positions": lambda n: (laid_out((2, n, 5, 19), 1)[::-1, :, ::-1, ::-1], 1),
@@ -71,7 +77,7 @@ LAYOUTS = {
 @every_kernel
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_states_are_counted_in_every_layout_and_width(kernel, layout):
-    for width in WIDTHS:
+    for width in EDGES:
         activations, axis = LAYOUTS[layout](width)
         before = activations.tobytes()
         counter = new_counter(kernel, width)

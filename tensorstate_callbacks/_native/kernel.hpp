@@ -1,35 +1,69 @@
-// One kernel: the packing loops compiled for one instruction set, for each width of an element.
+// One kernel: what one instruction set does on the way from elements to bits.
 #pragma once
 
-#include "pack.hpp"
+#include <cstddef>
+#include <cstdint>
+
+#include "firing.hpp"
 
 namespace tensorstate {
 
-using Pack = void (*)(const Run& run, Firing firing, std::uint64_t* out);
+TS_INLINE constexpr std::size_t words_of(std::size_t bits) { return (bits + 63) / 64; }
+
+// Lines of elements, `stride` bytes apart; those of one line follow each other, at any address.
+struct Lines {
+    const char* data;
+    std::size_t count;
+    std::ptrdiff_t stride;
+    std::size_t length;
+};
+
+// How far ahead to fetch: within a page the processor sees by itself what comes next.
+TS_INLINE std::ptrdiff_t bytes_ahead(const Lines& lines) {
+    constexpr std::ptrdiff_t page = 4096;
+    const bool near = lines.count == 1 || (-page < lines.stride && lines.stride < page);
+    return near ? page : lines.stride;
+}
+
+// Where the bits of lines go: element i of line n is bit i % 64 of
+// words[n * line_pitch + i / 64 * word_pitch].
+struct Bits64 {
+    std::uint64_t* words;
+    std::size_t line_pitch, word_pitch;
+};
+
+// Whole words are written: bits behind the end of a line are 0.
+using Compare = void (*)(const Lines& lines, Firing firing, const Bits64& bits);
+
+// Bits of up to 64 positions, one word a channel, in; one row a position out, `pitch` words apart.
+// At most kMostTogether channels.
+using Transpose = void (*)(const std::uint64_t* planes, std::size_t channels, std::size_t positions,
+                           std::uint64_t* rows, std::size_t pitch);
+
+// Lines of `length` <= kMostCut bits without gaps in, one word a line out. May read a vector
+// beyond the last line.
+using Cut = void (*)(const std::uint64_t* bits, std::size_t length, std::size_t lines,
+                     std::uint64_t* words);
+
+inline constexpr std::size_t kMostTogether = 512;
+inline constexpr std::size_t kMostCut = 57;  // these start and end within 8 bytes
+inline constexpr std::size_t kBeyond = 8;    // words
 
 struct Kernel {
     const char* name;
     bool (*runs_here)();
-    Pack pack[4][2];  // [log2 of the element's bytes][folded]
+    Compare compare[4][2];  // [log2 of the element's bytes][folded]
+    Transpose transpose;
+    Cut cut;
 };
 
 }  // namespace tensorstate
 
-// Defines namespace `name` with its `pack`; `target` is the attribute of the instruction set.
-#define TS_DEFINE_KERNEL(name, target)                                                      \
-    namespace tensorstate::name {                                                           \
-    template <class Bits, bool Folded>                                                      \
-    target void pack(const Run& run, Firing firing, std::uint64_t* out) {                   \
-        pack_run<Bits, Folded>(run, firing, out);                                           \
-    }                                                                                       \
-    }
-
-#define TS_KERNEL_ROW(name)                                                                 \
-    {                                                                                       \
-        #name, name::runs_here, {                                                           \
-            {name::pack<std::uint8_t, false>, name::pack<std::uint8_t, true>},              \
-            {name::pack<std::uint16_t, false>, name::pack<std::uint16_t, true>},            \
-            {name::pack<std::uint32_t, false>, name::pack<std::uint32_t, true>},            \
-            {name::pack<std::uint64_t, false>, name::pack<std::uint64_t, true>},            \
-        }                                                                                   \
+// Bytes are never folded: no float is that small.
+#define TS_COMPARES(compare)                                          \
+    {                                                                 \
+        {compare<std::uint8_t, false>, compare<std::uint8_t, false>}, \
+        {compare<std::uint16_t, false>, compare<std::uint16_t, true>}, \
+        {compare<std::uint32_t, false>, compare<std::uint32_t, true>}, \
+        {compare<std::uint64_t, false>, compare<std::uint64_t, true>}, \
     }

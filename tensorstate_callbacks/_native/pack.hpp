@@ -1,21 +1,19 @@
 // Packing: one run of positions in strided memory in, one row of bits per position out.
 //
-// Plain loops that compilers turn into vector code; the kernel files compile them for each
-// instruction set. Bit c % 64 of word c / 64 of a row is channel c.
+// Elements turn into lines of bits along whichever axis follows memory. Lines of channels are
+// rows already; lines of positions are transposed. Bit c % 64 of word c / 64 of a row is channel c.
 #pragma once
 
 #include <algorithm>
-#include <cstddef>
-#include <cstdint>
 #include <cstring>
-#include <utility>
 
-#include "firing.hpp"
+#include "kernel.hpp"
 
 namespace tensorstate {
 
-inline constexpr std::size_t kMostPositions = 1024;  // of one run: planes stay in L1
-inline constexpr std::size_t kFlags = 4096;
+inline constexpr std::size_t kMostPositions = 1024;  // of one run: its bits stay in L1
+inline constexpr std::size_t kPlaneWords = 2048;      // of bits that wait to be transposed
+inline constexpr std::size_t kMostGathered = 512;     // elements, whole words of bits
 
 struct Run {
     const char* data;
@@ -25,174 +23,100 @@ struct Run {
     std::ptrdiff_t channel_stride;
 };
 
-TS_INLINE constexpr std::size_t words_of(std::size_t channels) { return (channels + 63) / 64; }
-
-// Elements may lie at any address.
-template <class Bits>
-TS_INLINE Bits load(const char* address) {
-    Bits bits;
-    std::memcpy(&bits, address, sizeof bits);
-    return bits;
-}
-
-template <class Bits, bool Folded, bool Contiguous>
-TS_INLINE void flag(const char* data, std::ptrdiff_t stride, std::size_t count, Firing firing,
-                    std::uint8_t* flags) {
-    const Bits first = static_cast<Bits>(firing.first), span = static_cast<Bits>(firing.span);
-    const std::ptrdiff_t step = Contiguous ? static_cast<std::ptrdiff_t>(sizeof(Bits)) : stride;
-    for (std::size_t i = 0; i < count; ++i) {
-        const char* element = data + static_cast<std::ptrdiff_t>(i) * step;
-        flags[i] = fires<Bits, Folded>(load<Bits>(element), first, span);
+class Packer {
+  public:
+    Packer(const Kernel& kernel, std::size_t item_bytes, bool folded, Firing firing)
+        : kernel_(kernel), firing_(firing), item_(static_cast<std::ptrdiff_t>(item_bytes)) {
+        std::size_t width = 0;
+        while ((std::size_t{1} << width) < item_bytes) ++width;
+        compare_ = kernel.compare[width][folded];
     }
-}
 
-// Eight flags to eight bits: the products below never meet in one bit, so nothing carries.
-TS_INLINE std::uint64_t squeeze(const std::uint8_t* flags, std::size_t count) {
-    constexpr std::uint64_t spread = 0x0102040810204080u;
-    std::uint64_t word = 0, eight;
-    std::size_t bit = 0;
-    for (; bit + 8 <= count; bit += 8) {
-        std::memcpy(&eight, flags + bit, 8);
-        word |= ((eight * spread) >> 56) << bit;
+    // At most kMostPositions positions.
+    void pack(const Run& run, std::uint64_t* out) const {
+        const auto distance = [](std::ptrdiff_t stride) { return stride < 0 ? -stride : stride; };
+        if (run.positions > 1 && run.channels > 1 && run.position_stride != 0 &&
+            distance(run.position_stride) < distance(run.channel_stride)) {
+            pack_planes(run, out);
+        } else {
+            compare({run.data, run.positions, run.position_stride, run.channels},
+                    run.channel_stride, {out, words_of(run.channels), 1});
+        }
     }
-    if (bit < count) {
-        std::memcpy(&eight, flags + bit, 8);
-        eight &= (std::uint64_t{1} << (8 * (count - bit))) - 1;
-        word |= ((eight * spread) >> 56) << bit;
-    }
-    return word;
-}
 
-// Row after row: for channels that lie closer together than positions do.
-template <class Bits, bool Folded, bool Contiguous>
-TS_INLINE void pack_rows(const Run& run, Firing firing, std::uint64_t* out) {
-    const std::size_t words = words_of(run.channels);
-    const std::size_t width = std::min(run.channels, kFlags);
-    const std::size_t rows = kFlags / width;
-    const bool dense = Contiguous && run.position_stride ==
-                                         static_cast<std::ptrdiff_t>(run.channels * sizeof(Bits));
-    std::uint8_t flags[kFlags + 8];
-    for (std::size_t start = 0; start < run.positions; start += rows) {
-        const std::size_t count = std::min(rows, run.positions - start);
-        for (std::size_t channel = 0; channel < run.channels; channel += width) {
-            const std::size_t channels = std::min(width, run.channels - channel);
-            const char* data = run.data +
-                               static_cast<std::ptrdiff_t>(start) * run.position_stride +
-                               static_cast<std::ptrdiff_t>(channel) * run.channel_stride;
-            if (dense) {
-                flag<Bits, Folded, true>(data, 0, count * channels, firing, flags);
-            } else {
-                for (std::size_t row = 0; row < count; ++row) {
-                    flag<Bits, Folded, Contiguous>(
-                        data + static_cast<std::ptrdiff_t>(row) * run.position_stride,
-                        run.channel_stride, channels, firing, flags + row * channels);
-                }
-            }
-            for (std::size_t row = 0; row < count; ++row) {
-                std::uint64_t* target = out + (start + row) * words + channel / 64;
-                for (std::size_t bit = 0; bit < channels; bit += 64) {
-                    *target++ = squeeze(flags + row * channels + bit,
-                                        std::min<std::size_t>(64, channels - bit));
+  private:
+    // For positions that lie closer together than channels do.
+    void pack_planes(const Run& run, std::uint64_t* out) const {
+        alignas(64) std::uint64_t planes[kPlaneWords];
+        const std::size_t pitch = words_of(run.channels);
+        for (std::size_t first = 0; first < run.channels; first += kMostTogether) {
+            const std::size_t channels = std::min(kMostTogether, run.channels - first);
+            const std::size_t words = words_of(channels), most = kPlaneWords / words / 64 * 64;
+            for (std::size_t start = 0; start < run.positions; start += most) {
+                const std::size_t positions = std::min(most, run.positions - start);
+                const char* data = run.data +
+                                   static_cast<std::ptrdiff_t>(first) * run.channel_stride +
+                                   static_cast<std::ptrdiff_t>(start) * run.position_stride;
+                compare({data, channels, run.channel_stride, positions}, run.position_stride,
+                        {planes, 1, 64 * words});
+                for (std::size_t done = 0; done < positions; done += 64) {
+                    kernel_.transpose(planes + done * words, channels,
+                                      std::min<std::size_t>(64, positions - done),
+                                      out + (start + done) * pitch + first / 64, pitch);
                 }
             }
         }
     }
-}
 
-// Adds a few channels of `count` positions to `lanes`, at bit `shift` and above.
-template <class Bits, bool Folded, bool Contiguous, std::size_t... Channel>
-TS_INLINE void add_channels(const Run& run, std::size_t channel, std::size_t start,
-                            std::size_t count, Firing firing, std::size_t shift, Bits* lanes,
-                            std::index_sequence<Channel...>) {
-    const Bits first = static_cast<Bits>(firing.first), span = static_cast<Bits>(firing.span);
-    const std::ptrdiff_t step =
-        Contiguous ? static_cast<std::ptrdiff_t>(sizeof(Bits)) : run.position_stride;
-    const char* data = run.data + static_cast<std::ptrdiff_t>(channel) * run.channel_stride +
-                       static_cast<std::ptrdiff_t>(start) * step;
-    for (std::size_t i = 0; i < count; ++i) {
-        const char* element = data + static_cast<std::ptrdiff_t>(i) * step;
-        Bits lane = 0;
-        ((lane = static_cast<Bits>(
-              lane | (fires<Bits, Folded>(
-                          load<Bits>(element +
-                                     static_cast<std::ptrdiff_t>(Channel) * run.channel_stride),
-                          first, span)
-                          ? Bits{1} << Channel
-                          : 0))),
-         ...);
-        lanes[start + i] = static_cast<Bits>(lanes[start + i] | static_cast<Bits>(lane << shift));
-    }
-}
-
-// All positions, in whole vectors: the last one overlaps, setting bits twice is harmless.
-template <class Bits, bool Folded, bool Contiguous, std::size_t Channels>
-TS_INLINE void add_group(const Run& run, std::size_t channel, Firing firing, std::size_t shift,
-                         Bits* lanes) {
-    constexpr std::size_t vector = 64 / sizeof(Bits);
-    constexpr auto group = std::make_index_sequence<Channels>();
-    if (Contiguous && run.positions >= vector) {
-        add_channels<Bits, Folded, Contiguous>(run, channel, 0, run.positions / vector * vector,
-                                               firing, shift, lanes, group);
-        if (run.positions % vector != 0) {
-            add_channels<Bits, Folded, Contiguous>(run, channel, run.positions - vector, vector,
-                                                   firing, shift, lanes, group);
+    // `step`: from one element of a line to the next.
+    void compare(const Lines& lines, std::ptrdiff_t step, const Bits64& bits) const {
+        const std::ptrdiff_t bytes = static_cast<std::ptrdiff_t>(lines.length) * item_;
+        const bool dense = lines.count > 1 && lines.stride == bytes;
+        if (step != item_ && lines.length > 1) {
+            compare_gathered(lines, step, bits);
+        } else if (dense && lines.length <= kMostCut) {
+            alignas(64) std::uint64_t whole[kMostPositions * kMostCut / 64 + kBeyond];
+            compare_({lines.data, 1, 0, lines.count * lines.length}, firing_, {whole, 0, 1});
+            kernel_.cut(whole, lines.length, lines.count, bits.words);
+        } else if (dense && lines.length % 64 == 0 &&
+                   (lines.length == 64 || bits.word_pitch == 1)) {
+            compare_({lines.data, 1, 0, lines.count * lines.length}, firing_, {bits.words, 0, 1});
+        } else {
+            compare_(lines, firing_, bits);
         }
-    } else {
-        add_channels<Bits, Folded, Contiguous>(run, channel, 0, run.positions, firing, shift,
-                                               lanes, group);
     }
-}
 
-// Channel after channel, for positions that lie closer together than channels do. Bits gather in
-// lanes as wide as an element, so that nothing is widened or narrowed in the inner loop.
-template <class Bits, bool Folded, bool Contiguous>
-TS_INLINE void pack_planes(const Run& run, Firing firing, std::uint64_t* out) {
-    constexpr std::size_t lane_bits = 8 * sizeof(Bits);
-    const std::size_t row_words = words_of(run.channels);
-    std::uint64_t words[kMostPositions];
-    Bits lanes[kMostPositions];
-    for (std::size_t word = 0; word < row_words; ++word) {
-        const std::size_t end = std::min(run.channels, 64 * (word + 1));
-        std::fill_n(words, run.positions, 0);
-        for (std::size_t base = 64 * word; base < end; base += lane_bits) {
-            const std::size_t lane_end = std::min(end, base + lane_bits);
-            std::size_t channel = base;
-            std::fill_n(lanes, run.positions, Bits{0});
-            for (; channel + 8 <= lane_end; channel += 8) {
-                add_group<Bits, Folded, Contiguous, 8>(run, channel, firing, channel - base, lanes);
-            }
-            if (channel + 4 <= lane_end) {
-                add_group<Bits, Folded, Contiguous, 4>(run, channel, firing, channel - base, lanes);
-                channel += 4;
-            }
-            for (; channel < lane_end; ++channel) {
-                add_group<Bits, Folded, Contiguous, 1>(run, channel, firing, channel - base, lanes);
-            }
-            for (std::size_t i = 0; i < run.positions; ++i) {
-                words[i] |= static_cast<std::uint64_t>(lanes[i]) << (base % 64);
+    void compare_gathered(const Lines& lines, std::ptrdiff_t step, const Bits64& bits) const {
+        char gathered[kMostGathered * 8];
+        for (std::size_t n = 0; n < lines.count; ++n) {
+            const char* line = lines.data + static_cast<std::ptrdiff_t>(n) * lines.stride;
+            for (std::size_t start = 0; start < lines.length; start += kMostGathered) {
+                const std::size_t length = std::min(kMostGathered, lines.length - start);
+                const char* data = line + static_cast<std::ptrdiff_t>(start) * step;
+                switch (item_) {
+                    case 1: gather<1>(data, step, length, gathered); break;
+                    case 2: gather<2>(data, step, length, gathered); break;
+                    case 4: gather<4>(data, step, length, gathered); break;
+                    default: gather<8>(data, step, length, gathered);
+                }
+                std::uint64_t* words =
+                    bits.words + n * bits.line_pitch + start / 64 * bits.word_pitch;
+                compare_({gathered, 1, 0, length}, firing_, {words, 0, bits.word_pitch});
             }
         }
-        for (std::size_t i = 0; i < run.positions; ++i) out[i * row_words + word] = words[i];
     }
-}
 
-// At most kMostPositions positions.
-template <class Bits, bool Folded>
-TS_INLINE void pack_run(const Run& run, Firing firing, std::uint64_t* out) {
-    constexpr std::ptrdiff_t item = sizeof(Bits);
-    const auto distance = [](std::ptrdiff_t stride) { return stride < 0 ? -stride : stride; };
-    const bool planes =
-        run.positions >= 8 &&
-        (run.channels == 1 || distance(run.position_stride) < distance(run.channel_stride));
-    if (planes && run.position_stride == item) {
-        pack_planes<Bits, Folded, true>(run, firing, out);
-    } else if (planes) {
-        pack_planes<Bits, Folded, false>(run, firing, out);
-    } else if (run.channel_stride == item) {
-        pack_rows<Bits, Folded, true>(run, firing, out);
-    } else {
-        pack_rows<Bits, Folded, false>(run, firing, out);
+    template <std::size_t Item>
+    static void gather(const char* data, std::ptrdiff_t step, std::size_t count, char* gathered) {
+        for (std::size_t i = 0; i < count; ++i, data += step) {
+            std::memcpy(gathered + i * Item, data, Item);
+        }
     }
-}
+
+    const Kernel& kernel_;
+    Compare compare_;
+    Firing firing_;
+    std::ptrdiff_t item_;
+};
 
 }  // namespace tensorstate

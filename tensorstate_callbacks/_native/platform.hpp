@@ -11,14 +11,26 @@
 #define TS_SWAP_BYTES(word) _byteswap_uint64(word)
 #define TS_PREFETCH(address)
 #else
-// Forced: the loops of pack.hpp must be compiled for the instruction set of their caller.
 #define TS_INLINE inline __attribute__((always_inline))
 #define TS_SWAP_BYTES(word) __builtin_bswap64(word)
 #define TS_PREFETCH(address) __builtin_prefetch(address, 1)
 #endif
 
-#if defined(__GNUC__) && defined(__x86_64__)
+// The instruction set of one function; MSVC takes every intrinsic anywhere.
+#if defined(__GNUC__)
+#define TS_TARGET(features) __attribute__((target(features)))
+#else
+#define TS_TARGET(features)
+#endif
+
+#if defined(__x86_64__) || (defined(_M_X64) && !defined(_M_ARM64EC))
 #define TS_X86 1
 #else
 #define TS_X86 0
+#endif
+
+#if defined(__aarch64__) || defined(_M_ARM64)
+#define TS_ARM 1
+#else
+#define TS_ARM 0
 #endif

@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "kernel.hpp"
+#include "pack.hpp"
 
 namespace tensorstate {
 
@@ -45,10 +45,7 @@ class Activations final : public Source {
     Activations(const Kernel& kernel, const char* data, std::vector<Axis> axes, Axis channels,
                 std::size_t item_bytes, bool folded, Firing firing)
         : data_(data), axes_(coalesced(axes)), index_(axes_.size()), channels_(channels),
-          firing_(firing) {
-        std::size_t width = 0;
-        while ((std::size_t{1} << width) < item_bytes) ++width;
-        pack_ = kernel.pack[width][folded];
+          packer_(kernel, item_bytes, folded, firing) {
         states_ = 1;
         for (const Axis& axis : axes_) states_ *= axis.size;
         left_ = states_;
@@ -67,10 +64,11 @@ class Activations final : public Source {
         std::size_t filled = 0;
         while (filled < room.size && left_ != 0) {
             const Axis& inner = axes_.back();
-            const std::size_t count = std::min(
-                {room.size - filled, inner.size - index_.back(), kMostPositions});
-            pack_(Run{position(), count, inner.stride, channels_.size, channels_.stride}, firing_,
-                  room.words + filled * words);
+            const std::size_t rest = inner.size - index_.back(), space = room.size - filled;
+            if (rest > space && filled != 0) break;  // whole runs pack faster
+            const std::size_t count = std::min({rest, space, kMostPositions});
+            packer_.pack({position(), count, inner.stride, channels_.size, channels_.stride},
+                         room.words + filled * words);
             filled += count;
             advance(count);
         }
@@ -115,8 +113,7 @@ class Activations final : public Source {
     std::vector<Axis> axes_;
     std::vector<std::size_t> index_;
     Axis channels_;
-    Firing firing_;
-    Pack pack_;
+    Packer packer_;
     std::uint64_t states_, left_;
 };
 

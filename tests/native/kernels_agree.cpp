@@ -1,0 +1,176 @@
+// Every kernel that this processor runs against the reference and against plain comparisons:
+// a number of cases and a seed in; out comes how many agreed, or the first that did not.
+//
+// The elements lie in memory of random bytes, so all kinds of NaN and denormals occur, and in
+// front of a guard page, so that a read beyond them ends the program.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <vector>
+
+#include "kernels.hpp"
+#include "pack.hpp"
+
+using namespace tensorstate;
+
+namespace {
+
+std::mt19937_64 generator;
+
+std::size_t below(std::size_t limit) { return generator() % limit; }
+
+std::size_t size_around_an_edge() {
+    static const std::size_t edges[] = {1, 8, 16, 32, 57, 64, 128, 192, 512, 1000};
+    const std::size_t edge = edges[below(std::size(edges))];
+    if (below(4) == 0) return 1 + below(600);
+    return std::max<std::size_t>(3, edge + below(5)) - 2;
+}
+
+// Some memory whose last byte is followed by a page that cannot be read.
+class Guarded {
+  public:
+    explicit Guarded(std::size_t most)
+        : page_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))),
+          size_((most + page_ - 1) / page_ * page_) {
+        void* memory = mmap(nullptr, size_ + page_, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        start_ = static_cast<char*>(memory);
+        if (memory == MAP_FAILED || mprotect(start_ + size_, page_, PROT_NONE) != 0) {
+            std::perror("no memory");
+            std::exit(2);
+        }
+    }
+    char* end() const { return start_ + size_; }
+    std::size_t size() const { return size_; }
+
+  private:
+    std::size_t page_, size_;
+    char* start_;
+};
+
+struct Case {
+    std::size_t width, channels, positions;
+    std::ptrdiff_t channel_stride, position_stride;
+    bool folded;
+    Firing firing;
+    Run run;
+};
+
+// Channels or positions innermost, dense or not, forwards or backwards, up to `room` bytes.
+bool choose(Case& chosen, const Guarded& memory) {
+    Case c{};
+    c.width = below(4);
+    const auto item = static_cast<std::ptrdiff_t>(1) << c.width;
+    c.channels = size_around_an_edge();
+    c.positions = std::min(size_around_an_edge(), kMostPositions);
+    const bool planes = below(2) == 0;
+    const std::size_t inner = planes ? c.positions : c.channels;
+    const std::size_t outer = planes ? c.channels : c.positions;
+    const std::size_t step = below(4) == 0 ? 1 + below(3) : 1, gap = below(2) == 0 ? below(40) : 0;
+    std::ptrdiff_t near = item * static_cast<std::ptrdiff_t>(step);
+    const auto last_inner = static_cast<std::ptrdiff_t>(inner - 1);
+    const auto last_outer = static_cast<std::ptrdiff_t>(outer - 1);
+    std::ptrdiff_t far = near * (last_inner + 1) + static_cast<std::ptrdiff_t>(gap);
+    const auto bytes = static_cast<std::size_t>(near * last_inner + far * last_outer + item);
+    if (bytes > memory.size()) return false;
+    const char* data = memory.end() - bytes;
+    if (below(5) == 0) {
+        data += near * last_inner;
+        near = -near;
+    }
+    if (below(5) == 0) {
+        data += far * last_outer;
+        far = -far;
+    }
+    c.position_stride = planes ? near : far;
+    c.channel_stride = planes ? far : near;
+    c.folded = c.width != 0 && below(2) == 0;
+    const std::uint64_t most = ~std::uint64_t{0} >> (64 - 8 * item);
+    c.firing = {generator() & most, std::max<std::uint64_t>(1, generator() & most)};
+    if (below(2) == 0) c.firing = {1, most / 2 - most / 512};  // as for a float and threshold 0
+    c.run = {data, c.positions, c.position_stride, c.channels, c.channel_stride};
+    chosen = c;
+    return true;
+}
+
+template <class Bits>
+bool fires_plainly(const char* address, bool folded, Firing firing) {
+    Bits bits;
+    std::memcpy(&bits, address, sizeof bits);
+    if (folded && bits >> (8 * sizeof bits - 1)) {
+        bits = static_cast<Bits>(Bits{0} - (bits & (static_cast<Bits>(~Bits{0}) >> 1)));
+    }
+    return static_cast<Bits>(bits - static_cast<Bits>(firing.first)) < firing.span;
+}
+
+bool element_fires(const Case& c, const char* address) {
+    switch (c.width) {
+        case 0: return fires_plainly<std::uint8_t>(address, c.folded, c.firing);
+        case 1: return fires_plainly<std::uint16_t>(address, c.folded, c.firing);
+        case 2: return fires_plainly<std::uint32_t>(address, c.folded, c.firing);
+        default: return fires_plainly<std::uint64_t>(address, c.folded, c.firing);
+    }
+}
+
+std::vector<std::uint64_t> expected_rows(const Case& c) {
+    const std::size_t words = words_of(c.channels);
+    std::vector<std::uint64_t> rows(c.positions * words);
+    for (std::size_t i = 0; i < c.positions; ++i) {
+        for (std::size_t n = 0; n < c.channels; ++n) {
+            const char* at = c.run.data + static_cast<std::ptrdiff_t>(i) * c.position_stride +
+                             static_cast<std::ptrdiff_t>(n) * c.channel_stride;
+            rows[i * words + n / 64] |= std::uint64_t{element_fires(c, at)} << n % 64;
+        }
+    }
+    return rows;
+}
+
+bool agrees(const Kernel& kernel, const Case& c, const std::vector<std::uint64_t>& expected) {
+    constexpr std::uint64_t untouched = 0xA5A5A5A5A5A5A5A5u;
+    std::vector<std::uint64_t> found(expected.size() + 1, untouched);
+    Packer(kernel, std::size_t{1} << c.width, c.folded, c.firing).pack(c.run, found.data());
+    const bool overrun = found.back() != untouched;
+    found.pop_back();
+    if (found == expected && !overrun) return true;
+    std::size_t first = 0;
+    while (first < expected.size() && found[first] == expected[first]) ++first;
+    std::fprintf(stderr,
+                 "%s differs at word %zu%s: %zu bytes an element, %zu channels %td bytes apart,"
+                 " %zu positions %td bytes apart, folded %d, first %#llx, span %#llx\n",
+                 kernel.name, first, overrun ? " (wrote beyond the end)" : "",
+                 std::size_t{1} << c.width, c.channels, c.channel_stride, c.positions,
+                 c.position_stride, c.folded, static_cast<unsigned long long>(c.firing.first),
+                 static_cast<unsigned long long>(c.firing.span));
+    return false;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    const std::size_t cases = count > 1 ? std::strtoull(arguments[1], nullptr, 10) : 1000;
+    const std::uint64_t seed = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1;
+    generator.seed(seed);
+    const Guarded memory(std::size_t{1} << 20);
+    for (char* byte = memory.end() - memory.size(); byte != memory.end(); ++byte) {
+        *byte = static_cast<char>(below(3) == 0 ? below(3) - 1 : generator());
+    }
+    std::map<std::string, std::size_t> checked;
+    for (std::size_t done = 0; done < cases;) {
+        Case chosen;
+        if (!choose(chosen, memory)) continue;
+        ++done;
+        const std::vector<std::uint64_t> expected = expected_rows(chosen);
+        for (const Kernel* kernel : kKernels) {
+            if (!kernel->runs_here()) continue;
+            if (!agrees(*kernel, chosen, expected)) return 1;
+            ++checked[kernel->name];
+        }
+    }
+    for (const auto& [name, number] : checked) {
+        std::printf("%s: %zu cases agree\n", name.c_str(), number);
+    }
+}
