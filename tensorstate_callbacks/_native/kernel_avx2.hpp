@@ -104,17 +104,22 @@ TS_AVX2 void compare(const Lines& lines, Firing firing, const Bits64& bits) {
     const Word<Bits, Folded> word(firing);
     constexpr std::size_t item = sizeof(Bits);
     const std::size_t pitch = bits.word_pitch;
+    const std::ptrdiff_t ahead = bytes_ahead(lines);
     for (std::size_t n = 0; n < lines.count; ++n) {
         const char* data = lines.data + static_cast<std::ptrdiff_t>(n) * lines.stride;
         std::uint64_t* out = bits.words + n * bits.line_pitch;
         std::size_t left = lines.length;
-        for (; left >= 64; left -= 64, data += 64 * item, out += pitch) *out = word.of(data);
+        for (; left >= 64; left -= 64, data += 64 * item, out += pitch) {
+            for (std::size_t i = 0; i < item; ++i) _mm_prefetch(data + 64 * i + ahead, _MM_HINT_T0);
+            *out = word.of(data);
+        }
         if (left == 0) continue;
         if (lines.length >= 64) {
             *out = word.of(data - (64 - left) * item) >> (64 - left);
         } else {
-            char rest[64 * item] = {};
+            char rest[64 * item];
             std::memcpy(rest, data, left * item);
+            std::memset(rest + left * item, 0, sizeof rest - left * item);
             *out = _bzhi_u64(word.of(rest), static_cast<unsigned>(left));
         }
     }
@@ -126,10 +131,10 @@ TS_AVX2 void compare(const Lines& lines, Firing firing, const Bits64& bits) {
 TS_AVX2 inline void transpose(const std::uint64_t* planes, std::size_t channels,
                               std::size_t positions, std::uint64_t* rows, std::size_t pitch) {
     for (std::size_t first = 0; first < channels; first += 32) {
-        std::uint64_t padded[32] = {};
+        std::uint64_t padded[32];
         const std::uint64_t* words = planes + first;
         if (channels - first < 32) {
-            std::copy_n(words, channels - first, padded);
+            std::fill(std::copy(words, planes + channels, padded), padded + 32, 0);
             words = padded;
         }
         __m256i a[8], b[8];
@@ -144,19 +149,18 @@ TS_AVX2 inline void transpose(const std::uint64_t* planes, std::size_t channels,
             }
             for (std::size_t i = 0; i < 8; ++i) a[i] = b[i];
         }
-        char* out = reinterpret_cast<char*>(rows + first / 64);
-        for (std::size_t start = 0; start < 64; start += 8) {
-            if (start >= positions) break;
-            __m256i bytes = a[start / 8];
+        alignas(32) __m256i squares[8];
+        for (std::size_t i = 0; i < 8; ++i) squares[i] = a[i];
+        for (std::size_t start = 0; start < positions; start += 8) {
+            // Only sign bits can be had: the last position's first, then the bytes move up.
+            std::uint64_t signed_by[8];
+            __m256i bytes = squares[start / 8];
             for (std::size_t i = 8; i-- > 0; bytes = _mm256_add_epi8(bytes, bytes)) {
-                if (start + i >= positions) continue;
-                const std::uint64_t bits = signs(bytes);
-                char* row = out + 8 * (start + i) * pitch;
-                if (first % 64 == 0) {
-                    std::memcpy(row, &bits, 8);
-                } else {
-                    std::memcpy(row + 4, &bits, 4);
-                }
+                signed_by[i] = signs(bytes);
+            }
+            std::uint64_t* row = rows + start * pitch + first / 64;
+            for (std::size_t i = 0; i < 8 && start + i < positions; ++i, row += pitch) {
+                *row = first % 64 == 0 ? signed_by[i] : *row | signed_by[i] << 32;
             }
         }
     }

@@ -87,6 +87,8 @@ TS_AVX512 void compare(const Lines& lines, Firing firing, const Bits64& bits) {
     const __m512i first = all<Bits>(firing.first), span = all<Bits>(firing.span);
     const std::ptrdiff_t ahead = bytes_ahead(lines);
     const std::size_t pitch = bits.word_pitch;
+    using Mask = decltype(fire<Bits, Folded>(first, first, span));
+    const auto last = first_of<Mask>((lines.length - 1) % lanes + 1);
     for (std::size_t n = 0; n < lines.count; ++n) {
         const char* data = lines.data + static_cast<std::ptrdiff_t>(n) * lines.stride;
         std::uint64_t* out = bits.words + n * bits.line_pitch;
@@ -101,24 +103,16 @@ TS_AVX512 void compare(const Lines& lines, Firing firing, const Bits64& bits) {
             }
         }
         if (left == 0) continue;
-        std::uint64_t word = 0;
-        for (std::size_t done = 0; done < left; done += lanes, data += 64) {
-            const auto some = first_of<std::uint64_t>(left - done);
-            const std::uint64_t mask = fire<Bits, Folded>(load<Bits>(data, some), first, span);
-            word |= (mask & some) << done;
+        *out = 0;
+        char* part = reinterpret_cast<char*>(out);
+        for (; left > lanes; left -= lanes, data += 64, part += lanes / 8) {
+            const auto mask = fire<Bits, Folded>(_mm512_loadu_si512(data), first, span);
+            std::memcpy(part, &mask, lanes / 8);
         }
-        *out = word;
+        const auto mask = fire<Bits, Folded>(load<Bits>(data, last), first, span) & last;
+        std::memcpy(part, &mask, lanes / 8);
     }
 }
-
-// Byte `i` of the 64: `of(i)`.
-template <class Index>
-struct Shuffle {
-    alignas(64) std::uint8_t bytes[64];
-    constexpr explicit Shuffle(Index of) : bytes() {
-        for (unsigned i = 0; i < 64; ++i) bytes[i] = static_cast<std::uint8_t>(of(i));
-    }
-};
 
 // Byte `i` of 64 or word `i` of 32: `of(i)`.
 template <class Item, class Index>
@@ -171,15 +165,18 @@ TS_AVX512 TS_INLINE void transpose_square(const std::uint64_t* planes, std::size
     }
 }
 
+// 8 by 8 words, in steps of 1, 2 and 4 words.
 TS_AVX512 TS_INLINE void transpose_words(__m512i* a) {
     __m512i b[8];
     for (std::size_t i = 0; i < 8; i += 2) {
         b[i] = _mm512_unpacklo_epi64(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 1]);
     }
-    for (std::size_t i = 0; i < 8; i += i % 2 == 0 ? 1 : 3) {
+    for (std::size_t i = 0; i < 2; ++i) {
         a[i] = _mm512_shuffle_i64x2(b[i], b[i + 2], 0x88);
         a[i + 2] = _mm512_shuffle_i64x2(b[i], b[i + 2], 0xDD);
+        a[i + 4] = _mm512_shuffle_i64x2(b[i + 4], b[i + 6], 0x88);
+        a[i + 6] = _mm512_shuffle_i64x2(b[i + 4], b[i + 6], 0xDD);
     }
     for (std::size_t i = 0; i < 4; ++i) {
         b[i] = _mm512_shuffle_i64x2(a[i], a[i + 4], 0x88);
@@ -218,7 +215,8 @@ TS_AVX512 inline void transpose(const std::uint64_t* planes, std::size_t channel
             square[word] = _mm512_load_si512(squares + 64 * word + start);
         }
         transpose_words(square);
-        for (std::size_t i = 0; i < std::min<std::size_t>(8, positions - start); ++i) {
+        for (std::size_t i = 0; i < 8; ++i) {
+            if (start + i >= positions) break;
             _mm512_mask_storeu_epi64(rows + (start + i) * pitch, some, square[i]);
         }
     }

@@ -23,8 +23,9 @@ TS_INLINE void compare_by_word(const Lines& lines, const Word& word, const Bits6
         if (lines.length >= 64) {
             *out = word.of(data - (64 - left) * item) >> (64 - left);
         } else {
-            char rest[64 * item] = {};
+            char rest[64 * item];
             std::memcpy(rest, data, left * item);
+            std::memset(rest + left * item, 0, sizeof rest - left * item);
             *out = word.of(rest) & ((std::uint64_t{1} << left) - 1);
         }
     }
@@ -88,8 +89,8 @@ TS_INLINE void transpose_squares(const std::uint64_t* planes, std::size_t channe
                                  std::size_t positions, std::uint64_t* rows, std::size_t pitch) {
     for (std::size_t start = 0; start < channels; start += 64) {
         const std::size_t count = std::min<std::size_t>(64, channels - start);
-        std::uint64_t square[64] = {};
-        std::copy_n(planes + start, count, square);
+        std::uint64_t square[64];
+        std::fill(std::copy_n(planes + start, count, square), square + 64, 0);
         transpose_square(square);
         for (std::size_t i = 0; i < positions; ++i) rows[i * pitch + start / 64] = square[i];
     }
