@@ -248,7 +248,11 @@ class StateCounter:
         return self._engine.fired()
 
     def reset(self) -> None:
-        """Forget everything counted, and give the tables' memory back."""
+        """Forget everything counted, and give the tables' memory back.
+
+        The next counter of the process finds up to 64 MiB of it ready; the rest goes back to the
+        system.
+        """
         self._engine.reset()
 
     def __repr__(self) -> str:

@@ -25,7 +25,7 @@ class Counter {
 
   public:
     Counter(std::size_t neurons, const std::string& kernel)
-        : neurons_(neurons), kernel_(find_kernel(kernel)), engine_(make_engine(neurons)) {
+        : neurons_(neurons), kernel_(find_kernel(kernel)), engine_(make_engine(neurons, kernel)) {
         if (kernel_ == nullptr) throw std::invalid_argument("this machine has no such kernel");
     }
 
@@ -45,8 +45,8 @@ class Counter {
     void merge(Counter& other) {
         if (&other == this) {
             const std::lock_guard<std::mutex> lock(mutex_);
-            states_ = exact_sum(states_, states_);
-            engine_->double_counts();
+            Copied source(*engine_, states_, words_of(neurons_));
+            add(source);
             return;
         }
         const std::scoped_lock lock(mutex_, other.mutex_);
@@ -55,7 +55,7 @@ class Counter {
     }
 
     void reset() {
-        std::unique_ptr<Engine> empty = make_engine(neurons_);
+        std::unique_ptr<Engine> empty = make_engine(neurons_, kernel_->name);
         const std::lock_guard<std::mutex> lock(mutex_);
         engine_.swap(empty);
         states_ = 0;
@@ -86,13 +86,45 @@ class Counter {
         std::size_t cursor_ = 0;
     };
 
-    static std::unique_ptr<Engine> make_engine(std::size_t neurons) {
-        if (neurons <= 64) return std::make_unique<NarrowEngine>(neurons);
+    // The same, copied, for a counter that is merged into itself.
+    class Copied final : public Source {
+      public:
+        Copied(const Engine& engine, std::uint64_t states, std::size_t words)
+            : words_(words), size_(engine.distinct()),
+              rows_(allocate<std::uint64_t>(size_ * words)),
+              counts_(allocate<std::uint64_t>(size_)), states_(states) {
+            std::size_t cursor = 0;
+            engine.read(cursor, Rows{rows_.get(), counts_.get(), size_});
+        }
+        std::uint64_t states() const override { return states_; }
+        bool counted() const override { return true; }
+        void rewind() override { done_ = 0; }
+        std::size_t next(const Rows& room) override {
+            const std::size_t size = std::min(room.size, size_ - done_);
+            std::copy_n(rows_.get() + done_ * words_, size * words_, room.words);
+            std::copy_n(counts_.get() + done_, size, room.counts);
+            done_ += size;
+            return size;
+        }
+
+      private:
+        std::size_t words_, size_, done_ = 0;
+        Block<std::uint64_t> rows_, counts_;
+        std::uint64_t states_;
+    };
+
+    static std::unique_ptr<Engine> make_engine(std::size_t neurons, const std::string& kernel) {
+        const bool avx2 = kernel == "avx2" || kernel == "avx512";
+        if (neurons <= DirectCounts::kMostNeurons) {
+            return std::make_unique<NarrowEngine>(neurons, avx2);
+        }
+        if (neurons <= 64) return std::make_unique<Table<1>>(avx2);
+        if (neurons <= 128) return std::make_unique<Table<2>>(false);
         return std::make_unique<WideEngine>(neurons);
     }
 
-    // Blocks are small enough for the cache. Only making room can fail, between two blocks; then
-    // the source runs again, and what was added is taken back.
+    // Blocks are small enough for the cache. Where memory runs out in one of them, what it added
+    // is taken back, then the source runs again and so are the blocks before.
     void add(Source& source) {
         const std::uint64_t states = exact_sum(states_, source.states());
         const std::size_t words = words_of(neurons_);
@@ -101,19 +133,19 @@ class Counter {
         const Block<std::uint64_t> counts =
             source.counted() ? allocate<std::uint64_t>(room) : nullptr;
         std::size_t blocks = 0;
-        try {
-            while (const std::size_t size = source.next(Rows{rows.get(), counts.get(), room})) {
-                engine_->reserve(size);
-                engine_->add(Rows{rows.get(), counts.get(), size});
+        while (const std::size_t size = source.next(Rows{rows.get(), counts.get(), room})) {
+            const std::size_t added = engine_->add(Rows{rows.get(), counts.get(), size});
+            if (added == size) {
                 ++blocks;
+                continue;
             }
-        } catch (...) {
-            source.rewind();
-            for (; blocks != 0; --blocks) {
-                const std::size_t size = source.next(Rows{rows.get(), counts.get(), room});
-                engine_->remove(Rows{rows.get(), counts.get(), size});
+            engine_->remove(Rows{rows.get(), counts.get(), added});
+            for (source.rewind(); blocks != 0; --blocks) {
+                const std::size_t before = source.next(Rows{rows.get(), counts.get(), room});
+                engine_->remove(Rows{rows.get(), counts.get(), before});
             }
-            throw;
+            engine_->purge();
+            throw std::bad_alloc();
         }
         states_ = states;
     }

@@ -1,35 +1,25 @@
-// The engine up to 64 neurons: a hash table, or an array of counts once that is not larger.
+// The engine of up to 22 neurons: a hash table, or an array of counts once that is not larger.
 #pragma once
 
 #include <utility>
 
 #include "direct.hpp"
-#include "table64.hpp"
+#include "table.hpp"
 
 namespace tensorstate {
 
 class NarrowEngine final : public Engine {
   public:
-    explicit NarrowEngine(std::size_t neurons) : neurons_(neurons) {}
+    NarrowEngine(std::size_t neurons, bool avx2) : neurons_(neurons), avx2_(avx2), table_(avx2) {}
 
-    void reserve(std::size_t rows) override {
-        if (direct_.used() || table_.has_room(rows)) return;
-        if (direct_pays(rows)) {
-            move_to_direct();
-        } else {
-            table_.grow(rows);
-        }
+    std::size_t add(const Rows& rows) noexcept override {
+        if (!direct_.used() && direct_pays() && !move_to_direct()) return 0;
+        return direct_.used() ? direct_.add(rows) : table_.add(rows);
     }
-
-    void add(const Rows& rows) noexcept override {
-        direct_.used() ? direct_.add(rows) : table_.add(rows);
+    void remove(const Rows& rows) noexcept override {
+        direct_.used() ? direct_.remove(rows) : table_.remove(rows);
     }
-    // Making room never fails once counts are direct, so rows are only taken back from the table.
-    void remove(const Rows& rows) noexcept override { table_.remove(rows); }
-    void double_counts() noexcept override {
-        direct_.double_counts();
-        table_.double_counts();
-    }
+    void purge() noexcept override { table_.purge(); }
     std::size_t read(std::size_t& cursor, const Rows& room) const noexcept override {
         return direct_.used() ? direct_.read(cursor, room) : table_.read(cursor, room);
     }
@@ -39,27 +29,32 @@ class NarrowEngine final : public Engine {
     std::size_t nbytes() const noexcept override { return direct_.nbytes() + table_.nbytes(); }
 
   private:
-    static constexpr std::size_t kDirectAtOnce = 16;  // half a megabyte, of which few pages are used
+    static constexpr std::size_t kDirectAtOnce = 16;  // 64 KB, of which few pages are used
 
-    bool direct_pays(std::size_t rows) const noexcept {
-        if (neurons_ > DirectCounts::kMostNeurons) return false;
+    bool direct_pays() const noexcept {
         return neurons_ <= kDirectAtOnce ||
-               table_.nbytes_with(rows) >= DirectCounts::nbytes_for(neurons_);
+               table_.nbytes() >= 2 * DirectCounts::nbytes_for(neurons_);
     }
 
-    void move_to_direct() {
-        DirectCounts direct(neurons_);
-        std::uint64_t words[64], counts[64];
-        std::size_t cursor = 0;
-        while (const std::size_t size = table_.read(cursor, Rows{words, counts, 64})) {
-            direct.add(Rows{words, counts, size});
+    bool move_to_direct() noexcept {
+        try {
+            DirectCounts direct(neurons_);
+            std::uint64_t words[64], counts[64];
+            std::size_t cursor = 0;
+            while (const std::size_t size = table_.read(cursor, Rows{words, counts, 64})) {
+                if (direct.add(Rows{words, counts, size}) != size) return false;
+            }
+            direct_ = std::move(direct);
+        } catch (const std::bad_alloc&) {
+            return false;
         }
-        direct_ = std::move(direct);
-        table_ = Table64();
+        table_ = Table<1>(avx2_);
+        return true;
     }
 
     std::size_t neurons_;
-    Table64 table_;
+    bool avx2_;
+    Table<1> table_;
     DirectCounts direct_;
 };
 

@@ -1,72 +1,115 @@
-// The engine above 64 neurons: rows in an arena, found by hash and compared bit by bit.
+// The engine above 128 neurons: rows in an arena, found by hash and compared bit by bit.
 #pragma once
 
 #include <algorithm>
-#include <utility>
-#include <vector>
 
-#include "engine.hpp"
-#include "memory.hpp"
+#include "arena.hpp"
+#include "segments.hpp"
 
 namespace tensorstate {
 
+// Half of a slot is half of a row's hash, the other half the row's place in the arena.
+struct IndexBucket {
+    static constexpr std::size_t kSlots = 7;
+
+    std::uint64_t slots[kSlots];
+    std::uint64_t fill;
+
+    static std::uint64_t slot(std::uint32_t hash, std::uint32_t place) noexcept {
+        return std::uint64_t{hash} << 32 | place;
+    }
+    static std::uint32_t place(std::uint64_t slot) noexcept {
+        return static_cast<std::uint32_t>(slot);
+    }
+    void push(const IndexBucket& from, std::size_t slot) noexcept {
+        slots[fill++] = from.slots[slot];
+    }
+};
+static_assert(sizeof(IndexBucket) == 64);
+
 class WideEngine final : public Engine {
+    // The leading bits of 32 choose the segment, the last sixteen the bucket.
+    static std::uint64_t spread_out(std::uint32_t hash) noexcept {
+        return std::uint64_t{hash} << 32 | (hash << 16 & 0xFFFFFFFFu);
+    }
+    struct HashSlot {
+        std::uint64_t operator()(const IndexBucket& bucket, std::size_t slot) const noexcept {
+            return spread_out(static_cast<std::uint32_t>(bucket.slots[slot] >> 32));
+        }
+    };
+    using Tree = Segments<IndexBucket, HashSlot>;
+
   public:
-    explicit WideEngine(std::size_t neurons)
-        : words_(words_of(neurons)), entry_words_(words_ + 1) {
-        while ((entry_words_ << (chunk_bits_ + 1)) <= kChunkWords) ++chunk_bits_;
-    }
+    explicit WideEngine(std::size_t neurons) : words_(words_of(neurons)), arena_(words_) {}
 
-    void reserve(std::size_t rows) override {
-        if (rows > kMostEntries - entries_) throw std::bad_alloc();
-        // Chunks never move: growing costs no copy and no second arena.
-        while ((chunks_.size() << chunk_bits_) < entries_ + rows) {
-            chunks_.push_back(allocate<std::uint64_t>(entry_words_ << chunk_bits_));
-        }
-        if (distinct_ + rows > slots_ / 4 * 3) grow_index(distinct_ + rows);
-    }
-
-    void add(const Rows& rows) noexcept override {
-        std::uint64_t hashes[kAhead];
+    std::size_t add(const Rows& rows) noexcept override {
+        if (tree_.n_segments() == 0 && !tree_.grow(0)) return 0;
+        auto view = tree_.view();
+        std::uint32_t hashes[kAhead];
         for (std::size_t start = 0; start < rows.size; start += kAhead) {
-            const std::size_t count = std::min(kAhead, rows.size - start);
-            for (std::size_t i = 0; i < count; ++i) {
+            const std::size_t size = std::min(kAhead, rows.size - start);
+            for (std::size_t i = 0; i < size; ++i) {
                 hashes[i] = hash(rows.words + (start + i) * words_);
-                TS_PREFETCH(&index_[hashes[i] >> shift_]);
+                TS_PREFETCH(home(view, hashes[i]));
             }
-            for (std::size_t i = 0; i < count; ++i) {
-                const std::uint64_t slot = index_[hashes[i] >> shift_];
-                if (slot != 0) TS_PREFETCH(entry(slot));
+            for (std::size_t i = 0; i < size; ++i) {
+                const IndexBucket& bucket = *home(view, hashes[i]);
+                const unsigned alike = candidates(bucket, hashes[i]);
+                if (alike == 0) continue;
+                const auto* entry =
+                    reinterpret_cast<const char*>(arena_.entry(first_place(bucket, alike)));
+                TS_PREFETCH(entry);
+                TS_PREFETCH(entry + 64);
             }
-            for (std::size_t i = 0; i < count; ++i) {
-                bump(hashes[i], rows.words + (start + i) * words_,
-                     rows.counts == nullptr ? 1 : rows.counts[start + i]);
+            for (std::size_t i = 0; i < size;) {
+                const std::uint64_t* row = rows.words + (start + i) * words_;
+                const std::uint64_t count = rows.counts == nullptr ? 1 : rows.counts[start + i];
+                const Found found = find(view, hashes[i], row);
+                if (found.entry != nullptr) {
+                    *found.entry += count;
+                    ++i;
+                } else if (found.room == nullptr ||
+                           view.segments[found.segment].size >= view.most) {
+                    if (!tree_.grow(spread_out(hashes[i]))) return start + i;
+                    view = tree_.view();
+                } else {
+                    try {
+                        const std::uint32_t place = arena_.add(row, count);
+                        found.room->slots[found.room->fill++] =
+                            IndexBucket::slot(hashes[i], place);
+                    } catch (const std::bad_alloc&) {
+                        return start + i;
+                    }
+                    ++view.segments[found.segment].size;
+                    ++i;
+                }
             }
         }
+        return rows.size;
     }
 
     void remove(const Rows& rows) noexcept override {
+        const auto view = tree_.view();
         for (std::size_t i = 0; i < rows.size; ++i) {
             const std::uint64_t* row = rows.words + i * words_;
-            const std::size_t at = find(hash(row), row);
-            if (index_[at] == 0) continue;
-            std::uint64_t& count = *entry(index_[at]);
-            count -= rows.counts == nullptr ? 1 : rows.counts[i];
-            if (count == 0) close_gap(at);
+            *find(view, hash(row), row).entry -= rows.counts == nullptr ? 1 : rows.counts[i];
         }
-        // What was added last is taken back first or all at once: empty entries end the arena.
-        while (entries_ != 0 && *entry(entries_) == 0) --entries_;
     }
 
-    void double_counts() noexcept override {
-        for (std::size_t number = 1; number <= entries_; ++number) *entry(number) *= 2;
+    // States that are gone were the last to come.
+    void purge() noexcept override {
+        tree_.purge([&](const IndexBucket& bucket, std::size_t slot) {
+            return *arena_.entry(IndexBucket::place(bucket.slots[slot])) == 0;
+        });
+        while (arena_.size() != 0 && *arena_.entry(arena_.place(arena_.size() - 1)) == 0) {
+            arena_.drop_last();
+        }
     }
 
     std::size_t read(std::size_t& cursor, const Rows& room) const noexcept override {
         std::size_t found = 0;
-        for (; cursor < entries_ && found < room.size; ++cursor) {
-            const std::uint64_t* source = entry(cursor + 1);
-            if (*source == 0) continue;
+        for (; cursor < arena_.size() && found < room.size; ++cursor) {
+            const std::uint64_t* source = arena_.entry(arena_.place(cursor));
             if (room.words != nullptr) {
                 std::copy_n(source + 1, words_, room.words + found * words_);
             }
@@ -75,100 +118,65 @@ class WideEngine final : public Engine {
         return found;
     }
 
-    std::size_t distinct() const noexcept override { return distinct_; }
-    std::size_t nbytes() const noexcept override {
-        return ((chunks_.size() * entry_words_ << chunk_bits_) + slots_) * sizeof(std::uint64_t);
-    }
+    std::size_t distinct() const noexcept override { return arena_.size(); }
+    std::size_t nbytes() const noexcept override { return tree_.nbytes() + arena_.nbytes(); }
 
   private:
     static constexpr std::size_t kAhead = 32;
-    static constexpr std::size_t kChunkWords = 32768;
-    // A slot is an entry's number from 1 on, below 24 bits of the hash; 0 is empty.
-    static constexpr unsigned kNumberBits = 40;
-    static constexpr std::uint64_t kNumber = (std::uint64_t{1} << kNumberBits) - 1;
-    static constexpr std::size_t kMostEntries = static_cast<std::size_t>(kNumber);
 
-    // An entry is its count and then its row.
-    std::uint64_t* entry(std::uint64_t slot) const noexcept {
-        const std::size_t number = static_cast<std::size_t>(slot & kNumber) - 1;
-        const std::size_t in_chunk = number & ((std::size_t{1} << chunk_bits_) - 1);
-        return chunks_[number >> chunk_bits_].get() + in_chunk * entry_words_;
-    }
+    struct Found {
+        std::uint64_t* entry;  // of the row; else null, and
+        IndexBucket* room;     // where it belongs, null where no bucket in reach has a place
+        std::uint32_t segment;
+    };
 
     // Two lanes: one multiplication need not wait for the other.
-    std::uint64_t hash(const std::uint64_t* row) const noexcept {
-        std::uint64_t a = seed_, b = ~seed_;
+    std::uint32_t hash(const std::uint64_t* row) const noexcept {
+        std::uint64_t a = 0x243F6A8885A308D3u, b = ~a;
         std::size_t i = 0;
         for (; i + 2 <= words_; i += 2) {
             a = turned((a ^ row[i]) * 0x9E3779B97F4A7C15u);
             b = turned((b ^ row[i + 1]) * 0xC2B2AE3D27D4EB4Fu);
         }
         if (i < words_) a = turned((a ^ row[i]) * 0x9E3779B97F4A7C15u);
-        return mixed(a ^ (b * 0xD6E8FEB86659FD93u));
+        return static_cast<std::uint32_t>(mixed(a ^ (b * 0xD6E8FEB86659FD93u)) >> 32);
     }
     static std::uint64_t turned(std::uint64_t word) noexcept { return word << 29 | word >> 35; }
 
-    std::size_t after(std::size_t at) const noexcept { return (at + 1) & (slots_ - 1); }
+    static IndexBucket* home(const Tree::View& view, std::uint32_t hash) noexcept {
+        const std::uint64_t spread = spread_out(hash);
+        return view.home(view.segment(spread), spread);
+    }
 
-    // The slot of `row`, or the empty one where it belongs.
-    std::size_t find(std::uint64_t hash, const std::uint64_t* row) const noexcept {
-        std::size_t at = hash >> shift_;
-        for (; index_[at] != 0; at = after(at)) {
-            if (((index_[at] ^ (hash << kNumberBits)) & ~kNumber) == 0 &&
-                std::equal(row, row + words_, entry(index_[at]) + 1)) {
-                break;
+    static unsigned candidates(const IndexBucket& bucket, std::uint32_t hash) noexcept {
+        unsigned alike = 0;
+        for (std::size_t i = 0; i < IndexBucket::kSlots; ++i) {
+            alike |= static_cast<unsigned>(bucket.slots[i] >> 32 == hash) << i;
+        }
+        return alike & ((1u << bucket.fill) - 1);
+    }
+    static std::uint32_t first_place(const IndexBucket& bucket, unsigned alike) noexcept {
+        return IndexBucket::place(bucket.slots[lowest_bit(alike)]);
+    }
+
+    TS_INLINE Found find(const Tree::View& view, std::uint32_t hash,
+                         const std::uint64_t* row) const noexcept {
+        const std::uint64_t spread = spread_out(hash);
+        const std::uint32_t segment = view.segment(spread);
+        IndexBucket* bucket = view.home(segment, spread);
+        for (std::size_t step = 0; step < Tree::kReach; ++step, ++bucket) {
+            for (unsigned alike = candidates(*bucket, hash); alike != 0; alike &= alike - 1) {
+                std::uint64_t* const entry = arena_.entry(first_place(*bucket, alike));
+                if (std::equal(row, row + words_, entry + 1)) return Found{entry, nullptr, segment};
             }
+            if (bucket->fill < IndexBucket::kSlots) return Found{nullptr, bucket, segment};
         }
-        return at;
+        return Found{nullptr, nullptr, segment};
     }
 
-    void bump(std::uint64_t hash, const std::uint64_t* row, std::uint64_t count) noexcept {
-        const std::size_t at = find(hash, row);
-        if (index_[at] != 0) {
-            *entry(index_[at]) += count;
-            return;
-        }
-        index_[at] = hash << kNumberBits | ++entries_;
-        std::uint64_t* target = entry(entries_);
-        *target = count;
-        std::copy_n(row, words_, target + 1);
-        ++distinct_;
-    }
-
-    void grow_index(std::size_t states) {
-        const std::size_t slots = slots_for(states);
-        Block<std::uint64_t> index = allocate<std::uint64_t>(slots);
-        index_ = std::move(index);
-        slots_ = slots;
-        shift_ = 64 - log2_of(slots);
-        for (std::uint64_t number = 1; number <= entries_; ++number) {
-            if (*entry(number) == 0) continue;
-            const std::uint64_t hashed = hash(entry(number) + 1);
-            std::size_t at = hashed >> shift_;
-            while (index_[at] != 0) at = after(at);
-            index_[at] = hashed << kNumberBits | number;
-        }
-    }
-
-    // Moves later slots of the run back, so that no search ends at the gap too early.
-    void close_gap(std::size_t gap) noexcept {
-        --distinct_;
-        index_[gap] = 0;
-        for (std::size_t at = after(gap); index_[at] != 0; at = after(at)) {
-            const std::size_t home = hash(entry(index_[at]) + 1) >> shift_;
-            if (((at - home) & (slots_ - 1)) < ((at - gap) & (slots_ - 1))) continue;
-            index_[gap] = index_[at];
-            index_[at] = 0;
-            gap = at;
-        }
-    }
-
-    std::size_t words_, entry_words_;
-    unsigned chunk_bits_ = 0, shift_ = 63;
-    std::vector<Block<std::uint64_t>> chunks_;
-    Block<std::uint64_t> index_;
-    std::size_t slots_ = 0, entries_ = 0, distinct_ = 0;
-    std::uint64_t seed_ = next_seed();
+    std::size_t words_;
+    Arena arena_;
+    Tree tree_{HashSlot()};
 };
 
 }  // namespace tensorstate
