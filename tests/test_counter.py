@@ -224,6 +224,43 @@ def test_bad_input_is_named_and_leaves_the_counter_as_it_was(kernel):
             new_counter(kernel, bad)
 
 
+@every_kernel
+@pytest.mark.parametrize("width", [3, 20, 40, 100, 200])
+def test_counts_stay_exact_while_merging_doubles_them_to_64_bits(kernel, width):
+    rows = np.packbits(np.eye(3, width, dtype=bool), axis=1, bitorder="little")
+    expected = [1, 100, 2**15 - 1]
+    counter = new_counter(kernel, width)
+    counter.add_counts(rows, np.array(expected, np.uint64))
+    order = np.lexsort(rows.T[::-1])
+    while 2 * sum(expected) < 2**64:
+        other = pickled(counter) if sum(expected) % 3 else counter
+        counter.merge(other)
+        expected = [2 * count for count in expected]
+        assert counter.counts().tolist() == [expected[i] for i in order]
+        assert counter.fired()[:3].tolist() == expected
+        assert counter.spectrum()[0].tolist() == expected
+        assert counter.n_states == sum(expected)
+    assert max(expected) > 2**62
+    with pytest.raises(OverflowError):
+        counter.merge(counter)
+    assert counter.counts().tolist() == [expected[i] for i in order]
+
+
+@native_kernels
+@pytest.mark.parametrize("width", [20, 22, 50, 64, 65, 128, 129, 512])
+def test_memory_per_distinct_state_is_bounded_while_states_grow(kernel, width):
+    bound = 30 if width <= 64 else -(-width // 8) + 40
+    rng = np.random.default_rng(3)
+    counter = new_counter(kernel, width)
+    while counter.n_distinct < 150_000:
+        rows = rng.integers(0, 256, (5000, -(-width // 8)), np.uint8)
+        if width % 8:
+            rows[:, -1] >>= 8 - width % 8
+        counter.update_packed(rows)
+        if counter.n_distinct >= 10_000:
+            assert counter.nbytes <= bound * counter.n_distinct
+
+
 @native_kernels
 @pytest.mark.parametrize("width", [10, 18, 20, 50, 65, 512])
 def test_a_failed_allocation_takes_the_whole_batch_back(kernel, width):
@@ -260,6 +297,37 @@ def test_a_failed_allocation_takes_the_whole_batch_back(kernel, width):
         undisturbed.update(before, 1)
         add(undisturbed)
         assert counter.nbytes == undisturbed.nbytes
+
+
+@native_kernels
+@pytest.mark.parametrize("width", [10, 18, 50, 65, 512])
+def test_a_failed_allocation_for_large_counts_takes_them_back(kernel, width):
+    from tensorstate_callbacks._native._counter import fail_allocation
+
+    rows = np.packbits(np.eye(8, width, dtype=bool), axis=1, bitorder="little")
+    for add, factor in (
+        (lambda counter: counter.add_counts(rows, np.full(8, 2**20, np.uint64)), 1),
+        (lambda counter: counter.merge(counter), 0),
+    ):
+        counter = new_counter(kernel, width)
+        for _ in range(100):  # below what a small count holds, so that more of them spill over
+            counter.update_packed(rows)
+        before, failures = counter.counts().tolist(), 0
+        try:
+            while True:
+                fail_allocation(failures + 1)
+                try:
+                    add(counter)
+                    break
+                except MemoryError:
+                    failures += 1
+                fail_allocation(0)
+                assert counter.counts().tolist() == before
+                assert counter.n_states == 800
+        finally:
+            fail_allocation(0)
+        assert failures >= 2
+        assert counter.counts().tolist() == [100 + factor * 2**20 + (1 - factor) * 100] * 8
 
 
 def test_repr_says_what_was_counted():

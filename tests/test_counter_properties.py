@@ -1,6 +1,8 @@
 """Invariant 1: what a counter holds depends on the states only, not on how they came in."""
 
+import pickle
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from counter_oracle import every_kernel, expected_states, new_counter
@@ -8,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tensorstate_callbacks.counter import available_kernels
+from tensorstate_callbacks.counter import available_kernels, use_kernel
 
 few = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 2**32 - 1)
@@ -50,6 +52,21 @@ def test_numbers_do_not_depend_on_batches_order_or_shards(
     for shard in rng.permutation(shards):
         merged.merge(shard)
     assert held(merged) == held(whole)
+
+
+@every_kernel
+@settings(few, max_examples=10)
+@given(width=widths, seed=seeds, n_threads=st.integers(1, 5), n_batches=st.integers(1, 12))
+def test_numbers_do_not_depend_on_the_number_of_threads(kernel, width, seed, n_threads, n_batches):
+    rng = np.random.default_rng(seed)
+    activations = rng.standard_normal((1500, width), np.float32).repeat(2, axis=0)
+    whole, shared = new_counter(kernel, width), new_counter(kernel, width)
+    whole.update(activations, 1)
+    with ThreadPoolExecutor(n_threads) as pool:
+        batches = np.array_split(rng.permutation(activations), n_batches)
+        for done in [pool.submit(shared.update, batch, 1) for batch in batches]:
+            done.result()
+    assert held(shared) == held(whole)
 
 
 @every_kernel
@@ -98,6 +115,7 @@ class CounterMachine(RuleBasedStateMachine):
         self.expected = Counter()
 
     def some_states(self, n_states, n_patterns):
+        n_patterns = min(n_patterns, n_states + 1)
         patterns = self.rng.integers(0, 2, (n_patterns, self.width), np.uint8).astype(bool)
         states = patterns[self.rng.integers(0, n_patterns, n_states)]
         return states, np.packbits(states, axis=1, bitorder="little")
@@ -108,13 +126,18 @@ class CounterMachine(RuleBasedStateMachine):
         self.counter.update(np.where(states, 2.5, -0.0).astype(np.float32), 1)
         self.expected.update(row.tobytes() for row in rows)
 
-    @rule(n_states=st.sampled_from([0, 1, 33, 1500]), n_patterns=st.sampled_from([1, 1500]))
+    # 8000 distinct states fill more than one segment of a table.
+    @rule(
+        n_states=st.sampled_from([0, 1, 33, 300, 1500, 8000]),
+        n_patterns=st.sampled_from([1, 300, 10**6]),
+    )
     def update_packed(self, n_states, n_patterns):
         _, rows = self.some_states(n_states, n_patterns)
         self.counter.update_packed(rows)
         self.expected.update(row.tobytes() for row in rows)
 
-    @rule(n_states=st.integers(0, 40), most=st.sampled_from([1, 5, 2**40]))
+    # Counts around the sizes that small counts spill over at, and huge ones.
+    @rule(n_states=st.integers(0, 40), most=st.sampled_from([1, 130, 2**15 + 1, 2**40]))
     def add_counts(self, n_states, most):
         _, rows = self.some_states(n_states, 10)
         counts = self.rng.integers(0, most, n_states, np.uint64, endpoint=True)
@@ -123,10 +146,26 @@ class CounterMachine(RuleBasedStateMachine):
             if count:
                 self.expected[row.tobytes()] += count
 
-    @rule(kernel=st.sampled_from(available_kernels()), n_states=st.integers(0, 60))
+    @rule()
+    def add_the_same_states_again_and_again(self):
+        _, rows = self.some_states(2, 2)
+        for _ in range(9):
+            rows = np.concatenate([rows, rows])  # 1024 in the end
+            self.counter.update_packed(rows)
+            self.expected.update(row.tobytes() for row in rows)
+
+    @rule()
+    def go_through_a_pickle(self):
+        with use_kernel(self.kernel):
+            self.counter = pickle.loads(pickle.dumps(self.counter))  # noqa: S301
+
+    @rule(
+        kernel=st.sampled_from(available_kernels()),
+        n_states=st.sampled_from([0, 1, 60, 6000]),
+    )
     def merge(self, kernel, n_states):
         other = new_counter(kernel, self.width)
-        _, rows = self.some_states(n_states, 10)
+        _, rows = self.some_states(n_states, 10 if n_states < 100 else n_states)
         other.update_packed(rows)
         self.counter.merge(other)
         self.expected.update(row.tobytes() for row in rows)
@@ -151,7 +190,8 @@ class CounterMachine(RuleBasedStateMachine):
         assert self.counter.n_distinct == len(self.expected)
         values, multiplicities = (part.tolist() for part in self.counter.spectrum())
         assert values == sorted(set(self.expected.values()))
-        assert multiplicities == [list(self.expected.values()).count(value) for value in values]
+        times = Counter(self.expected.values())
+        assert multiplicities == [times[value] for value in values]
         bits = np.unpackbits(
             self.counter.states(), axis=1, count=self.width, bitorder="little"
         ).astype(np.uint64)
@@ -161,7 +201,7 @@ class CounterMachine(RuleBasedStateMachine):
 def machine_of(kernel):
     machine = type(f"CounterMachine_{kernel}", (CounterMachine,), {"kernel": kernel})
     case = machine.TestCase
-    case.settings = settings(few, max_examples=12, stateful_step_count=20)
+    case.settings = settings(few, max_examples=25, stateful_step_count=20)
     return case
 
 

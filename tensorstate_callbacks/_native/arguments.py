@@ -56,7 +56,7 @@ def checked_rows(rows: NDArray[np.uint8], n_neurons: int) -> NDArray[np.uint8]:
         raise ValueError(
             f"packed rows of {n_neurons} neurons have the shape (m, {width}), not {rows.shape}"
         )
-    if n_neurons % 8 and (rows[:, -1] >> n_neurons % 8).any():
+    if n_neurons % 8 and len(rows) and rows[:, -1].max() >> n_neurons % 8:
         raise ValueError(f"packed rows have bits set beyond their {n_neurons} neurons")
     return np.ascontiguousarray(rows)
 

@@ -30,20 +30,12 @@ class DirectCounts {
         // Locals: a member could be one of the counts, for all a compiler knows.
         std::uint8_t* const small = small_.get();
         std::size_t added = 0, i = 0;
-        if (rows.counts == nullptr) {
-            for (; i < rows.size; ++i) {
-                const std::uint64_t state = rows.words[i];
-                const bool is_new = small[state] == 0;
-                if (!counts_.increment(small[state], state)) break;
-                added += is_new;
-            }
-        } else {
-            for (; i < rows.size; ++i) {
-                const std::uint64_t state = rows.words[i];
-                const bool is_new = small[state] == 0;
-                if (!counts_.add(small[state], state, rows.counts[i])) break;
-                added += is_new;
-            }
+        for (; i < rows.size; ++i) {
+            const std::uint64_t state = rows.words[i];
+            const std::uint64_t count = rows.counts == nullptr ? 1 : rows.counts[i];
+            const bool is_new = small[state] == 0;
+            if (!counts_.add(small[state], state, count)) break;
+            added += is_new;
         }
         distinct_ += added;
         return i;

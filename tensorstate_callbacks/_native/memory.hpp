@@ -12,6 +12,12 @@
 #include <new>
 #include <vector>
 
+#if defined(_MSC_VER)
+#define TS_NOINLINE __declspec(noinline)
+#else
+#define TS_NOINLINE __attribute__((noinline))
+#endif
+
 namespace tensorstate {
 
 inline constexpr std::size_t kChunkBytes = 65536;

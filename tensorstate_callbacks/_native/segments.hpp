@@ -16,9 +16,6 @@
 
 #if defined(_MSC_VER)
 #include <intrin.h>
-#define TS_NOINLINE __declspec(noinline)
-#else
-#define TS_NOINLINE __attribute__((noinline))
 #endif
 
 namespace tensorstate {
@@ -107,9 +104,10 @@ class Segments {
     void purge(Gone gone) noexcept {
         for (Segment& segment : segments_) {
             segment.size = 0;
-            spread<true>(segment.first, buckets_, [&](const Bucket& bucket, std::size_t slot) {
-                return gone(bucket, slot) ? nullptr : &segment;
-            });
+            spread<true>(segment.first, buckets_,
+                         [&](const Bucket& bucket, std::size_t slot, std::uint64_t) {
+                             return gone(bucket, slot) ? nullptr : &segment;
+                         });
         }
     }
 
@@ -144,8 +142,9 @@ class Segments {
         Segment larger = fresh(2 * buckets_);
         const std::size_t before = buckets_;
         buckets_ *= 2;
-        if (!spread<false>(segments_[0].first, before,
-                           [&](const Bucket&, std::size_t) { return &larger; })) {
+        if (!spread<false>(
+                segments_[0].first, before,
+                [&](const Bucket&, std::size_t, std::uint64_t) { return &larger; })) {
             buckets_ = before;
             throw std::bad_alloc();  // dozens of hashes that agree in most of their bits
         }
@@ -165,9 +164,10 @@ class Segments {
         lower.size = 0;
         const unsigned bit = 63 - depth;
         Segment* const halves[2] = {&lower, &upper};  // no branch: half of the guesses are wrong
-        spread<true>(lower.first, buckets_, [&](const Bucket& bucket, std::size_t slot) {
-            return halves[hash_(bucket, slot) >> bit & 1];
-        });
+        spread<true>(lower.first, buckets_,
+                     [&](const Bucket&, std::size_t, std::uint64_t hash) {
+                         return halves[hash >> bit & 1];
+                     });
         const std::size_t span = std::size_t{1} << (64 - shift_ - upper.depth);
         std::fill_n(directory_.begin() + static_cast<std::ptrdiff_t>(upper.prefix * span), span,
                     static_cast<std::uint32_t>(segments_.size()));
@@ -191,9 +191,10 @@ class Segments {
             const Bucket old = buckets[i];
             if (InPlace) buckets[i].fill = 0;
             for (std::size_t slot = 0; slot < old.fill; ++slot) {
-                Segment* const target = choose(old, slot);
+                const std::uint64_t hash = hash_(old, slot);
+                Segment* const target = choose(old, slot, hash);
                 if (target == nullptr) continue;
-                Bucket* const home = target->first + home_of(hash_(old, slot), homes);
+                Bucket* const home = target->first + home_of(hash, homes);
                 Bucket* bucket = home;
                 while (bucket->fill == Bucket::kSlots) {
                     if (++bucket == home + kReach) return false;

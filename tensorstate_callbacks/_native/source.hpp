@@ -138,17 +138,19 @@ class PackedRows final : public Source {
 
     std::size_t next(const Rows& room) override {
         const std::size_t count = std::min(room.size, size_ - done_);
-        for (std::size_t i = 0; i < count; ++i) {
-            const std::size_t start = (done_ + i) * bytes_;
-            std::uint64_t* row = room.words + i * words_;
-            row[words_ - 1] = 0;
-            if (words_ == 1 && start + 8 <= size_ * bytes_) {
-                std::memcpy(row, rows_ + start, 8);  // one load; the mask drops the next row
-            } else {
-                std::memcpy(row, rows_ + start, bytes_);
+        if (bytes_ == 8 * words_) {
+            std::memcpy(room.words, rows_ + done_ * bytes_, count * bytes_);
+        } else {
+            const std::size_t whole = words_ == 1   ? copy_whole<1>(count, room.words)
+                                      : words_ == 2 ? copy_whole<2>(count, room.words)
+                                                    : 0;
+            for (std::size_t i = whole; i < count; ++i) {
+                std::uint64_t* row = room.words + i * words_;
+                row[words_ - 1] = 0;
+                std::memcpy(row, rows_ + (done_ + i) * bytes_, bytes_);
+                // Padding was checked in Python; a narrow layer's table must not depend on it.
+                row[words_ - 1] &= last_mask_;
             }
-            // Padding was checked in Python; the table of a narrow layer must not depend on it.
-            row[words_ - 1] &= last_mask_;
         }
         if (counts_ != nullptr) std::copy_n(counts_ + done_, count, room.counts);
         done_ += count;
@@ -156,6 +158,20 @@ class PackedRows final : public Source {
     }
 
   private:
+    // One load a word, where rows follow: the mask drops the next row. How many it copied.
+    template <std::size_t Words>
+    std::size_t copy_whole(std::size_t count, std::uint64_t* words) const {
+        const std::size_t bytes = bytes_, left = size_ - done_, behind = (8 * Words - 1) / bytes;
+        const std::size_t whole = std::min(count, left - std::min(left, behind));
+        const std::uint8_t* row = rows_ + done_ * bytes;
+        const std::uint64_t mask = last_mask_;
+        for (std::size_t i = 0; i < whole; ++i, row += bytes, words += Words) {
+            std::memcpy(words, row, 8 * Words);
+            words[Words - 1] &= mask;
+        }
+        return whole;
+    }
+
     const std::uint8_t* rows_;
     const std::uint64_t* counts_;
     std::size_t size_, bytes_, words_;

@@ -19,19 +19,8 @@ class SpilledCounts {
 
     // False, and nothing changed, for want of memory.
     TS_INLINE bool add(Small& small, const Key& key, std::uint64_t count) noexcept {
-        const std::uint64_t sum = small + count;
-        if (small < kHalf && count < kHalf && sum < kHalf) {
-            small = static_cast<Small>(sum);
-            return true;
-        }
-        return add_halves(small, key, count);
-    }
-
-    // One more: the common case is an increment and one test.
-    TS_INLINE bool increment(Small& small, const Key& key) noexcept {
-        const Small next = static_cast<Small>(small + 1);
-        if ((next & (kHalf - 1)) == 0) return add_halves(small, key, 1);
-        small = next;
+        if (count >= kHalf - (small & (kHalf - 1))) return add_halves(small, key, count);
+        small = static_cast<Small>(small + count);
         return true;
     }
 
@@ -61,7 +50,7 @@ class SpilledCounts {
     using Halves = std::unordered_map<Key, std::uint64_t, Hash, std::equal_to<Key>,
                                       Allocator<std::pair<const Key, std::uint64_t>>>;
 
-    bool add_halves(Small& small, const Key& key, std::uint64_t count) noexcept {
+    TS_NOINLINE bool add_halves(Small& small, const Key& key, std::uint64_t count) noexcept {
         const std::uint64_t rest = small % kHalf + count % kHalf;
         const std::uint64_t halves = count / kHalf + rest / kHalf;
         try {

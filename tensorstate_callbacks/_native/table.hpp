@@ -139,8 +139,8 @@ class Table final : public Engine {
                 const Key<Words> key = key_at(words, i);
                 const std::uint64_t count = Counted ? rows.counts[start + i] : 1;
                 Taken taken;
-                while ((taken = take<Find, Counted>(*places.segments[i], view.most,
-                                                    places.homes[i], key, count)) == Taken::kFull) {
+                while ((taken = take<Find>(*places.segments[i], view.most, places.homes[i], key,
+                                           count)) == Taken::kFull) {
                     if (!make_room(words, i, size, places)) return start + i;
                     view = tree_.view();
                 }
@@ -161,7 +161,7 @@ class Table final : public Engine {
 
     enum class Taken { kYes, kFull, kNoMemory };
 
-    template <class Find, bool Counted>
+    template <class Find>
     TS_INLINE Taken take(typename Tree::Segment& segment, std::uint32_t most, Bucket<Words>* home,
                          const Key<Words>& key, std::uint64_t count) noexcept {
         Bucket<Words>* bucket = home;
@@ -171,14 +171,12 @@ class Table final : public Engine {
             found = Find::find(*bucket, key);
         }
         if (found != 0) {
-            std::uint16_t& small = bucket->counts[lowest_bit(found)];
-            const bool counted =
-                Counted ? counts_.add(small, key, count) : counts_.increment(small, key);
-            return counted ? Taken::kYes : Taken::kNoMemory;
+            return counts_.add(bucket->counts[lowest_bit(found)], key, count) ? Taken::kYes
+                                                                              : Taken::kNoMemory;
         }
         if (segment.size >= most) return Taken::kFull;
-        std::uint16_t small = Counted ? 0 : 1;
-        if (Counted && !counts_.add(small, key, count)) return Taken::kNoMemory;
+        std::uint16_t small = 0;
+        if (!counts_.add(small, key, count)) return Taken::kNoMemory;
         bucket->keys[bucket->fill] = key;
         bucket->counts[bucket->fill++] = small;
         ++segment.size;
