@@ -9,7 +9,7 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning test test-kernels test-neon lint types clean
+.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan lint types clean
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py
@@ -34,6 +34,16 @@ test-neon:
 	@mkdir -p build
 	aarch64-linux-gnu-g++ -static $(AGREE) -o build/kernels_agree_aarch64
 	qemu-aarch64 build/kernels_agree_aarch64 $(CASES)
+
+# The compiled counter's tests under one sanitizer; CXX=clang++ takes clang's.
+test-asan: $(READY)
+	$(RUN) tests/native/sanitize.py address
+
+test-ubsan: $(READY)
+	$(RUN) tests/native/sanitize.py undefined
+
+test-tsan: $(READY)
+	$(RUN) tests/native/sanitize.py thread
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -8,6 +8,13 @@ from setuptools import Extension, setup
 
 NATIVE = Path("tensorstate_callbacks", "_native")
 FLAGS = ["/std:c++17", "/O2"] if sys.platform == "win32" else ["-std=c++17", "-O3"]
+LINK_FLAGS: list[str] = []
+
+# A debug build for gcc or clang: "address", "undefined", "thread" (tests/native/sanitize.py).
+if sanitizers := os.environ.get("TENSORSTATE_SANITIZE"):
+    LINK_FLAGS = [f"-fsanitize={sanitizers}"]
+    FLAGS += [*LINK_FLAGS, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O0"]
+    FLAGS += ["-fstrict-overflow", "-fno-wrapv"]  # CPython's own flags hide signed overflows
 
 setup(
     ext_modules=[
@@ -18,6 +25,7 @@ setup(
             include_dirs=[str(NATIVE)],
             language="c++",
             extra_compile_args=FLAGS,
+            extra_link_args=LINK_FLAGS,
             # Without a compiler the NumPy counter runs; this switch makes that an error.
             optional=os.environ.get("TENSORSTATE_REQUIRE_NATIVE", "") != "1",
         )

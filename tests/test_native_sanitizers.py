@@ -1,0 +1,26 @@
+"""The compiled counter's tests under sanitizers; the whole of them: make test-asan and so on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SANITIZE = Path(__file__).parent / "native" / "sanitize.py"
+CANNOT_RUN = 3
+# Their data is large: under make test-asan only.
+SLOW = "allocation or other_threads or many_distinct or large_tables"
+
+
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_the_native_tests_are_clean_under_sanitizers(sanitizers):
+    done = subprocess.run(
+        [sys.executable, SANITIZE, sanitizers, "-k", f"not numpy and not ({SLOW})"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == CANNOT_RUN:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
