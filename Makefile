@@ -9,7 +9,7 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan lint types clean
+.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz lint types clean
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py
@@ -44,6 +44,12 @@ test-ubsan: $(READY)
 
 test-tsan: $(READY)
 	$(RUN) tests/native/sanitize.py thread
+
+# Hostile inputs, made by libFuzzer; takes clang. Another SEED, other inputs.
+RUNS ?= 200000
+SEED ?= 1
+fuzz: $(READY)
+	$(RUN) tests/native/fuzz.py $(RUNS) $(SEED)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
