@@ -24,12 +24,13 @@ FLOW = [
         "fresh_lock",
     ],
     ["metrics", "counter", "selection"],
-    ["report", "packed_states", "raw_states"],
+    ["report", "packed_states", "raw_states", "installation"],
     ["recorder", "settings", "plots", "stored_states"],
     ["accuracy", "captured_states"],
     ["evaluation"],
     ["torch", "keras"],
     ["lightning", "efficiency_model"],
+    ["__main__"],
 ]
 ROOM = {name: level for level, names in enumerate(FLOW) for name in names}
 
