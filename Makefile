@@ -9,7 +9,7 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz lint types clean
+.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz test-wheels lint types clean
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py
@@ -44,6 +44,11 @@ test-ubsan: $(READY)
 
 test-tsan: $(READY)
 	$(RUN) tests/native/sanitize.py thread
+
+# Wheels of the last commit, in empty environments of each Python that is found as python3.10 and
+# so on; with pyenv: PYENV_VERSION=3.10.13:3.11.7:... make test-wheels.
+test-wheels: $(READY)
+	$(RUN) -m nox --session wheels
 
 # Hostile inputs, made by libFuzzer; takes clang. Another SEED, other inputs.
 RUNS ?= 200000
