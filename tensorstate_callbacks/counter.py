@@ -22,6 +22,7 @@ from tensorstate_callbacks._native.arguments import (
     checked_rows,
     checked_threshold,
     checked_width,
+    plain_array,
 )
 from tensorstate_callbacks._native.fallback import pack_firing
 from tensorstate_callbacks._native.firing import read_firing
@@ -111,7 +112,7 @@ class StateCounter:
             bfloat16: int16 or uint16 `activations` are the bits of bfloat16 numbers.
 
         Raises:
-            TypeError: if the dtype is not supported or an argument is not a number.
+            TypeError: if the dtype is not supported, a mask is on, or an argument is no number.
             ValueError: if the channel axis is not there or does not have `n_neurons` entries,
                 or the threshold is not finite.
 
@@ -123,7 +124,7 @@ class StateCounter:
             >>> counter.n_states
             1152
         """
-        array = np.asarray(activations)
+        array = plain_array(activations, "activations")
         axis = checked_axis(array, channel_axis, self._n_neurons)
         firing = read_firing(array, axis, checked_threshold(threshold), bfloat16)
         if firing.always_alike:
@@ -304,6 +305,6 @@ def pack_states(
         array([[5],
                [2]], dtype=uint8)
     """
-    array = np.asarray(activations)
+    array = plain_array(activations, "activations")
     axis = checked_axis(array, channel_axis)
     return pack_firing(read_firing(array, axis, checked_threshold(threshold), bfloat16))

@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 def checked_width(n_neurons: int) -> int:
@@ -20,6 +20,16 @@ def checked_width(n_neurons: int) -> int:
     if width < 1:
         raise ValueError(f"n_neurons must be at least 1, not {width}")
     return width
+
+
+def plain_array(values: ArrayLike, name: str) -> NDArray[Any]:
+    """`values` as a plain array; a mask, which would be lost, is refused."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must not be a masked array: a state has no missing neurons; select what is to"
+            " be counted, or fill it, first"
+        )
+    return np.asarray(values)
 
 
 def checked_axis(array: NDArray[Any], channel_axis: int, n_neurons: int | None = None) -> int:
@@ -48,7 +58,7 @@ def checked_threshold(threshold: float) -> float:
 
 def checked_rows(rows: NDArray[np.uint8], n_neurons: int) -> NDArray[np.uint8]:
     """Packed rows in C order, without a bit beyond the neurons."""
-    rows = np.asarray(rows)
+    rows = plain_array(rows, "packed rows")
     width = -(-n_neurons // 8)
     if rows.dtype != np.uint8:
         raise TypeError(f"packed rows must be uint8, not {rows.dtype.name}")
@@ -63,9 +73,9 @@ def checked_rows(rows: NDArray[np.uint8], n_neurons: int) -> NDArray[np.uint8]:
 
 def checked_counts(counts: NDArray[np.uint64], n_rows: int) -> NDArray[np.uint64]:
     """One count per row, in C order."""
-    counts = np.asarray(counts)
-    if counts.dtype != np.uint64:
+    counts = plain_array(counts, "counts")
+    if counts.dtype.newbyteorder("=") != np.uint64:
         raise TypeError(f"counts must be uint64, not {counts.dtype.name}")
     if counts.shape != (n_rows,):
         raise ValueError(f"counts must have one entry per row, ({n_rows},), not {counts.shape}")
-    return np.ascontiguousarray(counts)
+    return np.ascontiguousarray(counts, np.uint64)
