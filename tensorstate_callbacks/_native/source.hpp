@@ -80,6 +80,9 @@ class Activations final : public Source {
     static std::vector<Axis> coalesced(const std::vector<Axis>& axes) {
         std::vector<Axis> few;
         for (const Axis& axis : axes) {
+            if (axis.size == 0) return {Axis{0, 0}};  // strides of no memory may be anything
+        }
+        for (const Axis& axis : axes) {
             if (axis.size == 1) continue;
             if (!few.empty() &&
                 few.back().stride == axis.stride * static_cast<std::ptrdiff_t>(axis.size)) {
