@@ -1,14 +1,14 @@
 """A recorded pass and its accuracy in; a report out, or a warning that says why there is none."""
 
 from tensorstate_callbacks.accuracy import FoundAccuracy
-from tensorstate_callbacks.recorder import Recorder
+from tensorstate_callbacks.recorder import PassFigures, Recorder
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.settings import Settings
 from tensorstate_callbacks.warn_once import WarnOnce
 
 
 def conclude(
-    recorder: Recorder,
+    recorder: Recorder | PassFigures,
     found: FoundAccuracy,
     settings: Settings,
     warn: WarnOnce,
@@ -20,7 +20,7 @@ def conclude(
     """Turn one recorded pass into its report.
 
     Args:
-        recorder: The pass.
+        recorder: The pass, or what several processes recorded of it, summed up.
         found: Its accuracy, or why there is none.
         settings: What the callback was given.
         warn: Takes the warnings: a probe that saw nothing, an accuracy that is missing.
@@ -35,9 +35,13 @@ def conclude(
         ProbeError: A layer could not be counted.
         ValueError: There is no accuracy, and `missing_accuracy` is `"raise"`.
     """
-    if recorder.error is not None:
+    if isinstance(recorder, PassFigures):
+        figures = recorder
+    elif recorder.error is not None:
         raise recorder.error
-    unseen = recorder.unseen()
+    else:
+        figures = recorder.figures()
+    unseen = figures.unseen()
     if unseen:
         warn(
             "unseen",
@@ -45,7 +49,7 @@ def conclude(
             "call these layers, or they run where a probe can't see them (a compiled function of "
             "their own). They are left out; attach to other layers, or exclude them",
         )
-    if not recorder.seen():
+    if not figures.seen():
         return None
     if found.problem is not None:
         problem = f"aIQ can't be computed: {found.problem}. Efficiency is logged without it"
@@ -53,7 +57,7 @@ def conclude(
             raise ValueError(problem)
         if settings.missing_accuracy == "warn":
             warn("accuracy", problem)
-    return recorder.report(
+    return figures.report(
         accuracy=found.value,
         alpha=settings.alpha,
         beta=settings.beta,

@@ -3,10 +3,13 @@
 import threading
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.counter import StateCounter
+from tensorstate_callbacks.entropy import Spectrum
 from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.report import EfficiencyReport, LayerReport
 
@@ -26,7 +29,7 @@ class Recorder:
     """
 
     def __init__(self, names: Iterable[str], *, threshold: float = 0.0) -> None:
-        self._names = tuple(names)
+        self.names = tuple(names)
         self._threshold = threshold
         self._counters: dict[str, StateCounter] = {}
         self._lock = threading.Lock()
@@ -53,8 +56,8 @@ class Recorder:
             ProbeError: They can't be counted: a type that can't fire, a number of neurons other
                 than before, no memory. The batch isn't counted, what was counted before stays.
         """
-        if name not in self._names:
-            raise KeyError(f"no probe is named {name!r}; there are {', '.join(self._names)}")
+        if name not in self.names:
+            raise KeyError(f"no probe is named {name!r}; there are {', '.join(self.names)}")
         try:
             counter = self._counter(name, activations, channel_axis)
             counter.update(activations, channel_axis, self._threshold, bfloat16=bfloat16)
@@ -75,7 +78,7 @@ class Recorder:
     def unseen(self) -> list[str]:
         """Return the probes that have seen none."""
         seen = set(self.seen())
-        return [name for name in self._names if name not in seen]
+        return [name for name in self.names if name not in seen]
 
     def report(
         self,
@@ -103,18 +106,15 @@ class Recorder:
         """
         if self.error is not None:
             raise self.error
-        layers = {
-            name: LayerReport.from_spectrum(name, counter.spectrum(), counter.fired(), alpha)
-            for name, counter in ((name, self._counters[name]) for name in self.seen())
-        }
-        if not layers:
-            raise ProbeError(
-                f"no probe saw any activations: {', '.join(self._names)}. Run the model on "
-                "some data while recording, and attach to layers that it calls."
-            )
-        return EfficiencyReport(
-            layers=layers, beta=beta, accuracy=accuracy, epoch=epoch, step=step, stage=stage
+        return self.figures().report(
+            accuracy=accuracy, alpha=alpha, beta=beta, epoch=epoch, step=step, stage=stage
         )
+
+    def figures(self) -> "PassFigures":
+        """Return what was counted so far, summed up: all that a report depends on."""
+        counters = self.counters
+        figures = {name: (counters[name].spectrum(), counters[name].fired()) for name in self.seen()}
+        return PassFigures(self.names, figures)
 
     def _counter(self, name: str, activations: npt.ArrayLike, channel_axis: int) -> StateCounter:
         with self._lock:
@@ -124,3 +124,47 @@ class Recorder:
                     raise ValueError(f"activations need an axis of neurons; got shape {shape}")
                 self._counters[name] = StateCounter(int(shape[channel_axis]))
             return self._counters[name]
+
+
+class PassFigures(NamedTuple):
+    """One evaluation pass, summed up.
+
+    Attributes:
+        names: All probes.
+        figures: Spectrum and firing counts of each probe that saw a state, in forward order.
+    """
+
+    names: tuple[str, ...]
+    figures: Mapping[str, tuple[Spectrum, npt.NDArray[np.uint64]]]
+
+    def seen(self) -> list[str]:
+        """Return the probes that have seen a state, in forward order."""
+        return list(self.figures)
+
+    def unseen(self) -> list[str]:
+        """Return the probes that have seen none."""
+        return [name for name in self.names if name not in self.figures]
+
+    def report(
+        self,
+        *,
+        accuracy: float | None = None,
+        alpha: float = 1,
+        beta: float = 2,
+        epoch: int | None = None,
+        step: int | None = None,
+        stage: str = "val",
+    ) -> EfficiencyReport:
+        """Return the figures of all probes that saw a state; see `Recorder.report`."""
+        layers = {
+            name: LayerReport.from_spectrum(name, spectrum, fired, alpha)
+            for name, (spectrum, fired) in self.figures.items()
+        }
+        if not layers:
+            raise ProbeError(
+                f"no probe saw any activations: {', '.join(self.names)}. Run the model on "
+                "some data while recording, and attach to layers that it calls."
+            )
+        return EfficiencyReport(
+            layers=layers, beta=beta, accuracy=accuracy, epoch=epoch, step=step, stage=stage
+        )

@@ -1,0 +1,102 @@
+"""Counted states in, cut by hash into one share for each process; and such a share back to states.
+
+Knows no framework: what is sent is a table of int64 that any collective can carry. A state belongs
+to the same share wherever it was counted, so the shares of all processes hold disjoint states, and
+the spectra of the shares add up to that of all data.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+# Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014): SplitMix64.
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+
+
+class Shares(NamedTuple):
+    """Counted states, ordered by the share they belong to.
+
+    Attributes:
+        table: One row per state, its key words and its count, shape `(m, n_words + 1)`, int64.
+        sizes: How many rows each share has, shape `(n_shares,)`, int64.
+    """
+
+    table: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+
+def n_words(n_neurons: int) -> int:
+    """Return how many 64-bit words hold a state."""
+    return -(-n_neurons // 64)
+
+
+def share_of(states: npt.NDArray[np.uint8], n_shares: int) -> npt.NDArray[np.int64]:
+    """Return the share that each state belongs to: a function of its bits alone.
+
+    Args:
+        states: Shape `(m, ceil(n_neurons / 8))`, uint8, as `StateCounter.states` gives them.
+        n_shares: Number of shares, 1 to 2**31.
+
+    Returns:
+        Shape `(m,)`, int64, from 0 to `n_shares - 1`.
+
+    Example:
+        >>> share_of(np.array([[0], [1], [2], [3]], np.uint8), 3)
+        array([2, 1, 1, 0])
+    """
+    return _shares_of_words(_words(states), n_shares)
+
+
+def split(
+    states: npt.NDArray[np.uint8], counts: npt.NDArray[np.uint64], n_shares: int
+) -> Shares:
+    """Cut counted states into shares.
+
+    Args:
+        states: Distinct states, shape `(m, ceil(n_neurons / 8))`, uint8.
+        counts: How often each was seen, shape `(m,)`, uint64.
+        n_shares: Number of shares.
+    """
+    words = _words(states)
+    shares = _shares_of_words(words, n_shares)
+    # NumPy sorts small integers by radix.
+    small = shares.astype(np.uint16) if n_shares <= 1 << 16 else shares
+    order = np.argsort(small, kind="stable")
+    table = np.empty((len(words), words.shape[1] + 1), np.int64)
+    # gloo has no uint64: the bits travel as int64.
+    table[:, :-1] = words.view(np.int64)[order]
+    table[:, -1] = counts.view(np.int64)[order]
+    return Shares(table, np.bincount(shares, minlength=n_shares).astype(np.int64))
+
+
+def join(
+    table: npt.NDArray[np.int64], n_neurons: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
+    """Return the states and counts of a table's rows, as `StateCounter.add_counts` takes them."""
+    keys = np.ascontiguousarray(table[:, :-1]).view(np.uint64).astype("<u8", copy=False)
+    states = keys.view(np.uint8)[:, : -(-n_neurons // 8)]
+    return np.ascontiguousarray(states), np.ascontiguousarray(table[:, -1]).view(np.uint64)
+
+
+def _words(states: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    m, n_bytes = states.shape
+    padded = np.zeros((m, 8 * -(-n_bytes // 8)), np.uint8)
+    padded[:, :n_bytes] = states
+    return padded.view("<u8").astype(np.uint64, copy=False)
+
+
+def _shares_of_words(words: npt.NDArray[np.uint64], n_shares: int) -> npt.NDArray[np.int64]:
+    mixed = np.zeros(len(words), np.uint64)
+    for column in words.T:
+        mixed += column + _STEP
+        for shift, factor in _MIX:
+            mixed ^= mixed >> shift
+            mixed *= factor
+        mixed ^= mixed >> np.uint64(31)
+    # The upper half of the product is even over the shares, without a division.
+    return (((mixed >> np.uint64(32)) * np.uint64(n_shares)) >> np.uint64(32)).astype(np.int64)
