@@ -1,7 +1,7 @@
 """The logs of an evaluation in, its accuracy out, or the reason why there is none."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tensorstate_callbacks.settings import Accuracy
@@ -53,3 +53,32 @@ def find_accuracy(
         hint = " (divide a percentage by 100)" if 1 < share <= 100 else ""
         return FoundAccuracy(None, f"{source} gave {share}, which is no share from 0 to 1{hint}")
     return FoundAccuracy(share)
+
+
+def merge_accuracies(found: Sequence[FoundAccuracy], weights: Sequence[float]) -> FoundAccuracy:
+    """Return the accuracy over the data of several processes.
+
+    Args:
+        found: What each process found: the accuracy on its own data, or one that was averaged
+            over all of them already and so is the same everywhere.
+        weights: How much data each accuracy is of, if it is of its own.
+
+    Returns:
+        The mean by weight of the accuracies there are; the first problem where there is none.
+
+    Example:
+        >>> merge_accuracies([FoundAccuracy(0.5), FoundAccuracy(1.0)], [30, 10]).value
+        0.625
+    """
+    there = [(f.value, w) for f, w in zip(found, weights, strict=True) if f.value is not None]
+    if not there:
+        return found[0]
+    values = {value for value, _ in there}
+    if len(values) == 1:
+        return FoundAccuracy(values.pop())
+    total = math.fsum(weight for _, weight in there)
+    if not total:
+        return FoundAccuracy(None, "the accuracies differ over processes that counted no data")
+    # Rounding must not take the mean of shares out of them.
+    mean = math.fsum(value * weight for value, weight in there) / total
+    return FoundAccuracy(min(max(mean, min(values)), max(values)))

@@ -49,7 +49,7 @@ def combine(names: Iterable[str], shares: Mapping[str, Iterable[ShareFigures]]) 
     figures = {}
     for name, parts in shares.items():
         parts = list(parts)
-        fired = np.sum([part.fired for part in parts], axis=0, dtype=np.uint64)
+        fired = np.stack([part.fired for part in parts]).sum(axis=0, dtype=np.uint64)
         figures[name] = (add_spectra(part.spectrum for part in parts), fired)
     return PassFigures(tuple(names), figures)
 

@@ -13,6 +13,10 @@ class ProbeError(TensorStateError, RuntimeError):
     """A layer's activations could not be counted; the message names the layer."""
 
 
+class RankError(TensorStateError, RuntimeError):
+    """Another process failed or did not come to merge its counts; the message names its rank."""
+
+
 class MissingExtraError(TensorStateError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

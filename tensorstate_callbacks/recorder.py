@@ -112,9 +112,10 @@ class Recorder:
 
     def figures(self) -> "PassFigures":
         """Return what was counted so far, summed up: all that a report depends on."""
-        counters = self.counters
-        figures = {name: (counters[name].spectrum(), counters[name].fired()) for name in self.seen()}
-        return PassFigures(self.names, figures)
+        seen = {name: counter for name, counter in self.counters.items() if counter.n_states}
+        return PassFigures(
+            self.names, {name: (c.spectrum(), c.fired()) for name, c in seen.items()}
+        )
 
     def _counter(self, name: str, activations: npt.ArrayLike, channel_axis: int) -> StateCounter:
         with self._lock:

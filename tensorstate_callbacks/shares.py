@@ -52,9 +52,7 @@ def share_of(states: npt.NDArray[np.uint8], n_shares: int) -> npt.NDArray[np.int
     return _shares_of_words(_words(states), n_shares)
 
 
-def split(
-    states: npt.NDArray[np.uint8], counts: npt.NDArray[np.uint64], n_shares: int
-) -> Shares:
+def split(states: npt.NDArray[np.uint8], counts: npt.NDArray[np.uint64], n_shares: int) -> Shares:
     """Cut counted states into shares.
 
     Args:

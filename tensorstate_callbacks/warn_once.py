@@ -10,6 +10,7 @@ class WarnOnce:
 
     def __init__(self) -> None:
         self._given: set[str] = set()
+        self._silent = False
 
     def __call__(self, kind: str, message: str) -> None:
         """Warn with `message`, unless a warning of this kind was given before.
@@ -18,11 +19,16 @@ class WarnOnce:
             kind: What is wrong, for example `"accuracy"`.
             message: A sentence that names the layer or key and the ways out.
         """
-        if kind in self._given:
+        if self._silent or kind in self._given:
             return
         self._given.add(kind)
         warnings.warn(message, TensorStateWarning, stacklevel=3)
 
-    def reset(self) -> None:
-        """Forget what was warned about: a new fit begins."""
+    def reset(self, *, silent: bool = False) -> None:
+        """Forget what was warned about: a new fit begins.
+
+        Args:
+            silent: Give no warnings from now on: another process gives the same ones.
+        """
         self._given.clear()
+        self._silent = silent

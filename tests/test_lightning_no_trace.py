@@ -195,6 +195,7 @@ def test_other_namespace_gets_a_class_of_its_own(monkeypatch: pytest.MonkeyPatch
 
     class Trainer:
         __module__ = "lightning.pytorch.trainer.trainer"
+        is_global_zero = True
 
     stand_in = ModuleType("lightning.pytorch")
     stand_in.Callback, stand_in.Trainer = Callback, Trainer  # type: ignore[attr-defined]

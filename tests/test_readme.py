@@ -68,6 +68,10 @@ def test_lightning_and_torch_code(tmp_path, monkeypatch, capsys, rng):
         "tensorstate_callbacks": tensorstate_callbacks,
         "validate": lambda model: float(model.net(images).argmax(1).float().mean()),
     }
-    exec(block("torch.record"), names)  # noqa: S102
+    exec(block("validate(model)"), names)  # noqa: S102
     assert names["recording"].report().layers["net.0"].n_states == 40 * 16
     assert names["recording"].report(accuracy=names["accuracy"]).table() in capsys.readouterr().out
+    names |= {"torch": torch, "loader": loader}
+    exec(block("recording.batches").replace("...", "model.net(x)"), names)  # noqa: S102
+    assert names["report"].layers["net.0"].n_states == 40 * 16
+    assert names["report"].accuracy == names["accuracy"]

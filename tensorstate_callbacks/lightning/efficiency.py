@@ -8,6 +8,7 @@ from torch import nn
 
 from tensorstate_callbacks.lightning.metric_log import MetricLog
 from tensorstate_callbacks.lightning.namespace import Namespace, check_trainer
+from tensorstate_callbacks.lightning.ranks import announce_failure, find_ranks
 from tensorstate_callbacks.lightning.window import Window, fit_epoch
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.selection import Patterns
@@ -35,6 +36,12 @@ class EfficiencyMixin:
     then end the training with an error that names the key. With `every_n_epochs`, give
     EarlyStopping `strict=False` (its patience then counts recorded epochs) and ModelCheckpoint the
     same `every_n_epochs`.
+
+    Processes of one Trainer (DDP, FSDP) merge their states, and all get the figures that one
+    process would have of the data: samples that DistributedSampler repeats are left out. The
+    accuracy is the one that is logged, in which Lightning counts them; `torch.own_samples` tells
+    how many of a batch to count instead. Where it differs over the processes, being logged without
+    `sync_dist`, the mean by their samples is taken.
 
     Args:
         attach_to: Which layers to probe: a class name (`"Conv2d"`), a layer name or glob
@@ -70,6 +77,7 @@ class EfficiencyMixin:
         TypeError: An argument is of the wrong kind, or the Trainer of another namespace.
         ValueError: An argument is out of its range, or the accuracy is missing and
             `missing_accuracy` is `"raise"`.
+        RankError: From the evaluation: another process failed, or is gone; names its rank.
 
     Example:
         callback = tensorstate_callbacks.lightning.EfficiencyCallback()
@@ -150,7 +158,8 @@ class EfficiencyMixin:
         """Begin a run."""
         check_trainer(trainer, self.namespace)
         self.teardown(trainer, pl_module, stage)
-        self._warn.reset()
+        # All processes have the same to say.
+        self._warn.reset(silent=not trainer.is_global_zero)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End a run; also what was left open by one that ended in an error."""
@@ -158,8 +167,9 @@ class EfficiencyMixin:
         self._layers = None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Leave the model as it was."""
+        """Leave the model as it was, and the other processes not waiting for this one."""
         self.teardown(trainer, pl_module, "")
+        announce_failure(trainer, exception)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Pick the layers, so that a mistake shows before the first epoch."""
@@ -196,12 +206,20 @@ class EfficiencyMixin:
     ) -> None:
         """Count from here on."""
         if self._window is not None:
-            self._window.begin_batch(dataloader_idx)
+            self._window.begin_batch(batch_idx, dataloader_idx)
 
-    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Count no further."""
         if self._window is not None:
-            self._window.end_batch()
+            self._window.end_batch(batch_idx, dataloader_idx)
 
     on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
@@ -227,17 +245,13 @@ class EfficiencyMixin:
             output_fn=self._output_fn,
         )
         finish = partial(self._finish, trainer, module)
-        self._window = Window(trainer, module, recording, stage, self._dataloader_idx, finish)
+        index = self._dataloader_idx
+        ranks = find_ranks(trainer, index, self._warn)
+        self._window = Window(trainer, module, recording, stage, index, ranks, finish)
 
     def _finish(self, trainer: Any, module: Any, window: Window) -> None:
         self._close()
         self._recorded = True
-        if trainer.world_size > 1:
-            self._warn(
-                "processes",
-                f"the states of the {trainer.world_size} processes are not merged: what is logged "
-                "is the mean of the figures that each has of its own share of the data",
-            )
         report = window.conclude(self._settings, self._warn)
         self._log.write(trainer, module, window.stage, report)
         if report is not None:

@@ -39,6 +39,8 @@ class MetricLog:
                 # One value per pass: without a size Lightning looks for one in the last batch.
                 batch_size=1,
                 add_dataloader_idx=False,
+                # All ranks have the same value, and the mean of three of it may be another.
+                reduce_fx="max",
                 sync_dist=True,
             )
 

@@ -5,12 +5,15 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from tensorstate_callbacks.accuracy import find_accuracy
+from tensorstate_callbacks.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.evaluation import conclude
 from tensorstate_callbacks.lightning.after_hook import call_after
 from tensorstate_callbacks.lightning.fresh_metrics import FreshMetrics, accuracy_keys
+from tensorstate_callbacks.lightning.ranks import Ranks
+from tensorstate_callbacks.recorder import PassFigures, Recorder
 from tensorstate_callbacks.report import EfficiencyReport
-from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.settings import Accuracy, Settings
+from tensorstate_callbacks.torch.rank_loops import say
 from tensorstate_callbacks.torch.record import Recording
 from tensorstate_callbacks.warn_once import WarnOnce
 
@@ -26,6 +29,7 @@ class Window:
         recording: Counts its states, but only while a batch is under way.
         stage: `"val"` or `"test"`.
         dataloader_idx: The dataloader whose batches count.
+        ranks: The processes that share its data, or None.
         finish: Called with the window at the latest moment at which something can be logged.
 
     Attributes:
@@ -39,11 +43,13 @@ class Window:
         recording: Recording,
         stage: str,
         dataloader_idx: int,
+        ranks: Ranks | None,
         finish: Callable[["Window"], None],
     ) -> None:
         self.stage = stage
         self._recording = recording
         self._dataloader_idx = dataloader_idx
+        self._ranks = ranks
         self._metrics = FreshMetrics(trainer)
         self._epoch = fit_epoch(trainer)
         self._step = None if self._epoch is None else int(trainer.global_step)
@@ -53,30 +59,55 @@ class Window:
             stack.callback(call_after(module, _LAST_HOOK[stage], partial(finish, self)))
             self._stack = stack.pop_all()
 
-    def begin_batch(self, dataloader_idx: int) -> None:
+    def begin_batch(self, batch_idx: int, dataloader_idx: int) -> None:
         """Count from here on, if it is a batch of the chosen dataloader."""
         if dataloader_idx == self._dataloader_idx:
-            self._recording.resume()
+            ranks = self._ranks
+            self._recording.resume(None if ranks is None else ranks.begin_batch(batch_idx))
 
-    def end_batch(self) -> None:
-        """Count no further."""
+    def end_batch(self, batch_idx: int, dataloader_idx: int) -> None:
+        """Count no further.
+
+        Raises:
+            RankError: Another rank failed, or is gone; the message names it.
+        """
         self._recording.pause()
+        if self._ranks is not None:
+            self._ranks.end_batch(batch_idx, dataloader_idx)
 
     def conclude(self, settings: Settings, warn: WarnOnce) -> EfficiencyReport | None:
-        """Return the report of the evaluation; see `evaluation.conclude`."""
-        logged = self._metrics.read(self._dataloader_idx)
-        keys = accuracy_keys(settings.accuracy, self.stage)
-        # Keys are tried in turn; only a callable is asked itself.
-        accuracy = settings.accuracy if callable(settings.accuracy) else None
+        """Return the report of the evaluation over all ranks; see `evaluation.conclude`.
+
+        Raises:
+            RankError: Another rank failed, or is gone; the message names it.
+        """
+        figures: Recorder | PassFigures = self._recording.recorder
+        find = partial(self._find_accuracy, settings.accuracy)
+        if self._ranks is None:
+            found = find()
+        else:
+            figures, found, doubts = self._ranks.merge(
+                self._recording.recorder, self._recording.doubts, find
+            )
+            if self._ranks.problem:
+                warn("samples", self._ranks.problem)
+            if doubts:
+                warn("samples", say(doubts))
         return conclude(
-            self._recording.recorder,
-            find_accuracy(accuracy, logged, keys),
+            figures,
+            found,
             settings,
             warn,
             epoch=self._epoch,
             step=self._step,
             stage=self.stage,
         )
+
+    def _find_accuracy(self, accuracy: Accuracy) -> FoundAccuracy:
+        logged = self._metrics.read(self._dataloader_idx)
+        keys = accuracy_keys(accuracy, self.stage)
+        # Keys are tried in turn; only a callable is asked itself.
+        return find_accuracy(accuracy if callable(accuracy) else None, logged, keys)
 
     def close(self) -> None:
         """Take everything off the module; may be called again."""

@@ -4,7 +4,8 @@ from tensorstate_callbacks._optional import require
 
 require("torch", extra="lightning", purpose="tensorstate_callbacks.torch")
 
+from tensorstate_callbacks.torch.own_samples import own_samples  # noqa: E402
 from tensorstate_callbacks.torch.record import Recording, record  # noqa: E402
 from tensorstate_callbacks.torch.state_capture import StateCaptureHook  # noqa: E402
 
-__all__ = ["Recording", "StateCaptureHook", "record"]
+__all__ = ["Recording", "StateCaptureHook", "own_samples", "record"]

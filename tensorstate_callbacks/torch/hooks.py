@@ -13,6 +13,7 @@ from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.recorder import Recorder
 from tensorstate_callbacks.settings import Settings
 from tensorstate_callbacks.torch.activations import find_tensor, to_host
+from tensorstate_callbacks.torch.batch_rows import BatchRows
 from tensorstate_callbacks.torch.calls import (
     OutputFn,
     given_out,
@@ -60,6 +61,7 @@ class Watch:
 
     Attributes:
         active: Calls are looked at only while it is True.
+        rows: Leaves out the samples of a batch that another process counts.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Watch:
         self._axes = axes
         self._output_fn = output_fn
         self.active = True
+        self.rows = BatchRows()
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
@@ -105,7 +108,7 @@ class Watch:
         tensor = taken_in(args, kwargs)
         if tensor is None:
             raise ProbeError(f"layer {name!r} was called without a tensor: exclude it")
-        self._count(probe, tensor, partial(self._axes.of_input, name, module))
+        self._count(probe, module, tensor, partial(self._axes.of_input, name, module))
 
     def _see_output(
         self, name: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
@@ -114,7 +117,7 @@ class Watch:
             return
         tensor = given_out(name, output, self._output_fn)
         source = taken_in(args, kwargs)
-        self._count(name, tensor, partial(self._axes.of_output, name, module, source))
+        self._count(name, module, tensor, partial(self._axes.of_output, name, module, source))
 
     def _see_axis(
         self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
@@ -123,12 +126,17 @@ class Watch:
         if tensor is not None:
             self._axes.note(module, taken_in(args, kwargs), tensor)
 
-    def _count(self, probe: str, tensor: torch.Tensor, axis: Callable[[Any], int]) -> None:
+    def _count(
+        self, probe: str, module: nn.Module, tensor: torch.Tensor, axis: Callable[[Any], int]
+    ) -> None:
         if is_symbolic(tensor):
             return
         try:
             with plain(tensor, axis(tensor)) as (tensor, channel_axis):
-                array = to_host(tensor)
+                own = self.rows.own(probe, module, tensor, channel_axis)
+                if own is None:
+                    return
+                array = to_host(own)
         except (TypeError, RuntimeError) as error:
             raise ProbeError(f"layer {probe!r} could not be counted: {error}") from error
         self._recorder.observe(probe, array.values, channel_axis, bfloat16=array.bfloat16)

@@ -1,14 +1,15 @@
 """A model and what to probe in; a Recording, which counts while the block is open, out."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from torch import nn
 
 from tensorstate_callbacks.counter import StateCounter
 from tensorstate_callbacks.errors import TensorStateWarning
-from tensorstate_callbacks.recorder import Recorder
+from tensorstate_callbacks.recorder import PassFigures, Recorder
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Method, Settings
@@ -17,6 +18,11 @@ from tensorstate_callbacks.torch.channel_axis import ChannelAxes, ChannelAxis
 from tensorstate_callbacks.torch.eager import forced_eager
 from tensorstate_callbacks.torch.hooks import Watch
 from tensorstate_callbacks.torch.layers import pick_layers
+from tensorstate_callbacks.torch.own_samples import BatchSamples
+from tensorstate_callbacks.torch.rank_loops import merge_report, own_batches
+from tensorstate_callbacks.torch.tensor_parallel import refuse_split_layers
+
+Batch = TypeVar("Batch")
 
 
 class Recording:
@@ -42,6 +48,7 @@ class Recording:
         channel_axis: ChannelAxis = None,
         output_fn: OutputFn | None = None,
     ) -> None:
+        refuse_split_layers(model, layers)
         names = [name for layer in layers for name in settings.probe_names(layer) if name]
         self.recorder = Recorder(names, threshold=settings.threshold)
         self._model = model
@@ -65,9 +72,30 @@ class Recording:
         """Count nothing until `resume`: the model is run on data that is not to be counted."""
         self._watch.active = False
 
-    def resume(self) -> None:
-        """Go on counting."""
+    def resume(self, samples: BatchSamples | None = None) -> None:
+        """Go on counting, if `samples` is given a batch's own samples only."""
+        self._watch.rows.samples = samples
         self._watch.active = True
+
+    @property
+    def doubts(self) -> Mapping[str, str]:
+        """What had to be assumed to leave samples out, for each probe where that was so."""
+        return self._watch.rows.doubts
+
+    def batches(self, loader: Iterable[Batch], process_group: Any = None) -> Iterator[Batch]:
+        """Yield a data loader's batches, and count of each only what is this rank's own.
+
+        `DistributedSampler` repeats samples where the ranks don't divide them; without them, the
+        ranks' merged counts are those of one process.
+
+        Args:
+            loader: A DataLoader with a `DistributedSampler`.
+            process_group: The ranks that share the data; None means all of them.
+
+        Warns:
+            TensorStateWarning: It can't be known which samples are repeated: all are counted.
+        """
+        return own_batches(loader, process_group, self.resume)
 
     def report(
         self,
@@ -75,20 +103,33 @@ class Recording:
         epoch: int | None = None,
         step: int | None = None,
         stage: str = "val",
+        process_group: Any = None,
     ) -> EfficiencyReport:
         """Return the figures of what was counted so far.
 
         Args:
-            accuracy: Accuracy on the same data, share 0 to 1; without it there is no aIQ.
+            accuracy: Accuracy on the same data, share 0 to 1; without it there is no aIQ. Where
+                it differs over the ranks of a process group, it is taken for that of each one's
+                own data.
             epoch: Epoch the data was seen in.
             step: Training steps made before.
             stage: First part of the metric keys.
+            process_group: Ranks whose counts are merged, each of which has to call this: for
+                example `torch.distributed.group.WORLD`. All get the report that one process would
+                give that ran on all of their data. None: this process alone.
 
         Raises:
             ProbeError: No probe saw any activations.
-            ValueError: `accuracy` is not a share.
+            RankError: A rank failed, or didn't come within the group's timeout; names it.
+            ValueError: `accuracy` is not a share, or this process is not in the group.
+
+        Warns:
+            TensorStateWarning: Which activations belong to repeated samples had to be assumed.
         """
-        return self.recorder.report(
+        figures: Recorder | PassFigures = self.recorder
+        if process_group is not None:
+            figures, accuracy = merge_report(self.recorder, process_group, accuracy, self.doubts)
+        return figures.report(
             accuracy=accuracy,
             alpha=self._settings.alpha,
             beta=self._settings.beta,

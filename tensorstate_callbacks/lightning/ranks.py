@@ -1,0 +1,133 @@
+"""A Trainer in; the processes that evaluate together, and what they counted, merged, out."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch.distributed as dist
+
+from tensorstate_callbacks.accuracy import FoundAccuracy
+from tensorstate_callbacks.recorder import Recorder
+from tensorstate_callbacks.torch.meeting import announce, meet
+from tensorstate_callbacks.torch.own_samples import BatchSamples, OwnSamples
+from tensorstate_callbacks.torch.process_groups import ProcessGroup
+from tensorstate_callbacks.torch.ranks import MergedPass, merge_passes
+from tensorstate_callbacks.warn_once import WarnOnce
+
+
+class Ranks:
+    """The processes that share one evaluation's data.
+
+    Args:
+        group: Their process group.
+        loader: What this one's batches come from.
+        n_batches: How many batches each dataloader of the evaluation has.
+
+    Attributes:
+        problem: Why repeated samples can't be told from others, or None.
+    """
+
+    def __init__(self, group: ProcessGroup, loader: Any, n_batches: Sequence[float]) -> None:
+        self._group = group
+        self._n_batches = n_batches
+        self._own = OwnSamples(loader, dist.get_world_size(group))
+        self._n_own = 0
+        self.problem = self._own.problem
+
+    def begin_batch(self, index: int) -> BatchSamples | None:
+        """Return what the batch that begins has of this rank's own; None where it isn't known."""
+        samples = self._own.of_batch(index)
+        self._n_own += 0 if samples is None else samples.n_own
+        return samples
+
+    def end_batch(self, index: int, dataloader_idx: int) -> None:
+        """After a dataloader's last batch see that all ranks are there.
+
+        For right afterwards Lightning computes its metrics from all ranks, in collectives that
+        would wait for a missing one without a word.
+        """
+        if index + 1 == self._n_batches[dataloader_idx]:
+            meet(self._group)
+
+    def merge(
+        self,
+        recorder: Recorder,
+        doubts: Mapping[str, str],
+        find_accuracy: Callable[[], FoundAccuracy],
+    ) -> MergedPass:
+        """Merge what all ranks recorded; see `merge_passes`.
+
+        Args:
+            recorder: What this rank recorded.
+            doubts: What was assumed of its samples.
+            find_accuracy: Looks the accuracy up, for which Lightning may need all ranks.
+
+        Raises:
+            RankError: A rank failed, or is gone; the message names it.
+        """
+        meet(self._group)
+        found, failure = FoundAccuracy(None), None
+        try:
+            found = find_accuracy()
+        except Exception as error:  # noqa: BLE001 - raised once the other ranks know of it
+            failure = error
+        weight = None if self.problem else self._n_own
+        return merge_passes(recorder, self._group, found, weight, failure, doubts)
+
+
+def find_group(trainer: Any) -> ProcessGroup | None:
+    """Return the process group that shares the Trainer's data; None where there is only one.
+
+    Or where the processes have no `torch.distributed` between them.
+    """
+    if trainer.world_size < 2 or not (dist.is_available() and dist.is_initialized()):
+        return None
+    mesh = getattr(trainer.strategy, "_device_mesh", None)
+    # ModelParallelStrategy: the processes of one tensor-parallel group see the same data.
+    if mesh is not None and "data_parallel" in (mesh.mesh_dim_names or ()):
+        return mesh.get_group("data_parallel")
+    return dist.group.WORLD
+
+
+def find_ranks(trainer: Any, dataloader_idx: int, warn: WarnOnce) -> Ranks | None:
+    """Return the processes of the evaluation that has just begun; None where there is only one.
+
+    Args:
+        trainer: The Trainer.
+        dataloader_idx: The dataloader whose batches count.
+        warn: Takes the warning that the processes' states can't be merged.
+    """
+    group = find_group(trainer)
+    if group is None:
+        if trainer.world_size > 1:
+            warn(
+                "processes",
+                f"the states of the {trainer.world_size} processes are not merged, since "
+                f"{type(trainer.strategy).__name__} doesn't connect them by torch.distributed: "
+                "each has the figures of its own share of the data",
+            )
+        return None
+    n_batches = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
+    return Ranks(group, _find_loader(trainer, dataloader_idx), n_batches)
+
+
+def announce_failure(trainer: Any, failure: BaseException) -> None:
+    """Let the other processes know that this one ends with an error."""
+    group = find_group(trainer)
+    if group is not None:
+        announce(failure, group)
+
+
+def _find_loader(trainer: Any, dataloader_idx: int) -> Any:
+    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    flat = list(_flatten(loaders))
+    return flat[dataloader_idx] if dataloader_idx < len(flat) else None
+
+
+def _flatten(loaders: Any) -> Iterator[Any]:
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    if isinstance(loaders, (list, tuple)):
+        for loader in loaders:
+            yield from _flatten(loader)
+    else:
+        yield loaders

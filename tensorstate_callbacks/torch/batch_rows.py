@@ -1,0 +1,98 @@
+"""A layer's activations on a batch in; those of the batch's first samples out.
+
+Activations rarely say which axis is the batch. What is known: the number of samples, the axis of
+the neurons, for some modules the axis of the batch, and the shapes of the batches before.
+"""
+
+import torch
+from torch import nn
+
+from tensorstate_callbacks.torch.channel_axis import rule_axis
+from tensorstate_callbacks.torch.own_samples import BatchSamples
+
+
+class BatchRows:
+    """Leaves out the samples of a batch that other ranks count.
+
+    Attributes:
+        samples: Of the batch that is under way; None where nothing is to be left out.
+        doubts: What had to be assumed, for each probe where that was so.
+    """
+
+    def __init__(self) -> None:
+        self.samples: BatchSamples | None = None
+        self.doubts: dict[str, str] = {}
+        self._candidates: dict[str, set[int]] = {}
+
+    def own(
+        self, probe: str, module: nn.Module, tensor: torch.Tensor, channel_axis: int
+    ) -> torch.Tensor | None:
+        """Return the activations of the rank's own samples; None where there is none.
+
+        Args:
+            probe: The probe.
+            module: The probed module.
+            tensor: What it took or gave in one call.
+            channel_axis: The axis of its neurons.
+        """
+        if self.samples is None:
+            return tensor
+        n_all, n_own = self.samples
+        axes = self._axes(probe, module, tensor, channel_axis, n_all)
+        if n_own == n_all:
+            return tensor
+        if not n_own:
+            return None
+        if tensor.is_nested:
+            if tensor.size(0) == n_all:
+                return torch.cat([p.reshape(-1, p.shape[-1]) for p in tensor.unbind()[:n_own]])
+            axes = set()
+        if len(axes) > 1:
+            self._doubt(probe, tensor, "its axis 0 was taken for the batch", n_all)
+        if axes:
+            return tensor.narrow(min(axes), 0, n_own)
+        if _is_flat(module, tensor, channel_axis, n_all):
+            self._doubt(probe, tensor, "its axis 0 was taken to hold sample after sample", n_all)
+            return tensor.narrow(0, 0, tensor.shape[0] // n_all * n_own)
+        self._doubt(probe, tensor, "all of it was counted", n_all)
+        return tensor
+
+    def _axes(
+        self, probe: str, module: nn.Module, tensor: torch.Tensor, channel_axis: int, n_all: int
+    ) -> set[int]:
+        """The axes that may be the batch, as far as this and earlier batches tell."""
+        if tensor.is_nested:
+            return set()
+        axes = {axis for axis in range(tensor.ndim) if tensor.shape[axis] == n_all}
+        axes.discard(channel_axis % tensor.ndim)
+        known = _batch_axis(module, tensor.ndim)
+        if known is not None:
+            axes &= {known}
+        axes &= self._candidates.get(probe, axes)
+        # A batch of one says little: many axes have one entry.
+        if n_all > 1 and axes:
+            self._candidates[probe] = axes
+        return axes
+
+    def _doubt(self, probe: str, tensor: torch.Tensor, assumed: str, n_all: int) -> None:
+        shape = "nested" if tensor.is_nested else str(tuple(tensor.shape))
+        self.doubts.setdefault(probe, f"{probe} {shape}, of {n_all} samples: {assumed}")
+
+
+def _batch_axis(module: nn.Module, n_axes: int) -> int | None:
+    """The axis that the module's type says is the batch; -1 for none, None where it isn't said."""
+    batch_first = getattr(module, "batch_first", None)
+    if isinstance(batch_first, bool):
+        return int(not batch_first) if n_axes == 3 else -1
+    axis = rule_axis(module, n_axes)
+    # Before the neurons of convolution, pooling and batch normalization comes the batch.
+    if axis is None or axis == -1 or hasattr(module, "normalized_shape"):
+        return None
+    return n_axes + axis - 1
+
+
+def _is_flat(module: nn.Module, tensor: torch.Tensor, channel_axis: int, n_all: int) -> bool:
+    # The rows of a PackedSequence, all that a recurrent layer takes with two axes, go by time.
+    packed = isinstance(module, nn.RNNBase)
+    first_is_free = tensor.ndim > 1 and channel_axis % tensor.ndim != 0
+    return not packed and first_is_free and tensor.shape[0] % n_all == 0

@@ -1,0 +1,377 @@
+"""What the processes of `rank_processes` run: evaluations by Lightning and by loops of one's own.
+
+The same functions give what one process says, where there is no process group.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_models import QUIET, TRAIN, Classifier, data, loader, ours, trainer
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
+from torch_models import images, small_net
+
+from tensorstate_callbacks import EfficiencyReport, ProbeError, RankError
+from tensorstate_callbacks.lightning import EfficiencyCallback
+from tensorstate_callbacks.torch import exchange, own_samples, process_groups, record
+
+DIED_ON_PURPOSE = 3
+# Neither 2 nor 4 ranks divide it, and batches of 8 end within what a rank has.
+N_ODD = 49
+ODD = data(N_ODD, 4)
+TIMEOUT = timedelta(seconds=60)
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def n_ranks() -> int:
+    return int(os.environ.get("N_RANKS", "1"))
+
+
+class ExactClassifier(Classifier):
+    """Logs the accuracy of own samples only; its weights don't change."""
+
+    shared = False
+
+    def __init__(self) -> None:
+        super().__init__("metric")
+        self.alone = False
+
+    def evaluation_step(self, stage: str, batch: Any) -> None:
+        x, y = batch
+        right = self(x).argmax(1) == y
+        k = len(y)
+        if self.shared or n_ranks() > 1:
+            loaders = getattr(self.trainer, f"{stage}_dataloaders")
+            k = own_samples(loaders, self.batch_idx)
+        if k:
+            self.metric.update(right[:k].long(), torch.ones_like(y[:k]))
+        if self.alone:
+            mean = right[:k].float().mean() if k else torch.tensor(0.0)
+            self.log(f"{stage}_acc", mean, batch_size=k)
+        else:
+            self.log(f"{stage}_acc", self.metric)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.batch_idx = batch_idx
+        super().validation_step(batch, batch_idx, dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.batch_idx = batch_idx
+        super().test_step(batch, batch_idx, dataloader_idx)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+def many(*callbacks: Any, **options: Any) -> Any:
+    if n_ranks() > 1:
+        options = {"strategy": "ddp", "devices": n_ranks(), **options}
+    return trainer(*callbacks, **options)
+
+
+def dicts(reports: list[EfficiencyReport]) -> list[dict[str, Any]]:
+    return [report.to_dict() for report in reports]
+
+
+def quietly(run: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """What it returns and which of our warnings came; every warning not known is an error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("error")
+        warnings.filterwarnings("always", category=UserWarning, module="tensorstate_callbacks")
+        warnings.filterwarnings("always", ".*DistributedSampler.*")
+        warnings.filterwarnings("ignore", "Using `DistributedSampler` with the dataloaders")
+        for text in QUIET:
+            warnings.filterwarnings("ignore", text.removeprefix("ignore:"))
+        result = run()
+    return result, ours(caught)
+
+
+def lightning_fit() -> dict[str, Any]:
+    """Three epochs with two callbacks, then a test: all that is logged and kept."""
+    first = EfficiencyCallback()
+    second = EfficiencyCallback(
+        "Linear", prefix="x_", method="both", every_n_epochs=2, alpha=2, layer_metrics=["dead"]
+    )
+    model, fitted = ExactClassifier(), many(first, second, num_sanity_val_steps=2)
+
+    def run() -> None:
+        fitted.fit(model, loader(TRAIN), loader(ODD, 8))
+        fitted.test(model, loader(ODD, 8), verbose=False)
+
+    _, told = quietly(run)
+    return {
+        "told": told,
+        "first": dicts(first.history),
+        "second": dicts(second.history),
+        "logged": {k: v.item() for k, v in fitted.callback_metrics.items() if "train" not in k},
+    }
+
+
+def lightning_validate(**options: Any) -> dict[str, Any]:
+    callback, model = EfficiencyCallback(), ExactClassifier()
+    _, told = quietly(
+        lambda: many(callback, **options).validate(model, loader(ODD, 8), verbose=False)
+    )
+    return {"told": told, "history": dicts(callback.history)}
+
+
+def lightning_alone() -> dict[str, Any]:
+    """Accuracy that each rank logs of its own samples, without sync_dist."""
+    callback, model = EfficiencyCallback(), ExactClassifier()
+    model.alone = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        many(callback).validate(model, loader(ODD, 8), verbose=False)
+    return {"accuracy": callback.history[0].accuracy}
+
+
+class Stream(IterableDataset[Any]):
+    """Gives its first rank nothing, the others all."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(ODD if rank() or n_ranks() == 1 else ())
+
+
+def lightning_stream() -> dict[str, Any]:
+    callback = EfficiencyCallback(missing_accuracy="ignore")
+    fitted = many(callback)
+
+    def run() -> None:
+        for _ in range(2):
+            fitted.validate(Classifier("never"), DataLoader(Stream(), 8), verbose=False)
+
+    _, told = quietly(run)
+    return {"told": told, "history": dicts(callback.history)}
+
+
+def group() -> Any:
+    return dist.group.WORLD if n_ranks() > 1 else None
+
+
+def dealt(inputs: torch.Tensor, batch_size: int) -> DataLoader[Any]:
+    dataset = TensorDataset(inputs)
+    sampler = DistributedSampler(dataset, shuffle=False) if n_ranks() > 1 else None
+    return DataLoader(dataset, batch_size, sampler=sampler)
+
+
+def loop(
+    model: nn.Module, inputs: torch.Tensor, batch_size: int = 4, axis: int = 0, **options: Any
+) -> dict[str, Any]:
+    """The report of a loop of one's own, by which `model` gets batches along an axis."""
+
+    def run() -> EfficiencyReport:
+        with record(model, ["Conv2d", "Linear"], **options) as recording, torch.no_grad():
+            for (batch,) in recording.batches(dealt(inputs, batch_size)):
+                model(batch.movedim(0, axis))
+        return recording.report(process_group=group(), accuracy=0.75)
+
+    report, told = quietly(run)
+    return {"told": told, "report": report.to_dict()}
+
+
+class Flattening(nn.Module):
+    """Takes `(B, T, C)` to a linear layer as `(B * T, C)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.linear = nn.Linear(6, 9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.flatten(0, 1))
+
+
+class OneSided(nn.Module):
+    """Calls one layer more for positive samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.first, self.second, self.last = (nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        if rank() == n_ranks() - 1:
+            x = self.second(x)
+        return self.last(x)
+
+
+def tokens() -> torch.Tensor:
+    return torch.randn(13, 7, 6, generator=torch.Generator().manual_seed(8))
+
+
+def loops() -> dict[str, Any]:
+    torch.manual_seed(5)
+    linear = nn.Sequential(nn.Linear(6, 9))
+    return {
+        "images": loop(small_net(), images(13), method="both"),
+        "sequence_first": loop(linear, tokens(), axis=1),
+        "wide": loop(nn.Sequential(nn.Linear(6, 70)), tokens()),
+        "flat": loop(Flattening(), tokens()),
+    }
+
+
+def no_data() -> dict[str, Any]:
+    """All ranks but the first run nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with record(small_net()) as recording:
+            if rank() == 0:
+                recording._model(images(5))
+    return recording.report(process_group=group()).to_dict()
+
+
+def one_sided() -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with record(OneSided(), "Linear") as recording:
+            recording._model(torch.ones(3, 6))
+    return list(recording.report(process_group=group()).layers)
+
+
+def two_ranks() -> dict[str, Any]:
+    """All that works, on two ranks or on one."""
+    return {
+        "fit": lightning_fit(),
+        "validate": lightning_validate(),
+        "alone": lightning_alone(),
+        "stream": lightning_stream(),
+        "loops": loops(),
+        "no_data": no_data(),
+        "one_sided": one_sided(),
+        "sharded": sharded(),
+        "tensor_parallel": tensor_parallel(),
+        "side_group": side_group(),
+        "many_rounds": many_rounds(),
+        "accuracies": accuracies(),
+    }
+
+
+def mesh() -> Any:
+    return init_device_mesh("cpu", (n_ranks(),))
+
+
+def sharded() -> dict[str, Any]:
+    """FSDP2: parameters are split over ranks, activations are whole."""
+    model = small_net()
+    if n_ranks() > 1:
+        from torch.distributed.fsdp import fully_shard
+
+        for layer in (model[0], model[4]):
+            fully_shard(layer, mesh=mesh())
+        fully_shard(model, mesh=mesh())
+    return loop(model, images(13), method="both")
+
+
+def tensor_parallel() -> list[str]:
+    """What is said of each probe's layer where tensor parallelism splits some."""
+    if n_ranks() == 1:
+        return []
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    torch.manual_seed(5)
+    layers = [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6), nn.Linear(6, 4)]
+    model = nn.Sequential(*layers)
+    parallelize_module(model, mesh(), {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    told = []
+    for name in "0123":
+        try:
+            with record(model, name) as recording:
+                model(torch.ones(5, 6))
+            told.append(str(recording.report().layers[name].n_neurons))
+        except ProbeError as error:
+            told.append(str(error))
+    return told
+
+
+def side_group() -> dict[str, Any]:
+    """Where the group's backend carries no tensors of the host, as NCCL's."""
+    carries = process_groups._carries_host_tensors
+    process_groups._carries_host_tensors = lambda group: False
+    try:
+        return loop(small_net(), images(13))
+    finally:
+        process_groups._carries_host_tensors = carries
+
+
+def many_rounds() -> dict[str, Any]:
+    """States sent a few at a time, of which ranks have different numbers."""
+    bytes_at_once, exchange.StateExchange.round_bytes = exchange.StateExchange.round_bytes, 64
+    try:
+        return loop(small_net(), images(13))
+    finally:
+        exchange.StateExchange.round_bytes = bytes_at_once
+
+
+def accuracies() -> list[Any]:
+    """Accuracies of each rank's own data: 3 of 4 samples right on the first, else 1 of 2."""
+    model, n = small_net(), 4 if rank() == 0 else 2
+    with record(model) as recording:
+        model(images(n))
+    if n_ranks() == 1:
+        return []
+    report = recording.report(process_group=group(), accuracy=3 / 4 if rank() == 0 else 1 / 2)
+    told = [report.accuracy]
+    for wrong in (97.0, 2.0):
+        try:
+            # The first rank gives a percentage, the second a share.
+            recording.report(process_group=group(), accuracy=wrong if rank() == 0 else 0.5)
+        except (RankError, ValueError) as error:
+            told.append(f"{type(error).__name__}: {error}")
+    return told
+
+
+class Failing(ExactClassifier):
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if rank() == 1 and batch_idx == 1:
+            raise ArithmeticError("this batch is bad")
+        super().validation_step(batch, batch_idx, dataloader_idx)
+
+
+def ended(run: Callable[[], Any]) -> str:
+    try:
+        run()
+    except Exception as error:  # noqa: BLE001 - which one is what is asked
+        return f"{type(error).__name__}: {error}"
+    return "without an error"
+
+
+def four_ranks() -> dict[str, Any]:
+    """An evaluation; one in which rank 1 fails; another; then rank 2 dies, and then rank 0."""
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    fresh = dist.new_group(timeout=TIMEOUT)
+    short = dist.new_group(timeout=timedelta(seconds=3))
+    left = dist.new_group([0, 1, 3], timeout=TIMEOUT)
+    pair = dist.new_group([0, 1], timeout=timedelta(seconds=30))
+    found: dict[str, Any] = {"validate": lightning_validate()}
+    callbacks = EfficiencyCallback(), EfficiencyCallback(prefix="x_")
+    found["raised"] = ended(lambda: many(*callbacks).validate(Failing(), loader(ODD, 8)))
+    with record(small_net()) as recording:
+        recording._model(images(2))
+        # Merges, though of the groups of these ranks one was left waiting.
+        found["again"] = recording.report(process_group=fresh).layers["0"].n_states
+        if rank() == 2:
+            os._exit(DIED_ON_PURPOSE)
+        recording._model(images(4))
+    found["died"] = ended(lambda: recording.report(process_group=short))
+    if rank() != 2:
+        dist.barrier(left)
+    # Rank 0 returns here, and the store that it holds is gone.
+    if rank() == 1:
+        found["no_store"] = ended(lambda: recording.report(process_group=pair))
+    if rank() == 3:
+        found["outside"] = ended(lambda: recording.report(process_group=pair))
+    return found

@@ -1,0 +1,166 @@
+"""Several processes, of Lightning or of a loop of one's own, give the very numbers of one."""
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rank_runs
+from lightning_models import QUIET
+from rank_processes import TESTS, run
+
+pytestmark = [pytest.mark.filterwarnings(text) for text in QUIET]
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, Any]:
+    return json.loads(json.dumps(rank_runs.two_ranks()))
+
+
+@pytest.fixture(scope="module")
+def two() -> list[dict[str, Any]]:
+    return run("two_ranks", 2)
+
+
+@pytest.fixture(scope="module")
+def four() -> list[dict[str, Any]]:
+    return run("four_ranks", 4)
+
+
+def test_fit_and_test_of_ddp_are_those_of_one_process(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    expected = copy.deepcopy(one["fit"])
+    # Two processes make half the steps.
+    for report in expected["first"] + expected["second"]:
+        report["step"] = report["step"] and report["step"] // 2
+    assert [r["stage"] for r in expected["first"]] == ["val", "val", "val", "test"]
+    assert [r["epoch"] for r in expected["second"]] == [1, None]
+    assert expected["first"][0]["layers"]["net.0"]["n_states"] == rank_runs.N_ODD
+    assert 0 < expected["logged"]["test_aiq"] < 1
+    # Floats too, to the last bit; and nothing to warn of.
+    assert [rank["fit"] for rank in two] == [expected, expected]
+
+
+@pytest.mark.parametrize("what", ["validate", "no_data", "sharded", "side_group", "many_rounds"])
+def test_two_ranks_give_what_one_gives(
+    what: str, one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    assert one[what]
+    assert [rank[what] for rank in two] == [one[what]] * 2
+
+
+@pytest.mark.parametrize("what", ["images", "sequence_first", "wide", "flat"])
+def test_loop_of_ones_own_gives_what_one_process_gives(
+    what: str, one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    reports = [rank["loops"][what]["report"] for rank in two]
+    assert reports == [one["loops"][what]["report"]] * 2
+
+
+def test_four_ranks_give_what_one_gives(one: dict[str, Any], four: list[dict[str, Any]]) -> None:
+    # Rank 2 ended on purpose, later.
+    assert [rank.get("validate") for rank in four] == [
+        one["validate"],
+        one["validate"],
+        None,
+        one["validate"],
+    ]
+
+
+def test_rows_of_flattened_samples_are_one_warning(two: list[dict[str, Any]]) -> None:
+    told = [[text for text in r["loops"]["flat"]["told"] if "divide" in text] for r in two]
+    assert len(told[0]) == 1
+    assert "linear (21, 9), of 3 samples: its axis 0 was taken to hold" in told[0][0]
+    assert told[1] == []
+
+
+def test_data_that_nobody_deals_is_counted_as_it_comes_with_one_warning_a_run(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    # The first rank has no data, the other all.
+    assert [r["stream"]["history"] for r in two] == [one["stream"]["history"]] * 2
+    told = two[0]["stream"]["told"]
+    assert len(told) == 2
+    assert "Stream, is an IterableDataset" in told[0]
+    assert two[1]["stream"]["told"] == []
+
+
+def test_accuracy_of_each_ranks_own_samples_is_averaged_by_their_number(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    # Lightning keeps float32.
+    for rank in two:
+        assert rank["alone"]["accuracy"] == pytest.approx(one["alone"]["accuracy"], rel=1e-7)
+    assert two[0]["alone"] == two[1]["alone"]
+
+
+def test_accuracies_of_ranks_are_averaged_and_checked(two: list[dict[str, Any]]) -> None:
+    for place, rank in enumerate(two):
+        mean, percentage, above = rank["accuracies"]
+        assert mean == pytest.approx((3 + 1) / (4 + 2))
+        for told, value in ((percentage, "97.0"), (above, "2.0")):
+            kind = ("ValueError", "RankError: rank 0 can't merge its counts")[place]
+            assert told.startswith(kind)
+            assert value in told
+
+
+def test_layers_are_in_the_order_of_the_lowest_rank(two: list[dict[str, Any]]) -> None:
+    assert [rank["one_sided"] for rank in two] == [["first", "last", "second"]] * 2
+
+
+def test_layers_of_tensor_parallelism_are_refused_by_name(two: list[dict[str, Any]]) -> None:
+    for rank in two:
+        columns, bare, rows, whole = rank["tensor_parallel"]
+        assert "tensor parallelism splits the parameters of 0:" in columns
+        assert "tensor parallelism splits the parameters of 2:" in rows
+        assert re.match("1 can't be counted: .* of layers without parameters", bare)
+        assert whole == "4"
+
+
+def test_rank_that_fails_ends_the_others_with_its_name(four: list[dict[str, Any]]) -> None:
+    expected = (
+        "RankError: the counts of states can't be merged without rank 1: it failed with "
+        "ArithmeticError: this batch is bad"
+    )
+    assert four[0]["raised"] == four[3]["raised"] == expected
+    assert four[1]["raised"] == "ArithmeticError: this batch is bad"
+    # And the next evaluation is merged again.
+    assert [four[rank]["again"] for rank in (0, 1, 3)] == [4 * 2 * 49] * 3
+
+
+def test_rank_that_dies_ends_the_others_with_its_name(four: list[dict[str, Any]]) -> None:
+    for rank in (0, 1, 3):
+        assert re.match(
+            r"RankError: .* without rank 2: it did not come within .* \(0:00:03\)",
+            four[rank]["died"],
+        )
+
+
+def test_rank_that_holds_the_store_is_named(four: list[dict[str, Any]]) -> None:
+    assert re.match("RankError: .*rank 0", four[1]["no_store"])
+
+
+def test_process_outside_of_the_group_is_told(four: list[dict[str, Any]]) -> None:
+    assert four[3]["outside"].startswith("ValueError: rank 3 is not in the process group")
+
+
+def test_spawned_processes_give_what_one_gives(one: dict[str, Any], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, TESTS / "rank_spawn.py", tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (expected,) = one["validate"]["history"]
+    reports = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert reports == [expected, expected]
+    logged = json.loads((tmp_path / "logged.json").read_text())
+    assert logged["val_aiq"] == pytest.approx(expected["aiq"], abs=1e-7)
