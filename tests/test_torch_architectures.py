@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -10,22 +11,29 @@ from torch import nn
 from torch_models import collect
 
 from tensorstate_callbacks import NoLayerMatchedError, TensorStateWarning
-from tensorstate_callbacks.torch import record
+from tensorstate_callbacks.torch import record, tensor_recorder
 from tensorstate_callbacks.torch.layers import named_layers
 
 
 def check(model: nn.Module, axes: dict[str, int], *batches: torch.Tensor) -> None:
-    """Record the layers of `axes`, whose values tell where NumPy finds the neurons."""
+    """Record the layers of `axes`, whose values tell where NumPy finds the neurons.
+
+    Once as they lie in memory, and once as if they lay on an accelerator.
+    """
     layers = named_layers(model)
-    seen = {name: collect(layers[name]) for name in axes}
-    with record(model, list(axes)) as recording:
-        for batch in batches:
-            model(batch)
-    for outputs, handle in seen.values():
-        handle.remove()
-        assert outputs
-    found = {name: counted_states(counter) for name, counter in recording.counters.items()}
-    assert found == {name: expected_states(seen[name][0], axis) for name, axis in axes.items()}
+    for on_device in (False, True):
+        seen = {name: collect(layers[name]) for name in axes}
+        with (
+            mock.patch.object(tensor_recorder, "lies_on_device", return_value=on_device),
+            record(model, list(axes)) as recording,
+        ):
+            for batch in batches:
+                model(batch)
+        for outputs, handle in seen.values():
+            handle.remove()
+            assert outputs
+        found = {name: counted_states(counter) for name, counter in recording.counters.items()}
+        assert found == {name: expected_states(seen[name][0], axis) for name, axis in axes.items()}
 
 
 class Residual(nn.Module):

@@ -36,11 +36,11 @@ def find_tensor(value: Any) -> torch.Tensor | None:
     return next((found for part in value if (found := find_tensor(part)) is not None), None)
 
 
-def to_host(tensor: torch.Tensor) -> HostArray:
-    """Return the activations as an array, in place where the tensor lies in host memory.
+def strided(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the activations as a tensor of plain memory, without gradient.
 
     Args:
-        tensor: Real numbers of any shape, strides and device. A nested tensor, of components
+        tensor: Real numbers of any shape, layout and device. A nested tensor, of components
             `(length, C)`, becomes `(sum of lengths, C)`.
 
     Raises:
@@ -57,7 +57,28 @@ def to_host(tensor: torch.Tensor) -> HostArray:
             "its activations are a DTensor, of which this process has a part of the neurons only; "
             "exclude layers that are split over processes"
         )
-    tensor = _copy_to_host(_as_strided(tensor.detach()))
+    tensor = tensor.detach()
+    if tensor.is_nested:
+        return torch.cat([part.reshape(-1, part.shape[-1]) for part in tensor.unbind()])
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+
+
+def to_host(tensor: torch.Tensor) -> HostArray:
+    """Return the activations as an array, in place where the tensor lies in host memory.
+
+    Args:
+        tensor: Any tensor that `strided` takes.
+
+    Raises:
+        TypeError: See `strided`.
+    """
+    return host_array(strided(tensor).cpu())
+
+
+def host_array(tensor: torch.Tensor) -> HostArray:
+    """Return a strided tensor in host memory as an array, in place."""
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
     if tensor.dtype == torch.bfloat16:
@@ -66,15 +87,3 @@ def to_host(tensor: torch.Tensor) -> HostArray:
         # NumPy has no 8-bit floats; every one of them is a float32.
         tensor = tensor.float()
     return HostArray(tensor.numpy())
-
-
-def _as_strided(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_nested:
-        return torch.cat([part.reshape(-1, part.shape[-1]) for part in tensor.unbind()])
-    if tensor.is_quantized:
-        return tensor.dequantize()
-    return tensor if tensor.layout == torch.strided else tensor.to_dense()
-
-
-def _copy_to_host(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.device.type == "cpu" else tensor.to("cpu")

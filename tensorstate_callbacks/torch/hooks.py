@@ -10,9 +10,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.recorder import Recorder
 from tensorstate_callbacks.settings import Settings
-from tensorstate_callbacks.torch.activations import find_tensor, to_host
+from tensorstate_callbacks.torch.activations import find_tensor
 from tensorstate_callbacks.torch.batch_rows import BatchRows
 from tensorstate_callbacks.torch.calls import (
     OutputFn,
@@ -23,6 +22,7 @@ from tensorstate_callbacks.torch.calls import (
     takes_hooks,
 )
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
+from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 from tensorstate_callbacks.torch.transforms import plain
 
 
@@ -66,7 +66,7 @@ class Watch:
 
     def __init__(
         self,
-        recorder: Recorder,
+        recorder: TensorRecorder,
         layers: Mapping[str, nn.Module],
         settings: Settings,
         axes: ChannelAxes,
@@ -134,12 +134,12 @@ class Watch:
         try:
             with plain(tensor, axis(tensor)) as (tensor, channel_axis):
                 own = self.rows.own(probe, module, tensor, channel_axis)
-                if own is None:
-                    return
-                array = to_host(own)
+                if own is not None:
+                    self._recorder.observe_tensor(probe, own, channel_axis)
+        except ProbeError:
+            raise
         except (TypeError, RuntimeError) as error:
             raise ProbeError(f"layer {probe!r} could not be counted: {error}") from error
-        self._recorder.observe(probe, array.values, channel_axis, bfloat16=array.bfloat16)
 
     def _looks(self) -> bool:
         return self.active and is_first_run()

@@ -9,7 +9,7 @@ from torch import nn
 
 from tensorstate_callbacks.counter import StateCounter
 from tensorstate_callbacks.errors import TensorStateWarning
-from tensorstate_callbacks.recorder import PassFigures, Recorder
+from tensorstate_callbacks.recorder import PassFigures
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Method, Settings
@@ -21,6 +21,7 @@ from tensorstate_callbacks.torch.layers import pick_layers
 from tensorstate_callbacks.torch.own_samples import BatchSamples
 from tensorstate_callbacks.torch.rank_loops import merge_report, own_batches
 from tensorstate_callbacks.torch.tensor_parallel import refuse_split_layers
+from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 
 Batch = TypeVar("Batch")
 
@@ -50,7 +51,7 @@ class Recording:
     ) -> None:
         refuse_split_layers(model, layers)
         names = [name for layer in layers for name in settings.probe_names(layer) if name]
-        self.recorder = Recorder(names, threshold=settings.threshold)
+        self.recorder = TensorRecorder(names, threshold=settings.threshold)
         self._model = model
         self._settings = settings
         self._watch = Watch(
