@@ -56,12 +56,12 @@ def test_arguments_given_by_keyword_need_a_hook_that_sees_them() -> None:
 def test_output_that_is_a_dict_is_not_taken_for_arguments(with_kwargs: bool) -> None:
     class Gives(nn.Module):
         def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"pooled": -x, "last_hidden_state": x}
+            return {"pooled": -x, "last_hidden_state": x - 0.5}
 
     layer, data, hook = Gives(), torch.randn(2, 5, 3), StateCaptureHook("layer")
     layer.register_forward_hook(hook, with_kwargs=with_kwargs)
     layer(data)
-    assert captured(hook) == expected_states([data], 2)
+    assert captured(hook) == expected_states([data - 0.5], 2)
 
 
 def test_axis_and_tensor_can_be_given() -> None:
@@ -137,15 +137,24 @@ def test_model_compiled_afterwards_is_captured_in_full(in_place: bool) -> None:
     expected = expected_states([model.first(data)] * 3, 1)
     model.first.register_forward_hook(hook)
     model(data)
-    compiled: Any = torch.compile(model, backend="eager")
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled: Any = torch.compile(model, backend=backend)
     if in_place:
-        model.compile(backend="eager")
+        model.compile(backend=backend)
         compiled = model
     # Breaking a graph of tensors with gradients, torch's compiler warns of its own doing.
     with torch.no_grad():
         for _ in range(2):
             compiled(data)
     assert captured(hook) == expected
+    # Broken at the hook, and nothing of ours is in them.
+    calls = [[n for n in g.graph.nodes if n.op.startswith("call")] for g in graphs]
+    assert [len(nodes) for nodes in calls] == [1, 2]
 
 
 def test_exported_program_captures_nothing() -> None:
