@@ -1,17 +1,26 @@
-"""A small classifier for Lightning, its data, and a Trainer that says and writes nothing."""
+"""A small classifier for Lightning, its data, and a Trainer that says and writes nothing.
 
+Lightning's other name is tested with TENSORSTATE_TEST_LIGHTNING=lightning.pytorch.
+"""
+
+import os
 import warnings
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from tensorstate_callbacks import TensorStateWarning
+
+# By name: a process that has imported both has classes that don't mix.
+NAMESPACE = os.environ.get("TENSORSTATE_TEST_LIGHTNING", "pytorch_lightning")
+pl: Any = import_module(NAMESPACE)
+import_module(f"{NAMESPACE}.loggers")
+LightningModule, Trainer = pl.LightningModule, pl.Trainer
 
 N_TRAIN, N_VAL = 64, 50
 

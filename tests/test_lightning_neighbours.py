@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from lightning_models import QUIET, TRAIN, VAL, Classifier, Curves, fit, loader, trainer
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from lightning_models import QUIET, TRAIN, VAL, Classifier, Curves, fit, loader, pl, trainer
 from torch import nn
 
 from tensorstate_callbacks.lightning import EfficiencyCallback
+
+EarlyStopping, ModelCheckpoint = pl.callbacks.EarlyStopping, pl.callbacks.ModelCheckpoint
+CSVLogger, MLFlowLogger = pl.loggers.CSVLogger, pl.loggers.MLFlowLogger
+TensorBoardLogger = pl.loggers.TensorBoardLogger
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in QUIET]
 # Weights stay as they are, so aIQ rises and falls with these: best in epoch 2.

@@ -13,9 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from lightning_models import QUIET, TRAIN, VAL, Classifier, fit, loader, trainer
+from lightning_models import NAMESPACE, QUIET, TRAIN, VAL, Classifier, fit, loader, pl, trainer
 from torch import nn
 
 import tensorstate_callbacks.lightning
@@ -179,14 +178,18 @@ def test_history_goes_on_after_a_resume(tmp_path: Path) -> None:
     assert resumed.history == whole.history
 
 
+OURS, OTHER = sorted([PYTORCH_LIGHTNING, LIGHTNING], key=lambda n: n.module != NAMESPACE)
+
+
 def test_class_is_that_of_the_namespace_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_namespace() == PYTORCH_LIGHTNING
+    assert find_namespace() == OURS
     assert issubclass(EfficiencyCallback, pl.Callback)
-    assert EfficiencyCallback.__module__ == PYTORCH_LIGHTNING.callback_module
-    monkeypatch.setitem(sys.modules, "lightning.pytorch", ModuleType("lightning.pytorch"))
+    assert EfficiencyCallback.__module__ == OURS.callback_module
+    monkeypatch.setitem(sys.modules, OTHER.module, ModuleType(OTHER.module))
+    # Where both are loaded, the one that the extra installs.
     assert find_namespace() == PYTORCH_LIGHTNING
-    monkeypatch.delitem(sys.modules, "pytorch_lightning")
-    assert find_namespace() == LIGHTNING
+    monkeypatch.delitem(sys.modules, OURS.module)
+    assert find_namespace() == OTHER
 
 
 def test_other_namespace_gets_a_class_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,27 +197,28 @@ def test_other_namespace_gets_a_class_of_its_own(monkeypatch: pytest.MonkeyPatch
         pass
 
     class Trainer:
-        __module__ = "lightning.pytorch.trainer.trainer"
+        __module__ = f"{OTHER.module}.trainer.trainer"
         is_global_zero = True
 
-    stand_in = ModuleType("lightning.pytorch")
+    stand_in = ModuleType(OTHER.module)
     stand_in.Callback, stand_in.Trainer = Callback, Trainer  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lightning", ModuleType("lightning"))
-    monkeypatch.setitem(sys.modules, "lightning.pytorch", stand_in)
-    monkeypatch.delitem(sys.modules, LIGHTNING.callback_module, raising=False)
+    if "." in OTHER.module:
+        monkeypatch.setitem(sys.modules, OTHER.distribution, ModuleType(OTHER.distribution))
+    monkeypatch.setitem(sys.modules, OTHER.module, stand_in)
+    monkeypatch.delitem(sys.modules, OTHER.callback_module, raising=False)
     with monkeypatch.context() as only:
-        only.delitem(sys.modules, "pytorch_lightning")
+        only.delitem(sys.modules, OURS.module)
         other = tensorstate_callbacks.lightning.EfficiencyCallback
-    monkeypatch.delitem(sys.modules, LIGHTNING.callback_module)
+    monkeypatch.delitem(sys.modules, OTHER.callback_module)
     assert issubclass(other, Callback)
     assert not issubclass(other, pl.Callback)
     text = (
-        "made for lightning.pytorch, but the Trainer is of pytorch_lightning.* from "
-        "tensorstate_callbacks.lightning.pytorch_lightning_callback import EfficiencyCallback"
+        f"made for {OTHER.module}, but the Trainer is of {OURS.module}.* from "
+        f"{OURS.callback_module} import EfficiencyCallback"
     )
     with pytest.raises(TypeError, match=text):
         other().setup(trainer(), Classifier(), "fit")
-    with pytest.raises(TypeError, match="but the Trainer is of lightning.pytorch"):
+    with pytest.raises(TypeError, match=f"but the Trainer is of {OTHER.module}"):
         EfficiencyCallback().setup(Trainer(), Classifier(), "fit")
     other().setup(Trainer(), Classifier(), "fit")
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from lightning_models import (
     N_VAL,
@@ -16,6 +15,7 @@ from lightning_models import (
     data,
     fit,
     loader,
+    pl,
     trainer,
 )
 from state_oracle import expected_states
