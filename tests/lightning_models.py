@@ -29,6 +29,8 @@ QUIET = [
     "ignore:The '.*dataloader' does not have many workers",
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated",
     "ignore:The number of training batches",
+    # What Ctrl-C was before Lightning 2.5.
+    "ignore:Detected KeyboardInterrupt",
 ]
 
 
