@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
 NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_native/*.hpp)
 
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz test-wheels lint types clean
+.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz test-wheels bench lint types clean
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py
@@ -56,6 +57,10 @@ SEED ?= 1
 fuzz: $(READY)
 	$(RUN) tests/native/fuzz.py $(RUNS) $(SEED)
 
+# PART="count memory" measures these alone, SAVE=--save writes benchmarks/RESULTS.md.
+bench: $(BENCH_READY)
+	$(RUN) -m benchmarks $(PART) $(SAVE)
+
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -71,4 +76,8 @@ clean:
 $(READY): pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(BENCH_READY): $(READY)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@

@@ -1,0 +1,66 @@
+"""PyTorch networks for a validation pass, with the data they are given."""
+
+import torch
+from lenet5_torch import digits, trained_lenet5
+from torch import nn
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions around which their input passes by (He et al., arXiv 1512.03385)."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv_1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.norm_1 = nn.BatchNorm2d(outside)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv_2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.norm_2 = nn.BatchNorm2d(outside)
+        self.pass_by: nn.Module = nn.Identity()
+        if stride != 1 or inside != outside:
+            self.pass_by = nn.Sequential(
+                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `(N, outside, H / stride, W / stride)`."""
+        y = self.relu(self.norm_1(self.conv_1(x)))
+        return self.relu(self.norm_2(self.conv_2(y)) + self.pass_by(x))
+
+
+def resnet18() -> nn.Sequential:
+    """Return a ResNet-18 with random weights: `(N, 3, 64, 64)` to `(N, 10)`."""
+    torch.manual_seed(0)
+    blocks = []
+    inside = 64
+    for number, outside in enumerate((64, 128, 256, 512)):
+        blocks += [
+            Block(inside, outside, 2 if number else 1),
+            Block(outside, outside, 1),
+        ]
+        inside = outside
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10),
+    ).eval()  # fmt: skip
+
+
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def lenet5(quick: bool) -> tuple[nn.Module, Batches]:
+    """Return the trained LeNet-5 with its 5,000 digits in batches of 200."""
+    images, labels = digits()
+    n = 400 if quick else len(images)
+    return trained_lenet5(), list(zip(images[:n].split(200), labels[:n].split(200), strict=True))
+
+
+def resnet(quick: bool) -> tuple[nn.Module, Batches]:
+    """Return the ResNet-18 with random images in batches of 50."""
+    n = 20 if quick else 300
+    drawn = torch.Generator().manual_seed(1)
+    images = torch.randn(n, 3, 64, 64, generator=drawn)
+    labels = torch.randint(0, 10, (n,), generator=drawn)
+    return resnet18(), list(zip(images.split(50), labels.split(50), strict=True))
+
+
+NETWORKS = {"LeNet-5": lenet5, "ResNet-18 at 64×64": resnet}

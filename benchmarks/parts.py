@@ -1,0 +1,25 @@
+"""The parts of the benchmarks: a name in, the function that measures it out.
+
+To add a part, write a module with `run(options) -> list[Row]` and name it here.
+"""
+
+from importlib import import_module
+
+from benchmarks.rows import Part
+
+# In the order of the table. Each runs in a process of its own.
+PARTS = {
+    "pack": "benchmarks.pack",
+    "count": "benchmarks.count",
+    "memory": "benchmarks.memory",
+    "growth": "benchmarks.growth",
+    "validation-torch": "benchmarks.validation_torch",
+    "validation-keras": "benchmarks.validation_keras",
+    "training": "benchmarks.training",
+}
+
+
+def load(module: str) -> Part:
+    """Import a part's module and return its `run`."""
+    run: Part = import_module(module).run
+    return run
