@@ -10,7 +10,7 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz test-wheels bench lint types clean
+.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz test-wheels bench test-keras-jax test-keras-torch lint types clean
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py
@@ -20,6 +20,11 @@ demo-lightning: $(READY)
 
 test: lint types
 	$(RUN) -m pytest
+	$(MAKE) test-keras-jax test-keras-torch
+
+# What the tests of Keras say, on its other backends.
+test-keras-jax test-keras-torch: test-keras-%: $(READY)
+	KERAS_BACKEND=$* $(RUN) -m pytest tests/test_keras_*.py
 
 # Random layouts, number types and thresholds against plain comparisons, for every kernel.
 CASES ?= 20000

@@ -5,9 +5,22 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 DATA = Path(__file__).parent / "data"
+BACKEND = keras.backend.backend()
+
+
+def only_on(*backends, because):
+    """Skip a test on other backends of Keras."""
+    return pytest.mark.skipif(BACKEND not in backends, reason=f"{BACKEND}: {because}")
+
+
+SEVERAL_STEPS = pytest.param(
+    {"steps_per_execution": 3},
+    marks=only_on("tensorflow", "jax", because="Keras runs one step per execution only"),
+)
 
 
 def data(n=300, seed=3):
@@ -86,7 +99,7 @@ def outputs_of(model, names, x):
     finally:
         for name in names:
             del vars(found[name])["call"]
-    return {name: np.asarray(seen[name]) for name in names}
+    return {name: keras.ops.convert_to_numpy(seen[name]) for name in names}
 
 
 def count_states(activations, threshold=0):

@@ -10,7 +10,7 @@ import pytest
 import tensorstate_callbacks
 
 PACKAGE = Path(tensorstate_callbacks.__file__).parent
-FRAMEWORKS = {"torch", "tensorflow", "keras", "pytorch_lightning", "lightning"}
+FRAMEWORKS = {"torch", "tensorflow", "jax", "keras", "pytorch_lightning", "lightning"}
 # From the source of the flow to its end; a file imports from lines above its own only.
 FLOW = [
     ["errors"],
@@ -29,7 +29,8 @@ FLOW = [
     ["recorder", "settings", "plots", "stored_states"],
     ["accuracy", "captured_states", "combined"],
     ["evaluation"],
-    ["torch", "keras"],
+    ["torch"],
+    ["keras"],
     ["lightning", "efficiency_model"],
     ["__main__"],
 ]

@@ -6,12 +6,15 @@ import keras
 import numpy as np
 import pytest
 from keras_models import (
+    BACKEND,
     BUILDERS,
+    SEVERAL_STEPS,
     compiled,
     count_states,
     data,
     functional,
     lenet5,
+    only_on,
     outputs_of,
     reference,
     sequential,
@@ -33,7 +36,7 @@ def fit(model, callback, **options):
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-@pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, {"steps_per_execution": 3}])
+@pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, SEVERAL_STEPS])
 def test_logged_figures_are_those_of_the_layers_outputs(build, options):
     model, callback = compiled(build(), **options), EfficiencyCallback()
     history = fit(model, callback).history
@@ -96,6 +99,7 @@ def test_figures_do_not_depend_on_batch_size_or_order(batch_size, rng):
     # Small integers, and weights too: sums are exact, so that only the counting is in question.
     x = rng.integers(-2, 3, size=X_VAL.shape).astype(np.float32)
     model = compiled(sequential())
+    model.get_layer("conv_1").activation = keras.activations.relu
     model.set_weights([rng.integers(-2, 3, w.shape) for w in model.get_weights()])
     whole, parts = EfficiencyCallback("Conv2D"), EfficiencyCallback("Conv2D")
     model.evaluate(x, Y_VAL, batch_size=101, callbacks=[whole], verbose=0)
@@ -123,6 +127,19 @@ def test_threshold_alpha_and_beta_are_used():
     assert callback.last.aiq == pytest.approx(aIQ(bits / 9, callback.last.accuracy, 0.5))
 
 
+@pytest.fixture
+def float64_allowed():
+    """JAX turns float64 into float32 unless it is told not to."""
+    if BACKEND != "jax":
+        yield
+        return
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.usefixtures("float64_allowed")
 @pytest.mark.parametrize("policy", ["float16", "bfloat16", "float64", "mixed_bfloat16"])
 def test_other_float_types_are_counted(policy):
     keras.config.set_dtype_policy(policy)
@@ -146,7 +163,7 @@ def test_a_shared_layer_sums_its_calls():
     x = np.random.default_rng(1).normal(size=(2, 64, 4)).astype(np.float32)
     callback = EfficiencyCallback("shared")
     model.evaluate([x[0], x[1]], np.zeros(64), callbacks=[callback], verbose=0)
-    both = np.concatenate([np.asarray(shared(x[0])), np.asarray(shared(x[1]))])
+    both = keras.ops.convert_to_numpy(shared(x.reshape(-1, 4)))
     assert callback.last.layers["shared"].n_states == 128
     assert callback.last.layers["shared"].entropy == entropy(count_states(both))
 
@@ -188,6 +205,7 @@ def test_the_trained_lenet5_gives_the_reference_values():
     assert callback.last.aiq == pytest.approx(expected["aiq"]["2"], abs=1e-3)
 
 
+@only_on("tensorflow", because="runs layers in no other order than the model calls them")
 def test_layers_stand_in_forward_order_though_one_has_to_wait():
     import tensorflow as tf
 

@@ -7,16 +7,16 @@ from typing import Any, Protocol, cast
 import keras
 import numpy.typing as npt
 
-_MODULES = {"tensorflow": "tensorstate_callbacks.keras.tensorflow"}
+_MODULES = {name: f"tensorstate_callbacks.keras.{name}" for name in ("tensorflow", "jax", "torch")}
 
 
 class Backend(Protocol):
     """What there is to a backend."""
 
-    def tap(self, tensor: Any, observe: Callable[[npt.NDArray[Any]], None]) -> None:
+    def tap(self, tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> None:
         """Give a tensor's values to `observe`, once each time the step runs."""
 
-    def build_test_function(self, model: keras.Model) -> Callable[[Any], Any]:
+    def build_test_function(self, model: keras.Model) -> Callable[..., Any]:
         """Build a test function of the model's own test step, leaving the model's as it was."""
 
 
@@ -29,7 +29,7 @@ def current_backend() -> Backend:
     name = keras.backend.backend()
     if name not in _MODULES:
         raise ValueError(
-            f"tensorstate_callbacks.keras works with Keras on {' or '.join(_MODULES)}; the backend "
-            f"is {name!r}. Set KERAS_BACKEND=tensorflow before Keras is imported"
+            f"tensorstate_callbacks.keras works with Keras on {', '.join(_MODULES)}; the backend "
+            f"is {name!r}. Set KERAS_BACKEND to one of these before Keras is imported"
         )
     return cast(Backend, import_module(_MODULES[name]))

@@ -212,7 +212,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
         if tensor is not None:
             self._backend.tap(tensor, partial(self._observe, axis, name))
 
-    def _observe(self, axis: int, name: str, activations: npt.NDArray[Any]) -> None:
+    def _observe(self, axis: int, name: str, activations: npt.ArrayLike) -> None:
         if self._recorder is not None:
             self._recorder.observe_later(name, activations, axis)
 

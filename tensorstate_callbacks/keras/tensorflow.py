@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tensorstate_callbacks.keras.test_function import make_uncompiled
 
-def tap(tensor: Any, observe: Callable[[npt.NDArray[Any]], None]) -> None:
+
+def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> None:
     """Give a tensor's values to `observe`, once each time the step runs.
 
     The array is TensorFlow's own memory: `observe` reads it and keeps nothing of it. In a graph it
@@ -28,16 +30,9 @@ def tap(tensor: Any, observe: Callable[[npt.NDArray[Any]], None]) -> None:
     tf.numpy_function(run, [tensor], tf.bool, stateful=True)
 
 
-def build_test_function(model: keras.Model) -> Callable[[Any], Any]:
+def build_test_function(model: keras.Model) -> Callable[..., Any]:
     """Build a test function of the model's own test step, leaving the model's as it was.
 
     It is built without XLA, which can't run the tap; the train function isn't touched.
     """
-    function, jit_compile = model.test_function, model.jit_compile
-    model._jit_compile = False
-    try:
-        model.make_test_function(force=True)
-        built: Callable[[Any], Any] = model.test_function
-    finally:
-        model.test_function, model._jit_compile = function, jit_compile
-    return built
+    return make_uncompiled(model)

@@ -9,6 +9,7 @@ import keras
 
 from tensorstate_callbacks.instance_override import InstanceOverride
 from tensorstate_callbacks.keras.backends import current_backend
+from tensorstate_callbacks.keras.hook_errors import HookErrors
 from tensorstate_callbacks.keras.probes import Probe, in_place
 
 _open_windows: "weakref.WeakKeyDictionary[keras.Model, Window]" = weakref.WeakKeyDictionary()
@@ -53,7 +54,8 @@ class Window:
 
     Args:
         model: The model under evaluation.
-        lifetime: An object that dies with the evaluation, as the last resort for closing; or None.
+        lifetime: The evaluation's callback list, or None: an error in one of its hooks closes the
+            window; its death, when the evaluation is over, is the last resort.
     """
 
     def __init__(self, model: keras.Model, lifetime: object | None) -> None:
@@ -65,6 +67,7 @@ class Window:
         self._step = self._run_step
         self._overrides: list[InstanceOverride] = []
         self._last_resort = None if lifetime is None else weakref.finalize(lifetime, self.close)
+        self._hook_errors = HookErrors(lifetime, self.close)
         self._put_on()
 
     @classmethod
@@ -81,6 +84,7 @@ class Window:
     def close(self) -> None:
         """Put everything back; may be called again."""
         self._take_off()
+        self._hook_errors.end()
         if self._last_resort is not None:
             self._last_resort.detach()
 
@@ -113,12 +117,12 @@ class Window:
         if _open_windows.get(self._model) is self:
             del _open_windows[self._model]
 
-    def _run_step(self, iterator: Any) -> Any:
+    def _run_step(self, *args: Any) -> Any:
         probes = [probe for watcher in self._watchers for probe in watcher.probes]
         with in_place(probes):
             if self._function is None:
                 self._function = self._find_function(probes)
-            return self._function.run(iterator)
+            return self._function.run(*args)
 
     def _find_function(self, probes: list[Probe]) -> BuiltFunction:
         keeper = self._watchers[0]
@@ -151,14 +155,15 @@ class EvaluateGuard:
 
     Args:
         model: The model in training.
-        lifetime: An object that dies with the fit: when that ends in an exception no callback is
-            told, and the guard is removed as the object dies. Or None.
+        lifetime: The fit's callback list, or None: when the fit ends in an exception no callback is
+            told, and the guard is removed as a hook raises it, or else as the list dies.
     """
 
     def __init__(self, model: keras.Model, lifetime: object | None) -> None:
         self._model = model
         self._lifetime = None if lifetime is None else weakref.ref(lifetime)
         self._last_resort = None if lifetime is None else weakref.finalize(lifetime, self.remove)
+        self._hook_errors = HookErrors(lifetime, self.remove)
         self._override = InstanceOverride(model, "evaluate", self._guarded(model.evaluate))
         _guards[model] = self
 
@@ -176,6 +181,7 @@ class EvaluateGuard:
         """Take the guard off the model; may be called again."""
         close(self._model)
         self._override.restore()
+        self._hook_errors.end()
         if self._last_resort is not None:
             self._last_resort.detach()
         if _guards.get(self._model) is self:
@@ -186,6 +192,11 @@ class EvaluateGuard:
         def guarded(*args: Any, **kwargs: Any) -> Any:
             try:
                 return evaluate(*args, **kwargs)
+            except BaseException:
+                # In an evaluation of the fit's own it ends the fit.
+                if self._lifetime is not None and kwargs.get("callbacks") is self._lifetime():
+                    self.remove()
+                raise
             finally:
                 close(self._model)
 
