@@ -14,6 +14,7 @@ from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.fit_frame import find_caller
 from tensorstate_callbacks.keras.layers import channel_axis, default_names, named_layers
 from tensorstate_callbacks.keras.probes import Probe
+from tensorstate_callbacks.keras.recurrent import check_outside_loops
 from tensorstate_callbacks.keras.window import BuiltFunction, EvaluateGuard, Window
 from tensorstate_callbacks.recorder import Recorder
 from tensorstate_callbacks.report import EfficiencyReport
@@ -67,7 +68,8 @@ class EfficiencyCallback(keras.callbacks.Callback):
         NoLayerMatchedError: As training begins: nothing matched; says what the model has.
         ProbeError: After the evaluation: a layer's activations can't be counted; names the layer.
         TypeError: An argument is of the wrong kind.
-        ValueError: An argument is out of its range, or the Keras backend is not supported.
+        ValueError: An argument is out of its range, or the Keras backend is not supported. As
+            training begins: a layer is the cell of a recurrent one.
 
     Example:
         callback = tensorstate_callbacks.keras.EfficiencyCallback()
@@ -203,6 +205,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
         picked = select_layers(
             layers, self._settings.attach_to, self._settings.exclude, default=default
         )
+        check_outside_loops(picked, layers)
         return [
             Probe(layer, *self._settings.probe_names(name), partial(self._tap, channel_axis(layer)))
             for name, layer in picked.items()

@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from tensorstate_callbacks.keras.recurrent import within_loops
+
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -49,10 +51,17 @@ def named_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
 def default_names(model: keras.Model, layers: dict[str, keras.layers.Layer]) -> list[str]:
     """Return the names of all convolution and dense layers but those that make the output.
 
+    What recurrent layers run in their loops is left out, too.
+
     In a functional or sequential model these are the ones reached first on the way back from each
     output; in a subclassed model, whose way can't be told, it is the last one defined.
     """
-    names = [name for name, layer in layers.items() if isinstance(layer, _CONVOLUTIONS + _DENSE)]
+    loops = within_loops(layers)
+    names = [
+        name
+        for name, layer in layers.items()
+        if isinstance(layer, _CONVOLUTIONS + _DENSE) and name not in loops
+    ]
     outputs = _symbolic_outputs(model)
     if outputs is None:
         return names[:-1]

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import keras
@@ -39,15 +41,37 @@ def in_place(probes: Iterable[Probe]) -> Iterator[None]:
     overrides: list[InstanceOverride] = []
     try:
         for probe in probes:
-            # A quantized layer runs `quantized_call` in place of `call`.
+            # A quantized layer runs `quantized_call` in place of `call`, which may call `call`.
+            quantized: ContextVar[bool] = ContextVar("quantized", default=False)
             for name in ("call", "quantized_call"):
                 if hasattr(probe.layer, name):
                     passing = _pass_through(getattr(probe.layer, name), probe)
-                    overrides.append(InstanceOverride(probe.layer, name, passing))
+                    outermost = partial(
+                        _outermost, quantized, name, passing, getattr(probe.layer, name)
+                    )
+                    overrides.append(InstanceOverride(probe.layer, name, outermost))
         yield
     finally:
         for override in reversed(overrides):
             override.restore()
+
+
+def _outermost(
+    quantized: ContextVar[bool],
+    name: str,
+    passing: Callable[..., Any],
+    call: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Run `passing`, but only the plain call for a `call` from within the `quantized_call`."""
+    if name == "call":
+        return (call if quantized.get() else passing)(*args, **kwargs)
+    token = quantized.set(True)
+    try:
+        return passing(*args, **kwargs)
+    finally:
+        quantized.reset(token)
 
 
 def _pass_through(call: Callable[..., Any], probe: Probe) -> Callable[..., Any]:
