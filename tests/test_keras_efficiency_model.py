@@ -28,7 +28,7 @@ def names(model):
 def check_counts(model, original, tensors, x):
     """Compare what the model captured of `x` with the outputs of the original's tensors."""
     model.predict(x, batch_size=64, verbose=0)
-    inner = keras.Model(original.inputs, list(tensors.values()))
+    inner = keras.Model(original.input, list(tensors.values()))
     outputs = inner.predict(x, batch_size=64, verbose=0)
     outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
     assert names(model) == list(tensors)

@@ -36,7 +36,7 @@ def check(report, *activations):
 
 def outputs(model, tensors, x):
     """What an intermediate-output model predicts for the tensors, as a list."""
-    found = keras.Model(model.inputs, list(tensors)).predict(x, batch_size=BATCH, verbose=0)
+    found = keras.Model(model.input, list(tensors)).predict(x, batch_size=BATCH, verbose=0)
     return found if isinstance(found, list) else [found]
 
 

@@ -31,7 +31,7 @@ def watched(capture, **options):
 
 def expected(model, x, batch_size=32):
     """Counts of the states of `conv_1`, from a model that stops there."""
-    inner = keras.Model(model.inputs, model.get_layer("conv_1").output)
+    inner = keras.Model(model.input, model.get_layer("conv_1").output)
     return count_states(inner.predict(x, batch_size=batch_size, verbose=0).astype(np.float32))
 
 

@@ -14,6 +14,7 @@ from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.fit_frame import find_caller
 from tensorstate_callbacks.keras.layers import channel_axis, default_names, named_layers
 from tensorstate_callbacks.keras.probes import Probe
+from tensorstate_callbacks.keras.processes import check_one_process
 from tensorstate_callbacks.keras.recurrent import check_outside_loops
 from tensorstate_callbacks.keras.window import BuiltFunction, EvaluateGuard, Window
 from tensorstate_callbacks.recorder import Recorder
@@ -69,7 +70,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
         ProbeError: After the evaluation: a layer's activations can't be counted; names the layer.
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of its range, or the Keras backend is not supported. As
-            training begins: a layer is the cell of a recurrent one.
+            training begins: a layer is the cell of a recurrent one, or processes share the model.
 
     Example:
         callback = tensorstate_callbacks.keras.EfficiencyCallback()
@@ -200,6 +201,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
         )
 
     def _pick_probes(self) -> list[Probe]:
+        check_one_process(self.model)
         layers = named_layers(self.model)
         default = default_names(self.model, layers)
         picked = select_layers(
@@ -228,4 +230,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
 
     def _steps_made(self) -> int | None:
         optimizer = getattr(self.model, "optimizer", None)
-        return None if optimizer is None else int(optimizer.iterations)
+        if optimizer is None:
+            return None
+        # A variable on several devices is none that int() takes.
+        return int(keras.ops.convert_to_numpy(optimizer.iterations))

@@ -1,0 +1,146 @@
+"""Models spread over devices count exactly; models spread over processes are refused."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+BACKEND = keras.backend.backend()
+
+# Whole numbers everywhere, so that sums are exact however the batches are cut.
+MODEL = """
+import numpy as np, keras
+from tensorstate_callbacks.keras import EfficiencyCallback, StateCapture
+
+def build():
+    capture = StateCapture("states")
+    head = [keras.layers.Dense(2, activation="softmax", name="out")]
+    body = [keras.layers.Dense(7, name="fc"), capture]
+    model = keras.Sequential([keras.Input((6,)), *body, *head])
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.integers(-2, 3, w.shape) for w in model.get_weights()])
+    loss = "sparse_categorical_crossentropy"
+    model.compile(keras.optimizers.SGD(0.0), loss, metrics=["accuracy"])
+    return model, capture
+
+x = np.random.default_rng(0).integers(-2, 3, size=(104, 6)).astype("float32")
+y = np.arange(104) % 2
+
+def run(model, capture):
+    callback = EfficiencyCallback("fc")
+    data = {"validation_data": (x, y), "batch_size": 20, "verbose": 0}
+    model.fit(x, y, epochs=2, callbacks=[callback], **data)
+    layer = callback.last.layers["fc"]
+    mine = [layer.n_states, layer.n_distinct, layer.entropy, callback.last.aiq, callback.last.step]
+    return [*mine, sorted(capture.counts().tolist())]
+"""
+
+
+def start(code, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def printed(process):
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="MirroredStrategy is TensorFlow's")
+def test_replicas_share_one_counter():
+    code = """
+import json
+import tensorflow as tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+halves = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, halves)
+alone = run(*build())
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    spread = build()
+print(json.dumps([strategy.num_replicas_in_sync, alone, run(*spread)]))
+"""
+    replicas, alone, spread = printed(start(MODEL + code))
+    assert replicas == 2
+    assert alone[0] == 104
+    # fit's two evaluations, by the layer.
+    assert sum(alone[-1]) == 208
+    assert spread == alone
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution is JAX's")
+def test_devices_of_a_data_parallel_model_share_one_counter():
+    code = """
+import json
+alone = run(*build())
+keras.distribution.set_distribution(keras.distribution.DataParallel())
+print(json.dumps([len(keras.distribution.list_devices()), alone, run(*build())]))
+"""
+    flags = "--xla_force_host_platform_device_count=2"
+    devices, alone, spread = printed(start(MODEL + code, XLA_FLAGS=flags))
+    assert devices == 2
+    assert alone[0] == 104
+    assert spread == alone
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="MultiWorkerMirroredStrategy is TensorFlow's")
+def test_workers_in_several_processes_are_refused():
+    # Keras 3 has no fit for them: the callback list is driven by hand.
+    code = """
+import json
+import tensorflow as tf
+with tf.distribute.MultiWorkerMirroredStrategy().scope():
+    model, _ = build()
+messages = []
+for hook in ("on_train_begin", "on_test_begin"):
+    callbacks = keras.callbacks.CallbackList([EfficiencyCallback("fc")], model=model)
+    try:
+        getattr(callbacks, hook)()
+    except ValueError as error:
+        messages.append(str(error))
+print(json.dumps(messages))
+"""
+    with socket.socket() as one, socket.socket() as two:
+        for free in (one, two):
+            free.bind(("localhost", 0))
+        workers = [f"localhost:{free.getsockname()[1]}" for free in (one, two)]
+    started = [
+        start(
+            MODEL + code,
+            TF_CONFIG=json.dumps(
+                {"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}
+            ),
+        )
+        for rank in (0, 1)
+    ]
+    for messages in map(printed, started):
+        assert len(messages) == 2
+        for message in messages:
+            assert message.startswith("MultiWorkerMirroredStrategy spreads the evaluation over")
+            assert "evaluate in one process: model.evaluate(..., callbacks=[callback])" in message
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX's processes")
+def test_processes_of_jax_are_refused(monkeypatch):
+    import jax
+
+    from tensorstate_callbacks.keras import EfficiencyCallback
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    callbacks = keras.callbacks.CallbackList([EfficiencyCallback()], model=model)
+    with pytest.raises(ValueError, match="JAX runs in 2 processes"):
+        callbacks.on_test_begin()
