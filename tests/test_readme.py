@@ -23,7 +23,7 @@ def test_keras_code(tmp_path, monkeypatch, capsys, rng):
         [
             keras.Input((6,)),
             keras.layers.Dense(4, name="dense"),
-            keras.layers.Dense(2, activation="softmax"),
+            keras.layers.Dense(2, activation="softmax", name="output"),
         ]
     )
     x, y = rng.normal(size=(40, 6)), np.arange(40) % 2

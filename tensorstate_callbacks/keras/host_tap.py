@@ -18,7 +18,7 @@ except ImportError:  # Keras before 3.4
         return keras.backend.backend() == "torch" and get_stateless_scope() is not None
 
 
-def tap(tensor: Any, observe: Callable[[npt.NDArray[Any]], None]) -> Any:
+def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
     """Return the tensor as it is, and have `observe` see its values, compiled or not.
 
     Args:

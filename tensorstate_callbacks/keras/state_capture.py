@@ -164,7 +164,7 @@ class StateCapture(keras.layers.Layer):
         self._tapped.error = None
         self._tapped.reset_states()
 
-    def _observe(self, activations: npt.NDArray[Any]) -> None:
+    def _observe(self, activations: npt.ArrayLike) -> None:
         self._tapped.observe(activations, self.channel_axis)
 
     def _read(self) -> CapturedStates:

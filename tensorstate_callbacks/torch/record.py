@@ -9,7 +9,7 @@ from torch import nn
 
 from tensorstate_callbacks.counter import StateCounter
 from tensorstate_callbacks.errors import TensorStateWarning
-from tensorstate_callbacks.recorder import PassFigures
+from tensorstate_callbacks.recorder import PassFigures, Recorder
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Method, Settings
