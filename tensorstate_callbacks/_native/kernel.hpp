@@ -18,11 +18,12 @@ struct Lines {
     std::size_t length;
 };
 
-// How far ahead to fetch: within a page the processor sees by itself what comes next.
+// How far ahead memory is fetched while bits are made of what came before: a page, or the next line
+// where lines lie further apart.
 TS_INLINE std::ptrdiff_t bytes_ahead(const Lines& lines) {
     constexpr std::ptrdiff_t page = 4096;
-    const bool near = lines.count == 1 || (-page < lines.stride && lines.stride < page);
-    return near ? page : lines.stride;
+    const bool close = lines.count == 1 || (-page < lines.stride && lines.stride < page);
+    return close ? page : lines.stride;
 }
 
 // Where the bits of lines go: element i of line n is bit i % 64 of
@@ -35,8 +36,8 @@ struct Bits64 {
 // Whole words are written: bits behind the end of a line are 0.
 using Compare = void (*)(const Lines& lines, Firing firing, const Bits64& bits);
 
-// Bits of up to 64 positions, one word a channel, in; one row a position out, `pitch` words apart.
-// At most kMostTogether channels.
+// Bits of positions, 64 in each word of a channel, in; one row a position out, `pitch` words apart.
+// There are at most kMostTogether channels, in words_of(channels) * 64 words for 64 positions.
 using Transpose = void (*)(const std::uint64_t* planes, std::size_t channels, std::size_t positions,
                            std::uint64_t* rows, std::size_t pitch);
 
@@ -45,9 +46,9 @@ using Transpose = void (*)(const std::uint64_t* planes, std::size_t channels, st
 using Cut = void (*)(const std::uint64_t* bits, std::size_t length, std::size_t lines,
                      std::uint64_t* words);
 
-inline constexpr std::size_t kMostTogether = 512;
-inline constexpr std::size_t kMostCut = 57;  // these start and end within 8 bytes
-inline constexpr std::size_t kBeyond = 8;    // words
+inline constexpr std::size_t kMostTogether = 512;  // channels: a vector of words in each row
+inline constexpr std::size_t kMostCut = 57;        // bits that 8 bytes hold wherever they start
+inline constexpr std::size_t kBeyond = 8;          // words: a vector
 
 struct Kernel {
     const char* name;
@@ -60,9 +61,9 @@ struct Kernel {
 }  // namespace tensorstate
 
 // Bytes are never folded: no float is that small.
-#define TS_COMPARES(compare)                                          \
-    {                                                                 \
-        {compare<std::uint8_t, false>, compare<std::uint8_t, false>}, \
+#define TS_COMPARES(compare)                                           \
+    {                                                                  \
+        {compare<std::uint8_t, false>, compare<std::uint8_t, false>},  \
         {compare<std::uint16_t, false>, compare<std::uint16_t, true>}, \
         {compare<std::uint32_t, false>, compare<std::uint32_t, true>}, \
         {compare<std::uint64_t, false>, compare<std::uint64_t, true>}, \

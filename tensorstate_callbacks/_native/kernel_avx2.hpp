@@ -125,44 +125,58 @@ TS_AVX2 void compare(const Lines& lines, Firing firing, const Bits64& bits) {
     }
 }
 
-// 32 channels at a time: bytes of the same 8 positions come together, and each position's bits are
-// the sign bits of these. Interleaving the registers' halves four times turns (channel, byte) into
-// (byte, channel); the lower 16 bytes of a register hold 16 channels, the upper the next 16.
+// The bytes of the same 8 positions come together. Interleaving the registers' halves four times
+// turns (channel, byte) into (byte, channel); the lower 16 bytes of a register hold 16 channels,
+// the upper the next 16.
+TS_AVX2 TS_INLINE void gather_bytes(const std::uint64_t* words, __m256i* bytes) {
+    __m256i a[8], b[8];
+    for (std::size_t i = 0; i < 8; ++i) {
+        const auto* pair = reinterpret_cast<const __m128i*>(words + 2 * i);
+        a[i] = _mm256_setr_m128i(_mm_loadu_si128(pair), _mm_loadu_si128(pair + 8));
+    }
+    for (std::size_t step = 0; step < 4; ++step) {
+        for (std::size_t i = 0; i < 4; ++i) {
+            b[2 * i] = _mm256_unpacklo_epi8(a[i], a[i + 4]);
+            b[2 * i + 1] = _mm256_unpackhi_epi8(a[i], a[i + 4]);
+        }
+        for (std::size_t i = 0; i < 8; ++i) a[i] = b[i];
+    }
+    for (std::size_t i = 0; i < 8; ++i) bytes[i] = a[i];
+}
+
+// 32 channels of up to 64 positions, into the lower or the upper half of words.
+TS_AVX2 TS_INLINE void transpose_half(const std::uint64_t* words, bool upper,
+                                      std::size_t positions, std::uint64_t* row,
+                                      std::size_t pitch) {
+    __m256i gathered[8];
+    gather_bytes(words, gathered);
+    for (std::size_t start = 0; start < positions; start += 8) {
+        // Only sign bits can be had: the last position's first, then the bytes move up.
+        std::uint64_t bits[8];
+        __m256i bytes = gathered[start / 8];
+        for (std::size_t i = 8; i-- > 0; bytes = _mm256_add_epi8(bytes, bytes)) {
+            bits[i] = signs(bytes);
+        }
+        for (std::size_t i = 0; i < 8 && start + i < positions; ++i, row += pitch) {
+            *row = upper ? *row | bits[i] << 32 : bits[i];
+        }
+    }
+}
+
 TS_AVX2 inline void transpose(const std::uint64_t* planes, std::size_t channels,
                               std::size_t positions, std::uint64_t* rows, std::size_t pitch) {
-    for (std::size_t first = 0; first < channels; first += 32) {
-        std::uint64_t padded[32];
-        const std::uint64_t* words = planes + first;
-        if (channels - first < 32) {
-            std::fill(std::copy(words, planes + channels, padded), padded + 32, 0);
-            words = padded;
-        }
-        __m256i a[8], b[8];
-        for (std::size_t i = 0; i < 8; ++i) {
-            const auto* pair = reinterpret_cast<const __m128i*>(words + 2 * i);
-            a[i] = _mm256_setr_m128i(_mm_loadu_si128(pair), _mm_loadu_si128(pair + 8));
-        }
-        for (std::size_t step = 0; step < 4; ++step) {
-            for (std::size_t i = 0; i < 4; ++i) {
-                b[2 * i] = _mm256_unpacklo_epi8(a[i], a[i + 4]);
-                b[2 * i + 1] = _mm256_unpackhi_epi8(a[i], a[i + 4]);
+    for (std::size_t start = 0; start < positions; start += 64, rows += 64 * pitch) {
+        for (std::size_t first = 0; first < channels; first += 32) {
+            std::uint64_t padded[32];
+            const std::uint64_t* words = planes + first;
+            if (channels - first < 32) {
+                std::fill(std::copy(words, planes + channels, padded), padded + 32, 0);
+                words = padded;
             }
-            for (std::size_t i = 0; i < 8; ++i) a[i] = b[i];
+            transpose_half(words, first % 64 != 0, std::min<std::size_t>(64, positions - start),
+                           rows + first / 64, pitch);
         }
-        alignas(32) __m256i squares[8];
-        for (std::size_t i = 0; i < 8; ++i) squares[i] = a[i];
-        for (std::size_t start = 0; start < positions; start += 8) {
-            // Only sign bits can be had: the last position's first, then the bytes move up.
-            std::uint64_t signed_by[8];
-            __m256i bytes = squares[start / 8];
-            for (std::size_t i = 8; i-- > 0; bytes = _mm256_add_epi8(bytes, bytes)) {
-                signed_by[i] = signs(bytes);
-            }
-            std::uint64_t* row = rows + start * pitch + first / 64;
-            for (std::size_t i = 0; i < 8 && start + i < positions; ++i, row += pitch) {
-                *row = first % 64 == 0 ? signed_by[i] : *row | signed_by[i] << 32;
-            }
-        }
+        planes += 64 * words_of(channels);
     }
 }
 

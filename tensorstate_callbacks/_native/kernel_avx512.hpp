@@ -185,31 +185,36 @@ TS_AVX512 TS_INLINE void transpose_words(__m512i* a) {
     for (std::size_t i = 0; i < 8; ++i) a[i] = b[i];
 }
 
-TS_AVX512 inline void transpose(const std::uint64_t* planes, std::size_t channels,
-                                std::size_t positions, std::uint64_t* rows, std::size_t pitch) {
+// Up to 64 channels: one word a row.
+template <std::size_t Groups>
+TS_AVX512 void transpose_narrow(const std::uint64_t* planes, std::size_t channels,
+                                std::size_t positions, std::uint64_t* rows) {
     __m512i square[8];
-    if (pitch == 1) {
-        if (channels <= 32) {
-            transpose_square<4>(planes, channels, square);
-        } else {
-            transpose_square<8>(planes, channels, square);
-        }
-        const auto some = first_of<std::uint64_t>(positions);
-        for (std::size_t i = 0; i < 8; ++i) {
-            _mm512_mask_storeu_epi64(rows + 8 * i, static_cast<__mmask8>(some >> 8 * i), square[i]);
-        }
-        return;
+    for (; positions >= 64; positions -= 64, planes += 64, rows += 64) {
+        transpose_square<Groups>(planes, channels, square);
+        for (std::size_t i = 0; i < 8; ++i) _mm512_storeu_si512(rows + 8 * i, square[i]);
     }
+    if (positions == 0) return;
+    transpose_square<Groups>(planes, channels, square);
+    const auto some = first_of<std::uint64_t>(positions);
+    for (std::size_t i = 0; i < 8; ++i) {
+        _mm512_mask_storeu_epi64(rows + 8 * i, static_cast<__mmask8>(some >> 8 * i), square[i]);
+    }
+}
+
+// Up to 512 channels of up to 64 positions: whole rows are stored at once.
+TS_AVX512 inline void transpose_wide(const std::uint64_t* planes, std::size_t channels,
+                                     std::size_t positions, std::uint64_t* rows,
+                                     std::size_t pitch) {
     alignas(64) std::uint64_t squares[kMostTogether];
-    const std::size_t words = words_of(channels);
-    for (std::size_t word = 0; word < words; ++word) {
-        const std::size_t first = 64 * word;
+    __m512i square[8];
+    for (std::size_t first = 0; first < channels; first += 64) {
         transpose_square<8>(planes + first, std::min<std::size_t>(64, channels - first), square);
         for (std::size_t i = 0; i < 8; ++i) {
             _mm512_store_si512(squares + first + 8 * i, square[i]);
         }
     }
-    const auto some = first_of<__mmask8>(words);
+    const auto some = first_of<__mmask8>(words_of(channels));
     for (std::size_t start = 0; start < positions; start += 8) {
         for (std::size_t word = 0; word < 8; ++word) {
             square[word] = _mm512_load_si512(squares + 64 * word + start);
@@ -219,6 +224,18 @@ TS_AVX512 inline void transpose(const std::uint64_t* planes, std::size_t channel
             if (start + i >= positions) break;
             _mm512_mask_storeu_epi64(rows + (start + i) * pitch, some, square[i]);
         }
+    }
+}
+
+TS_AVX512 inline void transpose(const std::uint64_t* planes, std::size_t channels,
+                                std::size_t positions, std::uint64_t* rows, std::size_t pitch) {
+    if (pitch == 1) {
+        const auto narrow = channels <= 32 ? transpose_narrow<4> : transpose_narrow<8>;
+        return narrow(planes, channels, positions, rows);
+    }
+    for (std::size_t start = 0; start < positions; start += 64) {
+        transpose_wide(planes + start * words_of(channels), channels,
+                       std::min<std::size_t>(64, positions - start), rows + start * pitch, pitch);
     }
 }
 

@@ -59,11 +59,8 @@ class Packer {
                                    static_cast<std::ptrdiff_t>(start) * run.position_stride;
                 compare({data, channels, run.channel_stride, positions}, run.position_stride,
                         {planes, 1, 64 * words});
-                for (std::size_t done = 0; done < positions; done += 64) {
-                    kernel_.transpose(planes + done * words, channels,
-                                      std::min<std::size_t>(64, positions - done),
-                                      out + (start + done) * pitch + first / 64, pitch);
-                }
+                kernel_.transpose(planes, channels, positions, out + start * pitch + first / 64,
+                                  pitch);
             }
         }
     }

@@ -1,8 +1,8 @@
 // Every kernel that this processor runs against the reference and against plain comparisons:
 // a number of cases and a seed in; out comes how many agreed, or the first that did not.
 //
-// The elements lie in memory of random bytes, so all kinds of NaN and denormals occur, and in
-// front of a guard page, so that a read beyond them ends the program.
+// The elements lie in memory of random bytes, so all kinds of NaN and denormals occur, and next to
+// a guard page, so that a read beyond either end ends the program.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -30,20 +30,21 @@ std::size_t size_around_an_edge() {
     return std::max<std::size_t>(3, edge + below(5)) - 2;
 }
 
-// Some memory whose last byte is followed by a page that cannot be read.
+// Some memory between two pages that cannot be read.
 class Guarded {
   public:
     explicit Guarded(std::size_t most)
         : page_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))),
           size_((most + page_ - 1) / page_ * page_) {
-        void* memory = mmap(nullptr, size_ + page_, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        start_ = static_cast<char*>(memory);
-        if (memory == MAP_FAILED || mprotect(start_ + size_, page_, PROT_NONE) != 0) {
+        void* memory =
+            mmap(nullptr, size_ + 2 * page_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        start_ = static_cast<char*>(memory) + page_;
+        if (memory == MAP_FAILED || mprotect(start_, size_, PROT_READ | PROT_WRITE) != 0) {
             std::perror("no memory");
             std::exit(2);
         }
     }
+    char* start() const { return start_; }
     char* end() const { return start_ + size_; }
     std::size_t size() const { return size_; }
 
@@ -58,9 +59,41 @@ struct Case {
     bool folded;
     Firing firing;
     Run run;
+
+    std::uint64_t most() const { return ~std::uint64_t{0} >> (64 - (std::size_t{8} << width)); }
+    const char* address(std::size_t position, std::size_t channel) const {
+        return run.data + static_cast<std::ptrdiff_t>(position) * position_stride +
+               static_cast<std::ptrdiff_t>(channel) * channel_stride;
+    }
 };
 
-// Channels or positions innermost, dense or not, forwards or backwards, up to `room` bytes.
+std::uint64_t key_of(const Case& c, const char* address) {
+    std::uint64_t bits = 0;
+    std::memcpy(&bits, address, std::size_t{1} << c.width);
+    const std::uint64_t magnitude = bits & c.most() / 2;
+    return c.folded && bits != magnitude ? (0 - magnitude) & c.most() : bits;
+}
+
+bool fires_plainly(const Case& c, const char* address) {
+    return ((key_of(c, address) - c.firing.first) & c.most()) < c.firing.span;
+}
+
+// Half of all ranges are a float's for threshold 0, and half begin or end at one of the elements.
+Firing some_range(const Case& c) {
+    Firing firing{1, c.most() / 2 - c.most() / 512};
+    if (below(2) == 0) {
+        firing.first = generator() & c.most();
+        firing.span = std::max<std::uint64_t>(1, generator() & c.most());
+    }
+    if (below(2) == 0) {
+        const std::uint64_t places[] = {0, ~std::uint64_t{0}, firing.span - 1, firing.span};
+        const char* address = c.address(below(c.positions), below(c.channels));
+        firing.first = (key_of(c, address) - places[below(4)]) & c.most();
+    }
+    return firing;
+}
+
+// Channels or positions innermost, dense or not, forwards or backwards.
 bool choose(Case& chosen, const Guarded& memory) {
     Case c{};
     c.width = below(4);
@@ -77,7 +110,7 @@ bool choose(Case& chosen, const Guarded& memory) {
     std::ptrdiff_t far = near * (last_inner + 1) + static_cast<std::ptrdiff_t>(gap);
     const auto bytes = static_cast<std::size_t>(near * last_inner + far * last_outer + item);
     if (bytes > memory.size()) return false;
-    const char* data = memory.end() - bytes;
+    const char* data = below(2) == 0 ? memory.start() : memory.end() - bytes;
     if (below(5) == 0) {
         data += near * last_inner;
         near = -near;
@@ -89,31 +122,10 @@ bool choose(Case& chosen, const Guarded& memory) {
     c.position_stride = planes ? near : far;
     c.channel_stride = planes ? far : near;
     c.folded = c.width != 0 && below(2) == 0;
-    const std::uint64_t most = ~std::uint64_t{0} >> (64 - 8 * item);
-    c.firing = {generator() & most, std::max<std::uint64_t>(1, generator() & most)};
-    if (below(2) == 0) c.firing = {1, most / 2 - most / 512};  // as for a float and threshold 0
     c.run = {data, c.positions, c.position_stride, c.channels, c.channel_stride};
+    c.firing = some_range(c);
     chosen = c;
     return true;
-}
-
-template <class Bits>
-bool fires_plainly(const char* address, bool folded, Firing firing) {
-    Bits bits;
-    std::memcpy(&bits, address, sizeof bits);
-    if (folded && bits >> (8 * sizeof bits - 1)) {
-        bits = static_cast<Bits>(Bits{0} - (bits & (static_cast<Bits>(~Bits{0}) >> 1)));
-    }
-    return static_cast<Bits>(bits - static_cast<Bits>(firing.first)) < firing.span;
-}
-
-bool element_fires(const Case& c, const char* address) {
-    switch (c.width) {
-        case 0: return fires_plainly<std::uint8_t>(address, c.folded, c.firing);
-        case 1: return fires_plainly<std::uint16_t>(address, c.folded, c.firing);
-        case 2: return fires_plainly<std::uint32_t>(address, c.folded, c.firing);
-        default: return fires_plainly<std::uint64_t>(address, c.folded, c.firing);
-    }
 }
 
 std::vector<std::uint64_t> expected_rows(const Case& c) {
@@ -121,9 +133,7 @@ std::vector<std::uint64_t> expected_rows(const Case& c) {
     std::vector<std::uint64_t> rows(c.positions * words);
     for (std::size_t i = 0; i < c.positions; ++i) {
         for (std::size_t n = 0; n < c.channels; ++n) {
-            const char* at = c.run.data + static_cast<std::ptrdiff_t>(i) * c.position_stride +
-                             static_cast<std::ptrdiff_t>(n) * c.channel_stride;
-            rows[i * words + n / 64] |= std::uint64_t{element_fires(c, at)} << n % 64;
+            rows[i * words + n / 64] |= std::uint64_t{fires_plainly(c, c.address(i, n))} << n % 64;
         }
     }
     return rows;
@@ -155,7 +165,7 @@ int main(int count, char** arguments) {
     const std::uint64_t seed = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1;
     generator.seed(seed);
     const Guarded memory(std::size_t{1} << 20);
-    for (char* byte = memory.end() - memory.size(); byte != memory.end(); ++byte) {
+    for (char* byte = memory.start(); byte != memory.end(); ++byte) {
         *byte = static_cast<char>(below(3) == 0 ? below(3) - 1 : generator());
     }
     std::map<std::string, std::size_t> checked;
