@@ -6,6 +6,10 @@
 #include "arena.hpp"
 #include "segments.hpp"
 
+#if TS_X86
+#include <emmintrin.h>
+#endif
+
 namespace tensorstate {
 
 // Half of a slot is half of a row's hash, the other half the row's place in the arena.
@@ -130,33 +134,57 @@ class WideEngine final : public Engine {
         std::uint32_t segment;
     };
 
-    // Two lanes: one multiplication need not wait for the other.
     std::uint32_t hash(const std::uint64_t* row) const noexcept {
-        std::uint64_t a = 0x243F6A8885A308D3u, b = ~a;
+        std::uint64_t sum = 0x243F6A8885A308D3u;
         std::size_t i = 0;
         for (; i + 2 <= words_; i += 2) {
-            a = turned((a ^ row[i]) * 0x9E3779B97F4A7C15u);
-            b = turned((b ^ row[i + 1]) * 0xC2B2AE3D27D4EB4Fu);
+            sum = (sum << 29 | sum >> 35) + folded_product(row[i] ^ 0x9E3779B97F4A7C15u,
+                                                           row[i + 1] ^ 0xC2B2AE3D27D4EB4Fu);
         }
-        if (i < words_) a = turned((a ^ row[i]) * 0x9E3779B97F4A7C15u);
-        return static_cast<std::uint32_t>(mixed(a ^ (b * 0xD6E8FEB86659FD93u)) >> 32);
+        if (i < words_) sum ^= row[i] * 0x9E3779B97F4A7C15u;
+        return static_cast<std::uint32_t>(mixed(sum) >> 32);
     }
-    static std::uint64_t turned(std::uint64_t word) noexcept { return word << 29 | word >> 35; }
+
+    // The products of a row do not wait for each other.
+    static std::uint64_t folded_product(std::uint64_t a, std::uint64_t b) noexcept {
+#if defined(__SIZEOF_INT128__)
+        __extension__ const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
+        return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
+#else
+        return mixed(mixed(a) + b);
+#endif
+    }
 
     static IndexBucket* home(const Tree::View& view, std::uint32_t hash) noexcept {
         const std::uint64_t spread = spread_out(hash);
         return view.home(view.segment(spread), spread);
     }
 
+    // Bit 2 i + 1: slot i holds half a hash that is alike.
     static unsigned candidates(const IndexBucket& bucket, std::uint32_t hash) noexcept {
         unsigned alike = 0;
-        for (std::size_t i = 0; i < IndexBucket::kSlots; ++i) {
-            alike |= static_cast<unsigned>(bucket.slots[i] >> 32 == hash) << i;
+#if TS_X86
+        const __m128i wanted = _mm_set1_epi32(static_cast<int>(hash));
+        for (unsigned i = 0; i < 8; i += 2) {  // the eighth is `fill`
+            const auto* pair = reinterpret_cast<const __m128i*>(bucket.slots + i);
+            const __m128i same = _mm_cmpeq_epi32(_mm_loadu_si128(pair), wanted);
+            alike |= static_cast<unsigned>(_mm_movemask_ps(_mm_castsi128_ps(same))) << 2 * i;
         }
-        return alike & ((1u << bucket.fill) - 1);
+#else
+        for (unsigned i = 0; i < IndexBucket::kSlots; ++i) {
+            alike |= static_cast<unsigned>(bucket.slots[i] >> 32 == hash) << (2 * i + 1);
+        }
+#endif
+        return alike & ((1u << 2 * bucket.fill) - 1) & 0xAAAAu;
     }
     static std::uint32_t first_place(const IndexBucket& bucket, unsigned alike) noexcept {
-        return IndexBucket::place(bucket.slots[lowest_bit(alike)]);
+        return IndexBucket::place(bucket.slots[lowest_bit(alike) / 2]);
+    }
+
+    bool same(const std::uint64_t* a, const std::uint64_t* b) const noexcept {
+        std::uint64_t different = 0;
+        for (std::size_t i = 0; i < words_; ++i) different |= a[i] ^ b[i];
+        return different == 0;
     }
 
     TS_INLINE Found find(const Tree::View& view, std::uint32_t hash,
@@ -167,7 +195,7 @@ class WideEngine final : public Engine {
         for (std::size_t step = 0; step < Tree::kReach; ++step, ++bucket) {
             for (unsigned alike = candidates(*bucket, hash); alike != 0; alike &= alike - 1) {
                 std::uint64_t* const entry = arena_.entry(first_place(*bucket, alike));
-                if (std::equal(row, row + words_, entry + 1)) return Found{entry, nullptr, segment};
+                if (same(row, entry + 1)) return Found{entry, nullptr, segment};
             }
             if (bucket->fill < IndexBucket::kSlots) return Found{nullptr, bucket, segment};
         }
