@@ -10,7 +10,7 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz test-wheels bench test-keras-jax test-keras-torch lint types clean
+.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz test-wheels bench test-keras-jax test-keras-torch test-keras-versions lint types clean
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py
@@ -65,6 +65,10 @@ fuzz: $(READY)
 # PART="count memory" measures these alone, SAVE=--save writes benchmarks/RESULTS.md.
 bench: $(BENCH_READY)
 	$(RUN) -m benchmarks $(PART) $(SAVE)
+
+# The tests of Keras under earlier releases, each in an environment of its own.
+test-keras-versions: $(READY)
+	$(RUN) -m nox --session keras
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -3,6 +3,7 @@
 `nox -l` lists them. A session whose interpreter is missing is skipped with a message.
 """
 
+import platform
 import shutil
 from pathlib import Path
 
@@ -40,3 +41,24 @@ def wheels(session: nox.Session) -> None:
     (tests,) = (folder / "sdist").glob("*/tests")
     with session.chdir(folder):
         session.run(python, str(tests / "native" / "installed.py"), str(wheel), external=True)
+
+
+# Releases of Keras, with the TensorFlow and the NumPy of their time.
+KERAS = {"3.3": ("3.3.3", "2.16.2", "1.26.4"), "3.8": ("3.8.0", "2.18.1", "2.0.2")}
+KERAS_TESTS = [str(path) for path in sorted(Path("tests").glob("test_keras_*.py"))]
+
+
+@nox.session(python="3.11")
+@nox.parametrize("release", list(KERAS), ids=list(KERAS))
+def keras(session: nox.Session, release: str) -> None:
+    """The tests of Keras under an earlier release of it; the pinned one is what `pytest` runs."""
+    version, tensorflow, numpy = KERAS[release]
+    small = (platform.system(), platform.machine()) == ("Linux", "x86_64")
+    session.install(
+        *("--editable", "."),
+        *(f"keras=={version}", f"numpy=={numpy}"),
+        f"{'tensorflow-cpu' if small else 'tensorflow'}=={tensorflow}",
+        *("hypothesis", "matplotlib", "mlflow", "mlxtend", "pytest", "setuptools>=77"),
+    )
+    environment = {"KERAS_BACKEND": "tensorflow", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    session.run("python", "-m", "pytest", *KERAS_TESTS, *session.posargs, env=environment)

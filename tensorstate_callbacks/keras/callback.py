@@ -13,6 +13,7 @@ from tensorstate_callbacks.evaluation import conclude
 from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.fit_frame import find_caller
 from tensorstate_callbacks.keras.layers import channel_axis, default_names, named_layers
+from tensorstate_callbacks.keras.legacy import check_not_keras_2
 from tensorstate_callbacks.keras.probes import Probe
 from tensorstate_callbacks.keras.processes import check_one_process
 from tensorstate_callbacks.keras.recurrent import check_outside_loops
@@ -68,7 +69,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
     Raises:
         NoLayerMatchedError: As training begins: nothing matched; says what the model has.
         ProbeError: After the evaluation: a layer's activations can't be counted; names the layer.
-        TypeError: An argument is of the wrong kind.
+        TypeError: An argument is of the wrong kind, or the model is one of Keras 2.
         ValueError: An argument is out of its range, or the Keras backend is not supported. As
             training begins: a layer is the cell of a recurrent one, or processes share the model.
 
@@ -125,6 +126,11 @@ class EfficiencyCallback(keras.callbacks.Callback):
     def last(self) -> EfficiencyReport | None:
         """The latest report, or None before the first evaluation."""
         return self.history[-1] if self.history else None
+
+    def set_model(self, model: keras.Model) -> None:
+        """Take the model that is to be watched."""
+        check_not_keras_2(model)
+        super().set_model(model)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Pick the layers, and see to it that validation passes are left clean."""
