@@ -4,8 +4,9 @@ import csv
 
 import keras
 import mlflow
+import numpy as np
 import pytest
-from keras_models import SeesLogs, train
+from keras_models import X_VAL, Y_VAL, SeesLogs, X, Y, compiled, sequential, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -126,3 +127,78 @@ def test_prefix_tells_two_callbacks_apart():
     assert history["val_aiq"] == [report.aiq for report in second.history]
     assert first.last.layers["conv_1"] == second.last.layers["conv_1"]
     assert "val_x_efficiency/conv_1" not in history
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_early_stopping_restores_the_weights_of_the_best_epoch(ours_first):
+    ours = EfficiencyCallback("Conv2D", accuracy=FallingAccuracy())
+    weights = []
+
+    class Keeps(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            weights.append(self.model.get_weights())
+
+    stop = keras.callbacks.EarlyStopping(
+        "val_aiq", mode="max", patience=1, restore_best_weights=True
+    )
+    model, history = train([ours, stop, Keeps()] if ours_first else [Keeps(), stop, ours], epochs=8)
+    best = history["val_aiq"].index(max(history["val_aiq"]))
+    assert (best, len(weights)) == (2, 4)
+    for restored, kept in zip(model.get_weights(), weights[best], strict=True):
+        np.testing.assert_array_equal(restored, kept)
+    assert any((a != b).any() for a, b in zip(weights[2], weights[3], strict=True))
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_a_fit_that_was_broken_off_goes_on_where_it_was(ours_first, tmp_path):
+    def fit(callback, *others):
+        keras.utils.set_random_seed(5)
+        model = compiled(sequential())
+        backup = keras.callbacks.BackupAndRestore(tmp_path)
+        callbacks = [callback, backup] if ours_first else [backup, callback]
+        options = {"batch_size": 50, "shuffle": False, "verbose": 0}
+        data = {"validation_data": (X_VAL, Y_VAL), "callbacks": [*callbacks, *others]}
+        return model.fit(X, Y, epochs=4, **data, **options).history
+
+    class Breaks(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise RuntimeError("power cut")
+
+    whole, first, second = (EfficiencyCallback("Conv2D") for _ in range(3))
+    fit(whole)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(first, Breaks())
+    history = fit(second)
+    assert [report.epoch for report in first.history] == [0, 1]
+    # What is logged goes on at the epoch where training does, with the steps of all epochs.
+    assert [(r.epoch, r.step) for r in second.history] == [(2, 18), (3, 24)]
+    assert history["val_aiq"] == [report.aiq for report in second.history]
+    together = [*first.history, *second.history]
+    assert [r.aiq for r in together] == pytest.approx([r.aiq for r in whole.history], rel=2e-3)
+
+
+AUTOLOGS = [("tensorflow", mlflow.tensorflow), ("keras", mlflow.keras)]
+
+
+@pytest.mark.filterwarnings("ignore")  # mlflow's own, of the versions it knows
+@pytest.mark.parametrize(("flavor", "module"), AUTOLOGS, ids=[name for name, _ in AUTOLOGS])
+def test_mlflow_logs_the_curves_by_itself(flavor, module, tmp_path, monkeypatch):
+    if flavor == "tensorflow" and keras.backend.backend() != "tensorflow":
+        pytest.skip("mlflow.tensorflow.autolog is for Keras on TensorFlow")
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    module.autolog(log_models=False, log_datasets=False)
+    try:
+        ours = EfficiencyCallback("Conv2D")
+        with mlflow.start_run() as run:
+            train([ours], epochs=2)
+        mlflow.flush_async_logging()
+        client = mlflow.MlflowClient()
+        for key in KEYS:
+            logged = {m.step: m.value for m in client.get_metric_history(run.info.run_id, key)}
+            assert logged == {r.epoch: r.scalars()[key] for r in ours.history}
+    finally:
+        module.autolog(disable=True)
+        mlflow.set_tracking_uri(before)
