@@ -10,7 +10,7 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz test-wheels bench test-keras-jax test-keras-torch test-keras-versions lint types clean
+.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz test-wheels bench test-keras-jax test-keras-torch test-keras-versions test-lightning-versions lint types clean
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py
@@ -70,6 +70,10 @@ bench: $(BENCH_READY)
 test-keras-versions: $(READY)
 	$(RUN) -m nox --session keras
 
+# Lightning's other name, and older versions, each in an environment of its own.
+test-lightning-versions: $(READY)
+	$(RUN) -m nox --session lightning-2.0.9 lightning-2.2.5 lightning-2.4.0 lightning-namespace
+
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -78,7 +82,7 @@ types: $(READY)
 	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .nox build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f tensorstate_callbacks/_native/*.so tensorstate_callbacks/_native/_counter.cpp
 
 # Installed in place, so that the compiled counter is rebuilt only when its sources change.

@@ -5,6 +5,7 @@
 
 import platform
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nox
@@ -62,3 +63,55 @@ def keras(session: nox.Session, release: str) -> None:
     )
     environment = {"KERAS_BACKEND": "tensorflow", "MLFLOW_DISABLE_TELEMETRY": "true"}
     session.run("python", "-m", "pytest", *KERAS_TESTS, *session.posargs, env=environment)
+
+
+# What these versions need that the pins don't allow: their namespace packages ask for
+# pkg_resources, which later setuptools don't have.
+OLD_LIGHTNING = {"2.0.9": ["setuptools<81"], "2.2.5": ["setuptools<81"], "2.4.0": []}
+
+
+def pins(session: nox.Session, *without: str) -> str:
+    """Return a file with the pinned versions of all but some packages."""
+    lines = Path("constraints.txt").read_text().splitlines()
+    file = Path(session.create_tmp()) / "constraints.txt"
+    file.write_text("\n".join(pin for pin in lines if pin.partition("==")[0] not in without))
+    return str(file)
+
+
+def lightning_session(
+    distribution: str, version: str, namespace: str, extra: list[str]
+) -> Callable[[nox.Session], None]:
+    """Return a session that runs the Lightning tests with one version under one of its names."""
+
+    def run(session: nox.Session) -> None:
+        session.install(
+            *("--constraint", pins(session, "pytorch-lightning", "lightning", "setuptools")),
+            *(f"{distribution}=={version}", *extra, "--editable", ".[lightning,mlflow,plot]"),
+            *("tensorboard", "rich", "hypothesis", "pytest"),
+        )
+        # Warnings of old versions about what has become old since are not ours to heed.
+        old = [f"-Wignore::{kind}Warning" for kind in ("Deprecation", "PendingDeprecation")]
+        old += ["-Wignore::FutureWarning", "-Wignore:pkg_resources is deprecated:UserWarning"]
+        tests = [str(path) for path in sorted(Path("tests").glob("test_lightning_*.py"))]
+        session.run(
+            *("python", "-m", "pytest", *old, *tests, *session.posargs),
+            env={"TENSORSTATE_TEST_LIGHTNING": namespace},
+        )
+
+    run.__doc__ = f"Run the Lightning tests with {distribution} {version} as {namespace}."
+    return run
+
+
+def pinned(package: str) -> str:
+    """Return the version that the tests are pinned to."""
+    lines = Path("constraints.txt").read_text().splitlines()
+    return next(pin.partition("==")[2] for pin in lines if pin.startswith(f"{package}=="))
+
+
+for old_version, needs in OLD_LIGHTNING.items():
+    nox.session(name=f"lightning-{old_version}")(
+        lightning_session("pytorch-lightning", old_version, "pytorch_lightning", needs)
+    )
+nox.session(name="lightning-namespace")(
+    lightning_session("lightning", pinned("pytorch-lightning"), "lightning.pytorch", [])
+)

@@ -141,6 +141,23 @@ def test_sigterm_during_validation_leaves_nothing_behind() -> None:
     assert "on_validation_epoch_end" not in vars(model)
 
 
+def test_nothing_hangs_on_the_model_while_it_trains() -> None:
+    hung: dict[str, list[int]] = {"train": [], "validate": []}
+
+    class Look(pl.Callback):
+        def count(self, when: str, model: Any) -> None:
+            hung[when].append(sum(len(m._forward_hooks) for m in model.modules()))
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            self.count("train", pl_module)
+
+        def on_validation_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            self.count("validate", pl_module)
+
+    fit(Classifier(), EfficiencyCallback(), Look(), max_epochs=2, num_sanity_val_steps=0)
+    assert hung == {"train": [0] * 8, "validate": [2] * 8}
+
+
 def test_model_is_saved_after_a_fit_as_without(tmp_path: Path) -> None:
     model = Classifier()
     fit(model, EfficiencyCallback(method="both"), max_epochs=1)
