@@ -23,7 +23,7 @@ from tensorstate_callbacks.torch.calls import (
 )
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
-from tensorstate_callbacks.torch.transforms import plain
+from tensorstate_callbacks.torch.transforms import plain, under_transform
 
 
 class Hook:
@@ -132,14 +132,22 @@ class Watch:
         if is_symbolic(tensor):
             return
         try:
-            with plain(tensor, axis(tensor)) as (tensor, channel_axis):
-                own = self.rows.own(probe, module, tensor, channel_axis)
-                if own is not None:
-                    self._recorder.observe_tensor(probe, own, channel_axis)
+            if under_transform():
+                with plain(tensor, axis(tensor)) as (inner, channel_axis):
+                    self._observe(probe, module, inner, channel_axis)
+            else:
+                self._observe(probe, module, tensor, axis(tensor))
         except ProbeError:
             raise
         except (TypeError, RuntimeError) as error:
             raise ProbeError(f"layer {probe!r} could not be counted: {error}") from error
+
+    def _observe(
+        self, probe: str, module: nn.Module, tensor: torch.Tensor, channel_axis: int
+    ) -> None:
+        own = self.rows.own(probe, module, tensor, channel_axis)
+        if own is not None:
+            self._recorder.observe_tensor(probe, own, channel_axis)
 
     def _looks(self) -> bool:
         return self.active and is_first_run()

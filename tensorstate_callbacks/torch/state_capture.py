@@ -18,7 +18,7 @@ from tensorstate_callbacks.torch.calls import (
     taken_in,
 )
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
-from tensorstate_callbacks.torch.transforms import plain
+from tensorstate_callbacks.torch.transforms import plain, under_transform
 
 HookAxis: TypeAlias = int | Callable[[str, nn.Module, torch.Tensor], int | None] | None
 
@@ -120,7 +120,10 @@ class StateCaptureHook(CapturedStates):
                 axis = self._axes.of_output(self.name, module, source, tensor)
             else:
                 axis = self._axes.of_input(self.name, module, tensor)
-            with plain(tensor, axis) as (tensor, axis):
+            if under_transform():
+                with plain(tensor, axis) as (inner, axis):
+                    array = to_host(inner)
+            else:
                 array = to_host(tensor)
         except (TypeError, RuntimeError) as error:
             raise ProbeError(f"layer {self.name!r} could not be counted: {error}") from error

@@ -8,20 +8,22 @@ import torch
 _functorch = torch._C._functorch
 
 
+def under_transform() -> bool:
+    """Tell whether a transform is running."""
+    return _functorch.peek_interpreter_stack() is not None
+
+
 @contextmanager
 def plain(tensor: torch.Tensor, channel_axis: int) -> Iterator[tuple[torch.Tensor, int]]:
-    """Give the tensor that a transform wraps, and the axis in it, while the block is open.
+    """Give the tensor that transforms wrap, and the axis in it, while the block is open.
 
     What vmap runs over at once becomes the first axis, so its samples are counted like any others.
-    Outside of transforms both stay as they are.
+    A tensor that isn't wrapped stays as it is, but what is done with it isn't transformed.
 
     Args:
         tensor: Any tensor.
         channel_axis: An axis of it; may be negative.
     """
-    if _functorch.peek_interpreter_stack() is None:
-        yield tensor, channel_axis
-        return
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
     # Otherwise whatever is done with the tensor would be transformed too.
