@@ -13,6 +13,7 @@ PARTS = {
     "count": "benchmarks.count",
     "memory": "benchmarks.memory",
     "growth": "benchmarks.growth",
+    "exchange": "benchmarks.exchange",
     "validation-torch": "benchmarks.validation_torch",
     "validation-keras": "benchmarks.validation_keras",
     "training": "benchmarks.training",

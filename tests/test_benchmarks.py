@@ -50,6 +50,7 @@ needs_keras = pytest.mark.skipif(
         pytest.param("count", marks=needs_torch),
         pytest.param("memory", marks=needs_linux),
         pytest.param("growth", marks=needs_linux),
+        pytest.param("exchange", marks=needs_linux),
         pytest.param("validation-torch", marks=needs_torch),
         pytest.param("validation-keras", marks=needs_keras),
         pytest.param("training", marks=needs_keras),
