@@ -36,7 +36,8 @@ def check(report, *activations):
 
 def outputs(model, tensors, x):
     """What an intermediate-output model predicts for the tensors, as a list."""
-    found = keras.Model(model.input, list(tensors)).predict(x, batch_size=BATCH, verbose=0)
+    inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
+    found = keras.Model(inputs, list(tensors)).predict(x, batch_size=BATCH, verbose=0)
     return found if isinstance(found, list) else [found]
 
 
@@ -235,7 +236,7 @@ def test_every_precision(policy):
         keras.config.set_dtype_policy(before)
 
 
-@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method")
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize")
 def test_quantized_layers_count_once():
     inputs = keras.Input((16,))
     fc = layers.Dense(6, activation="tanh", name="fc")
@@ -259,7 +260,10 @@ def test_a_quantized_call_that_calls_call_counts_once():
     inputs = keras.Input((16,))
     fc = Twice(6, name="fc")
     model = keras.Model(inputs, head(fc(inputs)))
-    fc.quantize("int8", type_check=False)
+    try:
+        fc.quantize("int8", type_check=False)
+    except TypeError:
+        pytest.skip(f"Keras {keras.__version__} quantizes nothing but its own layers")
     compiled(model)
     assert watch(model, normal(16), "fc")["fc"].n_states == N
 
@@ -276,6 +280,7 @@ def test_channels_first():
     check(watch(model, x)["conv"], np.moveaxis(found, 1, -1))
 
 
+@pytest.mark.skipif(not hasattr(keras, "RematScope"), reason="an earlier Keras has none")
 def test_rematerialized_layers():
     with keras.RematScope("full"):
         inputs = keras.Input((3,))

@@ -62,7 +62,7 @@ def test_counts_are_those_of_an_intermediate_output_model_in_the_same_batches():
     model.evaluate(X, Y, batch_size=32, callbacks=[callback], verbose=0)
     names = ["conv_1", "conv_2", "fc"]
     outputs = [model.get_layer(name).output for name in names]
-    inner = keras.Model(model.input, outputs).predict(X, batch_size=32, verbose=0)
+    inner = keras.Model(model.inputs[0], outputs).predict(X, batch_size=32, verbose=0)
     for name, activations in zip(names, inner, strict=True):
         counts = count_states(activations)
         layer = callback.last.layers[name]
@@ -112,7 +112,7 @@ def test_inputs_of_layers_are_probed_if_asked():
     model, callback = compiled(functional()), EfficiencyCallback("fc", method="both")
     model.evaluate(X, Y, callbacks=[callback], verbose=0)
     assert list(callback.last.layers) == ["fc.input", "fc"]
-    flat = keras.Model(model.input, model.get_layer("fc").input).predict(X, verbose=0)
+    flat = keras.Model(model.inputs[0], model.get_layer("fc").input).predict(X, verbose=0)
     assert callback.last.layers["fc.input"].n_neurons == flat.shape[1]
     assert callback.last.layers["fc.input"].entropy == entropy(count_states(flat))
 
@@ -121,7 +121,7 @@ def test_threshold_alpha_and_beta_are_used():
     model = compiled(sequential())
     callback = EfficiencyCallback("fc", threshold=0.25, alpha=2, beta=0.5)
     model.evaluate(X, Y, callbacks=[callback], verbose=0)
-    fc = keras.Model(model.input, model.get_layer("fc").output).predict(X, verbose=0)
+    fc = keras.Model(model.inputs[0], model.get_layer("fc").output).predict(X, verbose=0)
     bits = entropy(count_states(fc, 0.25), alpha=2)
     assert callback.last.layers["fc"].entropy == bits
     assert callback.last.aiq == pytest.approx(aIQ(bits / 9, callback.last.accuracy, 0.5))
@@ -146,7 +146,7 @@ def test_other_float_types_are_counted(policy):
     try:
         model, callback = compiled(sequential()), EfficiencyCallback("conv_1")
         model.evaluate(X, Y, callbacks=[callback], verbose=0)
-        inner = keras.Model(model.input, model.get_layer("conv_1").output)
+        inner = keras.Model(model.inputs[0], model.get_layer("conv_1").output)
         counts = count_states(inner.predict(X, verbose=0).astype(np.float32))
     finally:
         keras.config.set_dtype_policy("float32")

@@ -31,7 +31,7 @@ def watched(capture, **options):
 
 def expected(model, x, batch_size=32):
     """Counts of the states of `conv_1`, from a model that stops there."""
-    inner = keras.Model(model.input, model.get_layer("conv_1").output)
+    inner = keras.Model(model.inputs[0], model.get_layer("conv_1").output)
     return count_states(inner.predict(x, batch_size=batch_size, verbose=0).astype(np.float32))
 
 
@@ -256,11 +256,9 @@ def test_the_callback_and_a_capture_by_hand_do_not_disturb_each_other():
 
 def test_gradients_pass_through_batched_calls():
     capture = StateCapture(record_training=True)
-    steps = layers.TimeDistributed(keras.Sequential([keras.Input((3,)), layers.Dense(4), capture]))
     inputs = keras.Input((5, 3))
-    model = keras.Model(
-        inputs, layers.Dense(2, activation="softmax")(layers.Flatten()(steps(inputs)))
-    )
+    steps = layers.TimeDistributed(capture)(layers.Dense(4)(inputs))
+    model = keras.Model(inputs, layers.Dense(2, activation="softmax")(layers.Flatten()(steps)))
     x = np.random.default_rng(1).normal(size=(20, 5, 3)).astype(np.float32)
     compiled(model)
     before = [np.array(w) for w in model.get_weights()]
