@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import numpy.typing as npt
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
@@ -36,5 +37,5 @@ def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
             # `predict` builds a model by running it on its first batch, with no state given.
             return tensor
         return jax_host_tap.tap(tensor, observe)
-    current_backend().tap(tensor, observe)
+    current_backend().tap(tensor, lambda values: observe(np.asarray(values)))
     return tensor
