@@ -49,6 +49,19 @@ def test_many_distinct_states_are_counted_exactly(kernel, width, n_positions):
 
 
 @every_kernel
+@pytest.mark.parametrize("width", [64, 80, 128, 512])
+def test_states_alike_but_for_a_few_bits_stay_apart(kernel, width):
+    numbers = np.arange(6000, dtype="<u2").view(np.uint8).reshape(-1, 2)
+    for first_byte in {0, width // 16, width // 8 - 2}:
+        rows = np.full((6000, width // 8), 77, np.uint8)
+        rows[:, first_byte : first_byte + 2] = numbers
+        counter = new_counter(kernel, width)
+        counter.update_packed(rows)
+        assert counter.n_distinct == 6000
+        assert {row.tobytes() for row in counter.states()} == {row.tobytes() for row in rows}
+
+
+@every_kernel
 @pytest.mark.parametrize("width", [20, 64, 65, 512])
 def test_add_counts_weighs_states(kernel, width):
     rows = np.packbits(recurring(50, width) > 0, axis=1, bitorder="little")
