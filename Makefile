@@ -10,7 +10,9 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning test test-kernels test-neon test-asan test-ubsan test-tsan fuzz test-wheels bench test-keras-jax test-keras-torch test-keras-versions test-lightning-versions \ lint types clean
+.PHONY: demo demo-lightning test lint types clean bench fuzz
+.PHONY: test-kernels test-neon test-asan test-ubsan test-tsan test-wheels
+.PHONY: test-keras-jax test-keras-torch test-keras-versions test-lightning-versions
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py

@@ -65,9 +65,13 @@ def keras(session: nox.Session, release: str) -> None:
     session.run("python", "-m", "pytest", *KERAS_TESTS, *session.posargs, env=environment)
 
 
-# What these versions need that the pins don't allow: their namespace packages ask for
-# pkg_resources, which later setuptools don't have.
-OLD_LIGHTNING = {"2.0.9": ["setuptools<81"], "2.2.5": ["setuptools<81"], "2.4.0": []}
+# What these versions need that today's don't have: pkg_resources, and the way in which Rich ended
+# a progress bar before 14.1.
+OLD_LIGHTNING = {
+    "2.0.9": ["setuptools<81", "rich<14.1"],
+    "2.2.5": ["setuptools<81", "rich<14.1"],
+    "2.4.0": ["rich<14.1"],
+}
 
 
 def pins(session: nox.Session, *without: str) -> str:
@@ -87,7 +91,7 @@ def lightning_session(
         session.install(
             *("--constraint", pins(session, "pytorch-lightning", "lightning", "setuptools")),
             *(f"{distribution}=={version}", *extra, "--editable", ".[lightning,mlflow,plot]"),
-            *("tensorboard", "rich", "hypothesis", "pytest"),
+            *("tensorboard", "hypothesis", "pytest", "rich"),
         )
         # Warnings of old versions about what has become old since are not ours to heed.
         old = [f"-Wignore::{kind}Warning" for kind in ("Deprecation", "PendingDeprecation")]
