@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from digits import load_digits, parse_arguments
-from lenet5_torch import LeNet5, load_full, loader
+from torch_lenet5 import LeNet5, load_full, loader
 from matplotlib.figure import Figure
 from tensorstate_tutorial_pytorch import evaluate, train
 

@@ -13,7 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import mlflow
 from digits import load_digits, parse_arguments, print_commands, print_result, run_name
-from lenet5_keras import EpochLines, lenet5, load_full
+from keras_lenet5 import EpochLines, lenet5, load_full
 
 import tensorstate_callbacks
 

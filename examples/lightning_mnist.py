@@ -21,7 +21,7 @@ from digits import (
     print_result,
     run_name,
 )
-from lenet5_torch import LeNet5, load_full, loader, optimizer_of
+from torch_lenet5 import LeNet5, load_full, loader, optimizer_of
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger

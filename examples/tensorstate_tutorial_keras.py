@@ -14,7 +14,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 from digits import load_digits, parse_arguments
-from lenet5_keras import EpochLines, lenet5, load_full
+from keras_lenet5 import EpochLines, lenet5, load_full
 
 import tensorstate_callbacks as ts
 

@@ -10,7 +10,7 @@ import time
 
 import torch
 from digits import EpochProgress, load_digits, parse_arguments
-from lenet5_torch import LeNet5, load_full, loader, optimizer_of
+from torch_lenet5 import LeNet5, load_full, loader, optimizer_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader

@@ -132,7 +132,7 @@ def test_all_of_mnist_comes_through_keras(monkeypatch):
     import keras
 
     monkeypatch.syspath_prepend(EXAMPLES)
-    from lenet5_keras import load_full
+    from keras_lenet5 import load_full
 
     monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: tuple(mnist_parts()))
     assert_digits(load_full())
@@ -149,7 +149,7 @@ def test_all_of_mnist_comes_through_torchvision(monkeypatch):
             self.targets = torch.from_numpy(labels.astype(np.int64))
 
     monkeypatch.syspath_prepend(EXAMPLES)
-    from lenet5_torch import load_full
+    from torch_lenet5 import load_full
 
     monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
     datasets = ModuleType("torchvision.datasets")

@@ -27,7 +27,7 @@ def watch(model, x, attach_to=None, y=Y, **options):
 
 def check(report, *activations):
     """Compare a layer's report with the activations of its calls, neurons last."""
-    arrays = [keras.ops.convert_to_numpy(keras.ops.cast(a, "float64")) for a in activations]
+    arrays = [keras.ops.convert_to_numpy(a).astype(np.float64) for a in activations]
     rows = [a.reshape(-1, a.shape[-1]) for a in arrays]
     counts = count_states(np.concatenate(rows))
     assert (report.n_states, report.n_distinct) == (counts.sum(), len(counts))

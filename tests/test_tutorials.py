@@ -50,7 +50,7 @@ def test_tutorial_tells_counts_efficiencies_and_aiq(framework, tmp_path):
 
 def test_ten_thousand_images_have_the_tutorials_numbers_of_states(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
-    from lenet5_torch import LeNet5
+    from torch_lenet5 import LeNet5
 
     model = ts.build_efficiency_model(LeNet5().eval(), attach_to=["Conv2d"], method="after")
     with torch.no_grad():
