@@ -26,16 +26,16 @@ def run(options: Options) -> list[Row]:
 def _measure(size: int, options: Options) -> Row:
     # Short runs often, the long ones once.
     runs = options.runs(5) if size < 10**7 else 1
-    ours, theirs, peaks = [], [], []
+    ours, theirs, held = [], [], []
     for _ in range(runs):
-        seconds, peak, n_distinct = in_child(partial(_count, size))
+        seconds, nbytes, n_distinct = in_child(partial(_count, size))
         if n_distinct != size:
             raise RuntimeError(f"{n_distinct} of {size} distinct states were counted")
         ours.append(seconds / size * 1e9)
-        peaks.append(peak / size)
+        held.append(nbytes / size)
         theirs.append(in_child(partial(_sort, size)) / size * 1e9)
     case = f"{size:,} distinct states, {NEURONS} bit"
-    note = f"peak {np.median(peaks):.1f} B/state"
+    note = f"{held[-1]:.1f} B/state"
     return speed_up(
         "growth", case, "np.sort and diff", float(np.median(ours)), float(np.median(theirs)),
         "ns/state", None, note,
@@ -43,15 +43,13 @@ def _measure(size: int, options: Options) -> Row:
 
 
 def _count(size: int) -> tuple[float, int, int]:
-    counter, growth = StateCounter(NEURONS), Growth()
-    seconds, batch_bytes = 0.0, 0
+    counter, seconds = StateCounter(NEURONS), 0.0
     for start in range(0, size, BATCH):
         rows = distinct_states(NEURONS, min(BATCH, size - start), start)
-        batch_bytes = batch_bytes or growth.peak()
         began = time.perf_counter()
         counter.update_packed(rows)
         seconds += time.perf_counter() - began
-    return seconds, growth.peak() - batch_bytes, counter.n_distinct
+    return seconds, counter.nbytes, counter.n_distinct
 
 
 def _sort(size: int) -> float:
