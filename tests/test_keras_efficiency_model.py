@@ -94,10 +94,10 @@ def test_nested_and_shared_layers_are_captured_once_and_sum_their_calls():
     fc, wide, deep = block.layers[1], block.get_layer("wide"), block.get_layer("deep")
     expected = {name: [] for name in ("fc", "wide", "deep")}
     for tower in x:
-        expected["fc"].append(np.asarray(fc(tower)))
-        expected["wide"].append(np.asarray(wide(fc(tower))))
-        expected["deep"].append(np.asarray(deep(wide(fc(tower)))))
-    expected["fc"].append(np.asarray(fc(x[1])))
+        expected["fc"].append(keras.ops.convert_to_numpy(fc(tower)))
+        expected["wide"].append(keras.ops.convert_to_numpy(wide(fc(tower))))
+        expected["deep"].append(keras.ops.convert_to_numpy(deep(wide(fc(tower)))))
+    expected["fc"].append(keras.ops.convert_to_numpy(fc(x[1])))
     for layer, batches in zip(model.efficiency_layers, expected.values(), strict=True):
         assert np.sort(layer.counts()).tolist() == count_states(np.concatenate(batches)).tolist()
 
@@ -111,7 +111,7 @@ def test_a_model_may_be_the_captured_layer():
     counts = count_states(np.concatenate(x))
     assert np.sort(model.efficiency_layers[0].counts()).tolist() == counts.tolist()
     block = original.get_layer("block")
-    counts = count_states(np.concatenate([np.asarray(block(tower)) for tower in x]))
+    counts = count_states(np.concatenate([keras.ops.convert_to_numpy(block(tower)) for tower in x]))
     assert np.sort(model.efficiency_layers[1].counts()).tolist() == counts.tolist()
 
 
@@ -249,5 +249,5 @@ def test_an_unbuilt_sequential_model_is_built_with_its_captures():
     model = build(original, "fc")
     x = np.random.default_rng(3).normal(size=(30, 3)).astype(np.float32)
     model.predict(x, verbose=0)
-    counts = count_states(np.asarray(original.layers[0](x)))
+    counts = count_states(keras.ops.convert_to_numpy(original.layers[0](x)))
     assert np.sort(model.efficiency_layers[0].counts()).tolist() == counts.tolist()
