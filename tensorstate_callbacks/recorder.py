@@ -56,10 +56,12 @@ class Recorder:
             ProbeError: They can't be counted: a type that can't fire, a number of neurons other
                 than before, no memory. The batch isn't counted, what was counted before stays.
         """
-        if name not in self.names:
+        counter = self._counters.get(name)
+        if counter is None and name not in self.names:
             raise KeyError(f"no probe is named {name!r}; there are {', '.join(self.names)}")
         try:
-            counter = self._counter(name, activations, channel_axis)
+            if counter is None:
+                counter = self._counter(name, activations, channel_axis)
             counter.update(activations, channel_axis, self._threshold, bfloat16=bfloat16)
         except Exception as error:
             raise ProbeError(f"layer {name!r} could not be counted: {error}") from error

@@ -10,6 +10,7 @@ two's complement of their magnitude, which puts all floats into their numeric or
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +59,15 @@ def read_firing(
     dtype = activations.dtype
     if not dtype.isnative:
         activations = activations.astype(dtype.newbyteorder("="))
+    folded, first, span = _firing_range(dtype, threshold, bfloat16)
+    bits = activations.view(f"u{dtype.itemsize}")
+    order = [axis for axis in range(bits.ndim) if axis != channel_axis]
+    return Firing(bits.transpose(*order, channel_axis), folded, first, span)
+
+
+# Every batch of a layer asks the same; finding out costs more than counting a small one.
+@lru_cache(maxsize=256)
+def _firing_range(dtype: np.dtype[Any], threshold: float, bfloat16: bool) -> tuple[bool, int, int]:
     size = dtype.itemsize
     if dtype.name == "bfloat16" or (bfloat16 and dtype.kind in "iu" and size == 2):
         folded, first, span = _bfloat16_range(threshold)
@@ -74,8 +84,7 @@ def read_firing(
         folded, first, span = _bool_range(threshold)
     else:
         raise TypeError(f"activations of dtype {dtype.name} cannot be counted; use {SUPPORTED}")
-    bits = np.moveaxis(activations.view(f"u{size}"), channel_axis, -1)
-    return Firing(bits, folded, first % (1 << 8 * size), span)
+    return folded, first % (1 << 8 * size), span
 
 
 def _float_key(threshold: float, size: int) -> int:

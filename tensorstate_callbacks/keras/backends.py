@@ -13,8 +13,12 @@ _MODULES = {name: f"tensorstate_callbacks.keras.{name}" for name in ("tensorflow
 class Backend(Protocol):
     """What there is to a backend."""
 
-    def tap(self, tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> None:
-        """Give a tensor's values to `observe`, once each time the step runs."""
+    def tap(self, tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
+        """Give a tensor's values to `observe`, once each time the step runs.
+
+        Returns:
+            The tensor to go on with, or None: with the same.
+        """
 
     def build_test_function(self, model: keras.Model) -> Callable[..., Any]:
         """Build a test function of the model's own test step, leaving the model's as it was."""

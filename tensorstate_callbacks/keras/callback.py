@@ -219,9 +219,10 @@ class EfficiencyCallback(keras.callbacks.Callback):
             for name, layer in picked.items()
         ]
 
-    def _tap(self, axis: int, name: str, tensor: Any) -> None:
-        if tensor is not None:
-            self._backend.tap(tensor, partial(self._observe, axis, name))
+    def _tap(self, axis: int, name: str, tensor: Any) -> Any:
+        if tensor is None:
+            return None
+        return self._backend.tap(tensor, partial(self._observe, axis, name))
 
     def _observe(self, axis: int, name: str, activations: npt.ArrayLike) -> None:
         if self._recorder is not None:

@@ -15,8 +15,8 @@ from tensorstate_callbacks.keras.layers import first_tensor
 class Tap(Protocol):
     """What a probe does with the tensor of one of its layers."""
 
-    def __call__(self, name: str, tensor: Any) -> None:
-        """Take the tensor for the probe `name`."""
+    def __call__(self, name: str, tensor: Any) -> Any:
+        """Take the tensor for the probe `name`; return the one to go on with, or None."""
 
 
 class Probe(NamedTuple):
@@ -80,7 +80,10 @@ def _pass_through(call: Callable[..., Any], probe: Probe) -> Callable[..., Any]:
             probe.tap(probe.before, first_tensor((args, kwargs)))
         outputs = call(*args, **kwargs)
         if probe.after is not None:
-            probe.tap(probe.after, first_tensor(outputs))
+            tensor = first_tensor(outputs)
+            passed = probe.tap(probe.after, tensor)
+            if passed is not None and outputs is tensor:
+                return passed
         return outputs
 
     return passing

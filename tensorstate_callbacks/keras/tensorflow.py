@@ -11,23 +11,32 @@ import tensorflow as tf
 from tensorstate_callbacks.keras.test_function import make_uncompiled
 
 
-def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> None:
+def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
     """Give a tensor's values to `observe`, once each time the step runs.
 
     The array is TensorFlow's own memory: `observe` reads it and keeps nothing of it. In a graph it
     runs on a thread of TensorFlow's, where an exception would surface as an unknown error; taps
     run in the order in which they were traced.
+
+    Returns:
+        The tensor to go on with: the same numbers, but whatever takes them waits until they were
+        observed. They still lie in the cache then, and may be overwritten in place afterwards.
     """
     if tf.executing_eagerly():
         observe(tensor.numpy())
-        return
+        return tensor
 
     def run(array: npt.NDArray[Any]) -> np.bool_:
         observe(array)
         return np.True_
 
     # Stateful: a stateless function whose result nobody uses is pruned from the graph.
-    tf.numpy_function(run, [tensor], tf.bool, stateful=True)
+    observed = tf.numpy_function(run, [tensor], tf.bool, stateful=True)
+    # Keras hangs masks and logits on tensors, which another tensor would lack.
+    if not isinstance(tensor, tf.Tensor) or any(key.startswith("_keras") for key in vars(tensor)):
+        return tensor
+    with tf.control_dependencies([observed]):
+        return tf.identity(tensor)
 
 
 def build_test_function(model: keras.Model) -> Callable[..., Any]:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 import torch
 
+_FLOATS = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
+
 
 class HostArray(NamedTuple):
     """Activations as `StateCounter.update` takes them.
@@ -46,6 +48,8 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
     Raises:
         TypeError: They are complex, or the tensor is one process's part of a larger one.
     """
+    if _is_plain(tensor):
+        return tensor.detach()
     if tensor.is_complex():
         raise TypeError(
             f"its activations are complex ({tensor.dtype}), for which firing, being greater than "
@@ -87,3 +91,13 @@ def host_array(tensor: torch.Tensor) -> HostArray:
         # NumPy has no 8-bit floats; every one of them is a float32.
         tensor = tensor.float()
     return HostArray(tensor.numpy())
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    # What nearly all layers give. To ask about the rest takes a share of a small network's pass.
+    return (
+        type(tensor) is torch.Tensor
+        and tensor.dtype in _FLOATS
+        and tensor.layout == torch.strided
+        and not tensor.is_nested
+    )

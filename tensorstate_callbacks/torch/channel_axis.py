@@ -5,6 +5,7 @@ All axes found here count from the end, so that they hold for batched and unbatc
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -48,7 +49,7 @@ def rule_axis(module: nn.Module, n_axes: int) -> int | None:
     return -len(module.normalized_shape) if rule == "normalized" else None  # type: ignore[arg-type]
 
 
-def _rule(module_type: type) -> int | str | None:
+def _find_rule(module_type: type) -> int | str | None:
     for base in module_type.__mro__:
         name = base.__name__
         if spatial := _SPATIAL.fullmatch(name):
@@ -60,6 +61,10 @@ def _rule(module_type: type) -> int | str | None:
         if name in _NORMALIZED:
             return "normalized"
     return None
+
+
+# One is asked for with every call of every layer. (To mypy a class can't be hashed.)
+_rule: Callable[[Any], int | str | None] = lru_cache(maxsize=1024)(_find_rule)
 
 
 def default_axis(n_axes: int) -> int:

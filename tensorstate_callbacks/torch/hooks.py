@@ -77,6 +77,7 @@ class Watch:
         self._settings = settings
         self._axes = axes
         self._output_fn = output_fn
+        self._follows = axes.need_producers(layers.values())
         self.active = True
         self.rows = BatchRows()
 
@@ -88,7 +89,7 @@ class Watch:
             def hang(register: Callable[..., RemovableHandle], see: Callable[..., None]) -> None:
                 stack.callback(register(Hook(see), with_kwargs=True).remove)
 
-            if self._axes.need_producers(self._layers.values()):
+            if self._follows:
                 for module in filter(takes_hooks, model.modules()):
                     hang(module.register_forward_hook, self._see_axis)
             for name, layer in self._layers.items():
@@ -116,8 +117,13 @@ class Watch:
         if not self._looks():
             return
         tensor = given_out(name, output, self._output_fn)
-        source = taken_in(args, kwargs)
-        self._count(name, module, tensor, partial(self._axes.of_output, name, module, source))
+        if self._follows:
+            source = taken_in(args, kwargs)
+            axis = partial(self._axes.of_output, name, module, source)
+        else:
+            # Nobody asks for it again, so it is found as an input's is, and not remembered.
+            axis = partial(self._axes.of_input, name, module)
+        self._count(name, module, tensor, axis)
 
     def _see_axis(
         self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
