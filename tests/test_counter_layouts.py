@@ -44,10 +44,10 @@ def read_only(n):
 LAYOUTS = {
     "NCHW 4x3": lambda n: (laid_out((2, n, 4, 3), 1), 1),
     "NCHW 7x7": lambda n: (laid_out((3, n, 7, 7), 1), 1),
-    "NCHW 24x24": lambda n: (laid_out((2, n, 24, 24), 1), 1),
+    "NCHW 24x24": lambda n: (laid_out((9 if n < 66 else 2, n, 24, 24), 1), 1),
     "NCL around 57": lambda n: (laid_out((2, n, 50 + n % 10), 1), 1),
     "NCHW 14x14": lambda n: (laid_out((2, n, 14, 14), 1), 1),
-    "NCHW more than a block": lambda n: (laid_out((1, n, 40, 41), 1), 1),
+    "NCHW more than a block": lambda n: (laid_out((1, n, 65 if n < 66 else 25, 65), 1), 1),
     "NHWC": lambda n: (laid_out((3, 5, 7, n), -1), -1),
     "channels_last view": lambda n: (np.moveaxis(laid_out((3, 5, 7, n), -1), -1, 1), 1),
     "2-D": lambda n: (laid_out((37, n), 1), 1),

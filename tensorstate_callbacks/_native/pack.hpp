@@ -11,9 +11,10 @@
 
 namespace tensorstate {
 
-inline constexpr std::size_t kMostPositions = 1024;  // of one run: its bits stay in L1
-inline constexpr std::size_t kPlaneWords = 2048;      // of bits that wait to be transposed
-inline constexpr std::size_t kMostGathered = 512;     // elements, whole words of bits
+// Of one run. Planes of 64 by 64 are read in one go: pieces of them kept memory waiting.
+inline constexpr std::size_t kMostPositions = 4096;
+inline constexpr std::size_t kPlaneWords = 4096;   // of bits that wait to be transposed
+inline constexpr std::size_t kMostGathered = 512;  // elements, whole words of bits
 
 struct Run {
     const char* data;

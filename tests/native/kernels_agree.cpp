@@ -24,7 +24,7 @@ std::mt19937_64 generator;
 std::size_t below(std::size_t limit) { return generator() % limit; }
 
 std::size_t size_around_an_edge() {
-    static const std::size_t edges[] = {1, 8, 16, 32, 57, 64, 128, 192, 512, 1000};
+    static const std::size_t edges[] = {1, 8, 16, 32, 57, 64, 128, 192, 512, 1000, 4096};
     const std::size_t edge = edges[below(std::size(edges))];
     if (below(4) == 0) return 1 + below(600);
     return std::max<std::size_t>(3, edge + below(5)) - 2;
