@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from digits import load_digits, parse_arguments
-from torch_lenet5 import LeNet5, load_full, loader
 from matplotlib.figure import Figure
 from tensorstate_tutorial_pytorch import evaluate, train
+from torch_lenet5 import LeNet5, load_full, loader
 
 import tensorstate_callbacks as ts
 

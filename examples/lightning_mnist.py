@@ -21,12 +21,12 @@ from digits import (
     print_result,
     run_name,
 )
-from torch_lenet5 import LeNet5, load_full, loader, optimizer_of
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
 from torch import Tensor
 from torch.nn import functional
+from torch_lenet5 import LeNet5, load_full, loader, optimizer_of
 
 import tensorstate_callbacks
 

@@ -10,10 +10,10 @@ import time
 
 import torch
 from digits import EpochProgress, load_digits, parse_arguments
-from torch_lenet5 import LeNet5, load_full, loader, optimizer_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
+from torch_lenet5 import LeNet5, load_full, loader, optimizer_of
 
 import tensorstate_callbacks as ts
 
