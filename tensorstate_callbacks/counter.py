@@ -42,7 +42,7 @@ class StateCounter:
     Args:
         n_neurons: bits per state, at least 1.
         keep_states: ask for it to be promised `states` above 64 neurons. Up to 64 neurons
-            states are kept anyway. (Today they always are.)
+            states are kept anyway. (Today all are.)
 
     Raises:
         TypeError: if `n_neurons` is not an integer.
@@ -115,14 +115,6 @@ class StateCounter:
             TypeError: if the dtype is not supported, a mask is on, or an argument is no number.
             ValueError: if the channel axis is not there or does not have `n_neurons` entries,
                 or the threshold is not finite.
-
-        Example:
-            >>> import numpy as np
-            >>> images = np.zeros((2, 20, 24, 24), np.float32)
-            >>> counter = StateCounter(20)
-            >>> counter.update(images, channel_axis=1)
-            >>> counter.n_states
-            1152
         """
         array = plain_array(activations, "activations")
         axis = checked_axis(array, channel_axis, self._n_neurons)
@@ -219,8 +211,7 @@ class StateCounter:
             >>> import numpy as np
             >>> counter = StateCounter(8)
             >>> counter.update_packed(np.array([[1], [2], [2], [3], [3]], np.uint8))
-            >>> values, multiplicities = counter.spectrum()
-            >>> values, multiplicities
+            >>> tuple(counter.spectrum())
             (array([1, 2], dtype=uint64), array([1, 2], dtype=uint64))
         """
         return Spectrum(*self._engine.spectrum())

@@ -4,56 +4,11 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras_layer_oracle import BATCH, N, Y, check, check_functional, head, normal, outputs, watch
 from keras_models import compiled, count_states
 
 from tensorstate_callbacks import TensorStateWarning, entropy
 from tensorstate_callbacks.keras import EfficiencyCallback
-
-N, BATCH = 70, 32
-RNG = np.random.default_rng(8)
-Y = np.arange(N) % 2
-
-
-def normal(*shape):
-    return RNG.normal(size=(N, *shape)).astype(np.float32)
-
-
-def watch(model, x, attach_to=None, y=Y, **options):
-    """Evaluate in batches; return the layers' reports."""
-    callback = EfficiencyCallback(attach_to, missing_accuracy="ignore", **options)
-    model.evaluate(x, y, batch_size=BATCH, verbose=0, callbacks=[callback])
-    return callback.last.layers
-
-
-def check(report, *activations):
-    """Compare a layer's report with the activations of its calls, neurons last."""
-    arrays = [keras.ops.convert_to_numpy(a).astype(np.float64) for a in activations]
-    rows = [a.reshape(-1, a.shape[-1]) for a in arrays]
-    counts = count_states(np.concatenate(rows))
-    assert (report.n_states, report.n_distinct) == (counts.sum(), len(counts))
-    assert report.entropy == entropy(counts)
-
-
-def outputs(model, tensors, x):
-    """What an intermediate-output model predicts for the tensors, as a list."""
-    inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
-    found = keras.Model(inputs, list(tensors)).predict(x, batch_size=BATCH, verbose=0)
-    return found if isinstance(found, list) else [found]
-
-
-def head(x):
-    return layers.Dense(2, activation="softmax", name="out")(x)
-
-
-def check_functional(inputs, names, x, last):
-    """Build and watch the model; compare what the named layers give."""
-    model = compiled(keras.Model(inputs, head(last)))
-    reports = watch(model, x, names)
-    found = outputs(model, [model.get_layer(name).output for name in names], x)
-    assert sorted(reports) == sorted(names)
-    for name, activations in zip(names, found, strict=True):
-        check(reports[name], activations)
-    return model
 
 
 def test_several_inputs_and_outputs():
@@ -217,67 +172,6 @@ def test_cells_of_recurrent_layers_are_refused(attach_to):
     model = compiled(keras.Model(inputs, head(layers.LSTM(5, name="lstm")(inputs))))
     with pytest.raises(ValueError, match="lstm/lstm_cell is the cell of a recurrent layer.*'lstm'"):
         watch(model, normal(6, 3), attach_to)
-
-
-@pytest.mark.parametrize(
-    "policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64"]
-)
-def test_every_precision(policy):
-    if (keras.backend.backend(), policy) == ("jax", "float64"):
-        pytest.skip("JAX has no float64 unless jax_enable_x64 is set")
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        inputs = keras.Input((8, 8, 2))
-        x = layers.Conv2D(5, 3, name="conv")(inputs)
-        x = layers.Dense(6, activation="tanh", name="fc")(layers.Flatten()(x))
-        check_functional(inputs, ["conv", "fc"], normal(8, 8, 2), x)
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize")
-def test_quantized_layers_count_once():
-    inputs = keras.Input((16,))
-    fc = layers.Dense(6, activation="tanh", name="fc")
-    model = keras.Model(inputs, head(fc(inputs)))
-    model.quantize("int8")
-    compiled(model)
-    x = normal(16)
-    reports = watch(model, x)
-    check(reports["fc"], outputs(model, [fc.output], x)[0])
-    assert reports["fc"].n_states == N
-
-
-def test_a_quantized_call_that_calls_call_counts_once():
-    class Twice(layers.Dense):
-        def quantized_call(self, *args, **kwargs):
-            return self.call(*args, **kwargs)
-
-        def call(self, inputs, training=None):
-            return ops.tanh(ops.matmul(inputs, ops.cast(self._kernel, inputs.dtype) * 0.01))
-
-    inputs = keras.Input((16,))
-    fc = Twice(6, name="fc")
-    model = keras.Model(inputs, head(fc(inputs)))
-    try:
-        fc.quantize("int8", type_check=False)
-    except TypeError:
-        pytest.skip(f"Keras {keras.__version__} quantizes nothing but its own layers")
-    compiled(model)
-    assert watch(model, normal(16), "fc")["fc"].n_states == N
-
-
-def test_channels_first():
-    inputs = keras.Input((2, 8, 8))
-    conv = layers.Conv2D(5, 3, data_format="channels_first", name="conv")
-    model = compiled(keras.Model(inputs, head(layers.Flatten()(conv(inputs)))))
-    x = normal(2, 8, 8)
-    try:
-        (found,) = outputs(model, [conv.output], x)
-    except Exception as error:  # noqa: BLE001 - whatever the backend says
-        pytest.skip(f"the backend can't run it here: {type(error).__name__}")
-    check(watch(model, x)["conv"], np.moveaxis(found, 1, -1))
 
 
 @pytest.mark.skipif(not hasattr(keras, "RematScope"), reason="an earlier Keras has none")
