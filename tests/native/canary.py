@@ -20,7 +20,7 @@ def overflow_an_offset() -> None:
 
 
 def read_what_another_thread_writes() -> None:
-    memory = np.zeros((1 << 14, 4), np.float32)
+    memory = np.zeros((1 << 12, 4), np.float32)
     zeros, counter, done = memory.copy(), StateCounter(4), threading.Event()
 
     def write() -> None:

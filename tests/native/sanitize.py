@@ -134,9 +134,9 @@ def main(sanitizers: str, *arguments: str) -> int:
     """0: the tests pass, nothing is reported, and the sanitizer is known to be awake."""
     sanitized = Sanitized(sanitizers)
     for sanitizer in sanitizers.split(","):
-        _, report = sanitized.run(
-            HERE / "canary.py", sanitizer, TSAN_OPTIONS="ignore_noninstrumented_modules=0"
-        )
+        # Once is enough: each report of a race takes long.
+        options = "ignore_noninstrumented_modules=0:halt_on_error=1"
+        _, report = sanitized.run(HERE / "canary.py", sanitizer, TSAN_OPTIONS=options)
         if MISDEEDS[sanitizer] not in report:
             raise SystemExit(f"-fsanitize={sanitizer} is deaf: {MISDEEDS[sanitizer]} unreported")
     tests = THREAD_TESTS if sanitizers == "thread" else TESTS
