@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-BENCH_READY := $(VENV)/.bench-ready
 NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_native/*.hpp)
 
 export MLFLOW_DISABLE_TELEMETRY ?= true
@@ -65,7 +64,7 @@ fuzz: $(READY)
 	$(RUN) tests/native/fuzz.py $(RUNS) $(SEED)
 
 # PART="count memory" measures these alone, SAVE=--save writes benchmarks/RESULTS.md.
-bench: $(BENCH_READY)
+bench: $(READY)
 	$(RUN) -m benchmarks $(PART) $(SAVE)
 
 # The tests of Keras under earlier releases, each in an environment of its own.
@@ -91,8 +90,4 @@ clean:
 $(READY): pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
-
-$(BENCH_READY): $(READY)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@
