@@ -4,12 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_models import compiled
+from keras_models import compiled, only_on
 
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.keras.tensorflow import tap
 
 
+@only_on("tensorflow", because="takes the loss from the logits behind a softmax")
 def test_logits_that_keras_hangs_on_an_output_stay_there():
     """Without them the loss would be computed from rounded probabilities."""
     dense = keras.layers.Dense(2, activation="softmax", name="out")
