@@ -122,6 +122,8 @@ def test_other_backends_are_refused_by_name():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
+    if "No module named 'jax'" in done.stderr:
+        pytest.skip("this Keras imports JAX for its NumPy backend, and there is none")
     assert "ValueError: tensorstate_callbacks.keras works with Keras on tensorflow, jax, torch" in (
         done.stderr
     )
