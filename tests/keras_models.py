@@ -17,6 +17,14 @@ def only_on(*backends, because):
     return pytest.mark.skipif(BACKEND not in backends, reason=f"{BACKEND}: {because}")
 
 
+RELEASE = tuple(int(part) for part in keras.__version__.split(".")[:2])
+
+
+def since(release, *, before):
+    """Skip a test under earlier releases of Keras, saying what they do."""
+    return pytest.mark.skipif(release > RELEASE, reason=f"Keras {keras.__version__}: {before}")
+
+
 SEVERAL_STEPS = pytest.param(
     {"steps_per_execution": 3},
     marks=only_on("tensorflow", "jax", because="Keras runs one step per execution only"),

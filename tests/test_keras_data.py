@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from keras_models import SEVERAL_STEPS, count_states
+from keras_models import RELEASE, SEVERAL_STEPS, count_states, since
 
 from tensorstate_callbacks import entropy
 from tensorstate_callbacks.keras import EfficiencyCallback
@@ -84,6 +84,8 @@ def fit(made, callback, validation, epochs=2, **options):
 @pytest.mark.parametrize("source", ALL)
 @pytest.mark.parametrize("options", [{}, SEVERAL_STEPS])
 def test_all_of_the_validation_data_is_counted_once_an_epoch(source, options):
+    if options and source in ("arrays", "sample weights") and RELEASE < (3, 8):
+        pytest.skip("this Keras's own fit fails where several steps run out of arrays")
     callback, made = EfficiencyCallback("fc"), model(**options)
     fit(made, callback, ALL[source]())
     assert [counted(report) for report in callback.history] == [expected(X_VAL)] * 2
@@ -106,7 +108,11 @@ def test_data_without_an_end_is_counted_for_as_many_steps_as_asked(source):
     ("options", "seen"),
     [
         ({"validation_batch_size": 7}, X_VAL),
-        ({"validation_batch_size": 7, "validation_steps": 3}, X_VAL[:21]),
+        pytest.param(
+            {"validation_batch_size": 7, "validation_steps": 3},
+            X_VAL[:21],
+            marks=since((3, 8), before="each epoch goes on in the data where the last one ended"),
+        ),
         ({"validation_data": None, "validation_split": 0.25}, X[72:]),
         ({"class_weight": {0: 0.5, 1: 2.0}}, X_VAL),
         ({"sample_weight": np.linspace(0, 1, 96)}, X_VAL),

@@ -12,6 +12,7 @@ from keras_models import (
     Y,
     compiled,
     sequential,
+    since,
     train,
 )
 
@@ -125,6 +126,7 @@ def test_an_evaluation_of_its_own_within_a_fit_is_told_from_the_fits():
     assert history["val_aiq"] == [r.aiq for r in ours.history if r.stage == "val"]
 
 
+@since((3, 8), before="its own test_on_batch raises StopIteration")
 @pytest.mark.parametrize("return_dict", [True, False])
 def test_a_loop_of_the_users_own_is_recorded(return_dict):
     ours, other, model = EfficiencyCallback("Conv2D"), SeesLogs(), compiled(sequential())

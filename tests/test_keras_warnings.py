@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from keras_models import X_VAL, Y_VAL, X, Y, compiled, sequential, train
+from keras_models import X_VAL, Y_VAL, X, Y, compiled, sequential, since, train
 
 from tensorstate_callbacks import NoLayerMatchedError, ProbeError, TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
@@ -66,6 +66,7 @@ def test_fit_without_validation_data_says_so_once_and_trains_on():
     assert ours.last is None
 
 
+@since((3, 8), before="it has no complex numbers")
 def test_complex_activations_are_refused_by_name():
     @keras.saving.register_keras_serializable("tests")
     class Complex(keras.layers.Layer):
