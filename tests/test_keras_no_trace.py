@@ -1,8 +1,6 @@
 """Watching changes nothing, and leaves no trace whatever happens."""
 
-import copy
 import gc
-import pickle
 
 import keras
 import numpy as np
@@ -227,27 +225,6 @@ def test_another_evaluation_within_ours_does_not_count(run):
         assert traces(model) == before
         assert is_keras_own(model.test_function)
     assert inner.last.layers["conv_1"].n_states == 300 * 64
-
-
-def test_models_can_be_saved_and_copied_while_they_are_watched(tmp_path):
-    class Saves(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.save(tmp_path / "model.keras")
-            self.copies = [
-                keras.models.clone_model(self.model),
-                copy.deepcopy(self.model),
-                pickle.loads(pickle.dumps(self.model)),  # noqa: S301
-            ]
-
-    model, saves = compiled(sequential()), Saves()
-    fit(model, EfficiencyCallback(), saves, epochs=1)
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(X_VAL, verbose=0), model.predict(X_VAL, verbose=0))
-    ours = {"evaluate", "_get_metrics_result_or_logs", "_flatten_metrics_in_order"}
-    for copied in (loaded, *saves.copies):
-        assert not ours & set(vars(copied))
-        assert is_keras_own(copied.test_function)
-        assert not any({"call", "quantized_call"} & set(vars(part)) for part in copied.layers)
 
 
 def test_an_error_in_the_probe_names_the_layer_and_leaves_nothing(monkeypatch):
