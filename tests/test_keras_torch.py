@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from keras_models import BACKEND, X_VAL, Y_VAL, X, Y, compiled, count_states, sequential
+from keras_models import BACKEND, X_VAL, Y_VAL, X, Y, compiled, count_states
 
 from tensorstate_callbacks import ProbeError, entropy
 from tensorstate_callbacks.keras import EfficiencyCallback
@@ -80,10 +80,23 @@ def test_tensors_of_every_kind_are_counted(form):
     assert callback.last.layers["gives"].entropy == entropy(counts)
 
 
-def test_part_of_a_tensor_is_refused_by_the_layers_name(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "full_tensor", None, raising=False)
-    with pytest.raises(ProbeError, match="layer 'conv_1' could not be counted: .*DTensor"):
-        compiled(sequential()).evaluate(X, Y, callbacks=[EfficiencyCallback("Conv2D")], verbose=0)
+class Part(torch.Tensor):
+    """What a DTensor is known by."""
+
+    full_tensor = None
+
+
+class Splits(layers.Layer):
+    def call(self, x):
+        return x.as_subclass(Part)
+
+
+def test_part_of_a_tensor_is_refused_by_the_layers_name():
+    model = compiled(
+        keras.Sequential([keras.Input((3,)), Splits(name="part"), layers.Dense(2, name="out")])
+    )
+    with pytest.raises(ProbeError, match="layer 'part' could not be counted: .*DTensor"):
+        model.evaluate(X[:, 0, :3, 0], Y, callbacks=[EfficiencyCallback("part")], verbose=0)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")
