@@ -1,10 +1,13 @@
 """Models rebuilt around the same layers with captures between them, and taken back."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 from keras_models import (
+    BACKEND,
     X_VAL,
     Y_VAL,
     X,
@@ -251,3 +254,36 @@ def test_an_unbuilt_sequential_model_is_built_with_its_captures():
     model.predict(x, verbose=0)
     counts = count_states(keras.ops.convert_to_numpy(original.layers[0](x)))
     assert np.sort(model.efficiency_layers[0].counts()).tolist() == counts.tolist()
+
+
+def branches():
+    left, right = keras.Input((3,)), keras.Input((4,))
+    short = layers.Dense(5, name="short")(left)
+    long = layers.Dense(6, name="long_2")(layers.Dense(5, name="long_1")(right))
+    joined = layers.Dense(2, name="out")(layers.Concatenate()([short, long]))
+    return keras.Model([left, right], joined)
+
+
+def test_weights_of_branches_in_another_order_are_not_mixed_up():
+    model = branches()
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    rng = np.random.default_rng(4)
+    x = [rng.normal(size=(16, n)).astype(np.float32) for n in (3, 4)]
+    y = rng.normal(size=(16, 2)).astype(np.float32)
+    model.train_on_batch(x, y)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        rebuilt = build(model, "short")
+    order = [variable.path for variable in model.trainable_variables]
+    assert sorted(order) == sorted(variable.path for variable in rebuilt.trainable_variables)
+    reordered = order != [variable.path for variable in rebuilt.trainable_variables]
+    assert reordered
+    fresh = BACKEND == "jax"
+    assert any("has a fresh one" in str(warning.message) for warning in given) == fresh
+    assert (rebuilt.optimizer is model.optimizer) != fresh
+    before = {v.path: keras.ops.convert_to_numpy(v).copy() for v in rebuilt.trainable_variables}
+    rebuilt.train_on_batch(x, y)
+    for variable in model.trainable_variables:
+        moved = np.abs(keras.ops.convert_to_numpy(variable) - before[variable.path])
+        # A step of Adam is at most about the learning rate.
+        assert 0 < moved.max() < 0.2

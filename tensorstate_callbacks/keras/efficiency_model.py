@@ -40,7 +40,8 @@ def build(
     """Rebuild a model with a `StateCapture` before or after some of its layers.
 
     The layers are the model's own, with their weights: training one model trains the other. If the
-    model is compiled, so is the new one, with the same optimizer, loss and metrics.
+    model is compiled, so is the new one, with the same optimizer, loss and metrics. Layers of
+    parallel branches may come in another order, so don't carry `get_weights` over.
 
     Args:
         model: Functional or sequential, with such models in it too.
@@ -66,8 +67,9 @@ def build(
             the layers are inside of other layers.
 
     Warns:
-        TensorStateWarning: Some of the layers are inside of other layers, or the model has a
-            `compile` of its own and the new one isn't compiled.
+        TensorStateWarning: Some of the layers are inside of other layers; the model has a
+            `compile` of its own and the new one isn't compiled; or, with JAX, the optimizer can't
+            be shared.
     """
     settings = Settings(attach_to=attach_to, exclude=exclude, method=method, threshold=threshold)
     _check_kind(model)
@@ -189,8 +191,23 @@ def _compile_alike(new: keras.Model, model: keras.Model) -> None:
         )
         return
     options = dict(model._compile_config.config)
-    options["optimizer"] = model.optimizer
+    options["optimizer"] = _optimizer_for(new, model)
     if keras.backend.backend() == "tensorflow":
         # XLA can't call back into Python there.
         options["jit_compile"] = False
     new.compile(**options)
+
+
+def _optimizer_for(new: keras.Model, model: keras.Model) -> keras.optimizers.Optimizer:
+    """Return the model's optimizer, or one like it where it would take one weight for another."""
+    same = [id(v) for v in new.trainable_variables] == [id(v) for v in model.trainable_variables]
+    # Keras finds what an optimizer knows of a weight by the weight, but with JAX by its place.
+    if same or keras.backend.backend() != "jax" or not model.optimizer.built:
+        return model.optimizer
+    warnings.warn(
+        f"the branches of {model.name!r} come in another order with state layers in them, and with "
+        "JAX an optimizer goes by the order of weights: the new model has a fresh one",
+        TensorStateWarning,
+        stacklevel=5,
+    )
+    return type(model.optimizer).from_config(model.optimizer.get_config())
