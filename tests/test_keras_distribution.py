@@ -10,6 +10,8 @@ from pathlib import Path
 import keras
 import pytest
 
+from tensorstate_callbacks.keras import EfficiencyCallback
+
 BACKEND = keras.backend.backend()
 
 # Whole numbers everywhere, so that sums are exact however the batches are cut.
@@ -99,13 +101,19 @@ print(json.dumps([len(keras.distribution.list_devices()), alone, run(*build())])
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="MultiWorkerMirroredStrategy is TensorFlow's")
 def test_workers_in_several_processes_are_refused():
-    # Keras 3 has no fit for them: the callback list is driven by hand.
+    # Keras 3 has no fit for them, and fails before it tells callbacks: they are refused as they are
+    # made; those made elsewhere, by a list of callbacks that is driven by hand.
     code = """
-import json
+import json, os
 import tensorflow as tf
 with tf.distribute.MultiWorkerMirroredStrategy().scope():
     model, _ = build()
 messages = []
+try:
+    EfficiencyCallback("fc")
+except ValueError as error:
+    messages.append(str(error))
+del os.environ["TF_CONFIG"]
 for hook in ("on_train_begin", "on_test_begin"):
     callbacks = keras.callbacks.CallbackList([EfficiencyCallback("fc")], model=model)
     try:
@@ -128,7 +136,8 @@ print(json.dumps(messages))
         for rank in (0, 1)
     ]
     for messages in map(printed, started):
-        assert len(messages) == 2
+        assert len(messages) == 3
+        assert messages[0].endswith("without TF_CONFIG, which names 2 workers")
         for message in messages:
             assert message.startswith("MultiWorkerMirroredStrategy spreads the evaluation over")
             assert "evaluate in one process: model.evaluate(..., callbacks=[callback])" in message
@@ -146,3 +155,11 @@ def test_processes_of_jax_are_refused(monkeypatch):
     callbacks = keras.callbacks.CallbackList([EfficiencyCallback()], model=model)
     with pytest.raises(ValueError, match="JAX runs in 2 processes"):
         callbacks.on_test_begin()
+
+
+@pytest.mark.parametrize(
+    "config", ["", "{}", "[1]", "not json", '{"cluster": {"worker": ["a:1"]}}']
+)
+def test_a_process_alone_is_not_refused(config, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config)
+    assert EfficiencyCallback().history == []

@@ -15,7 +15,7 @@ from tensorstate_callbacks.keras.fit_frame import find_caller
 from tensorstate_callbacks.keras.layers import channel_axis, default_names, named_layers
 from tensorstate_callbacks.keras.legacy import check_not_keras_2
 from tensorstate_callbacks.keras.probes import Probe
-from tensorstate_callbacks.keras.processes import check_one_process
+from tensorstate_callbacks.keras.processes import check_not_a_worker, check_one_process
 from tensorstate_callbacks.keras.recurrent import check_outside_loops
 from tensorstate_callbacks.keras.window import BuiltFunction, EvaluateGuard, Window
 from tensorstate_callbacks.recorder import Recorder
@@ -70,8 +70,9 @@ class EfficiencyCallback(keras.callbacks.Callback):
         NoLayerMatchedError: As training begins: nothing matched; says what the model has.
         ProbeError: After the evaluation: a layer's activations can't be counted; names the layer.
         TypeError: An argument is of the wrong kind, or the model is one of Keras 2.
-        ValueError: An argument is out of its range, or the Keras backend is not supported. As
-            training begins: a layer is the cell of a recurrent one, or processes share the model.
+        ValueError: An argument is out of its range, the Keras backend is not supported, or
+            TF_CONFIG names several TensorFlow workers. As training begins: a layer is the cell of a
+            recurrent one, or processes share the model.
 
     Example:
         callback = tensorstate_callbacks.keras.EfficiencyCallback()
@@ -110,6 +111,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
             missing_accuracy=missing_accuracy,
         )
         self._backend = current_backend()
+        check_not_a_worker()
         self.history: list[EfficiencyReport] = []
         self.probes: list[Probe] = []
         self.built: BuiltFunction | None = None
