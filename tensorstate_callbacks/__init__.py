@@ -23,9 +23,11 @@ from tensorstate_callbacks.errors import (
     TensorStateError,
     TensorStateWarning,
 )
+from tensorstate_callbacks.history import History
+from tensorstate_callbacks.layer_report import LayerReport
 from tensorstate_callbacks.metrics import aIQ, efficiency, network_efficiency
 from tensorstate_callbacks.packed_states import compress_states, decompress_states, sort_states
-from tensorstate_callbacks.report import EfficiencyReport, LayerReport
+from tensorstate_callbacks.report import EfficiencyReport
 
 if TYPE_CHECKING:
     from tensorstate_callbacks import keras, lightning, plots, torch
@@ -39,6 +41,7 @@ _LAZY_NAMES = {"StateCapture": "keras", "StateCaptureHook": "torch"}
 
 __all__ = [
     "EfficiencyReport",
+    "History",
     "LayerReport",
     "MissingExtraError",
     "NoLayerMatchedError",

@@ -25,6 +25,16 @@ class Spectrum(NamedTuple):
     values: npt.NDArray[np.uint64]
     multiplicities: npt.NDArray[np.uint64]
 
+    # What tuples do by themselves asks for the truth of an array.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spectrum) and list(self._pairs()) == list(other._pairs())
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._pairs()))
+
     @classmethod
     def from_counts(cls, counts: npt.ArrayLike) -> "Spectrum":
         """Build the spectrum of one count per distinct state; zeros are passed over.
@@ -60,6 +70,11 @@ class Spectrum(NamedTuple):
         """Number of states seen exactly once."""
         return sum(m for c, m in self._pairs() if c == 1)
 
+    @property
+    def largest(self) -> int:
+        """How often the most frequent state was seen; 0 where there is none."""
+        return max(self.values.tolist(), default=0)
+
     def _pairs(self) -> Iterable[tuple[int, int]]:
         # Python integers: products of two uint64 may pass 2**64.
         return zip(self.values.tolist(), self.multiplicities.tolist(), strict=True)
@@ -77,7 +92,7 @@ class Spectrum(NamedTuple):
         if alpha == 1:
             return math.fsum(m * (c * math.log2(c)) for c, m in self._pairs())
         if math.isinf(alpha):
-            return float(max(self.values.tolist(), default=0))
+            return float(self.largest)
         try:
             return math.fsum(m * float(c) ** alpha for c, m in self._pairs())
         except OverflowError:
@@ -107,7 +122,7 @@ def spectrum_entropy(spectrum: Spectrum, alpha: float = 1) -> float:
         return log_n - math.log2(spectrum.moment(alpha))
     # Shares first: count**alpha passes the largest float for large orders. Scaled by the largest
     # share, so that for large orders the sum doesn't vanish either.
-    top = max(spectrum.values.tolist())
+    top = spectrum.largest
     scaled = math.fsum(m * (c / top) ** alpha for c, m in spectrum._pairs())
     return (alpha * (math.log2(top) - log_n) + math.log2(scaled)) / (1 - alpha)
 

@@ -16,6 +16,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow",),
     "plot": ("matplotlib",),
+    "pandas": ("pandas",),
 }
 # The same framework under another name.
 _INSTEAD = {"pytorch-lightning": "lightning"}

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from tensorstate_callbacks.counter import StateCounter
 from tensorstate_callbacks.entropy import Spectrum
 from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.report import EfficiencyReport, LayerReport
+from tensorstate_callbacks.layer_report import LayerReport
+from tensorstate_callbacks.report import EfficiencyReport
 
 
 class Recorder:
@@ -169,5 +170,11 @@ class PassFigures(NamedTuple):
                 "some data while recording, and attach to layers that it calls."
             )
         return EfficiencyReport(
-            layers=layers, beta=beta, accuracy=accuracy, epoch=epoch, step=step, stage=stage
+            layers=layers,
+            beta=beta,
+            accuracy=accuracy,
+            epoch=epoch,
+            step=step,
+            stage=stage,
+            alpha=alpha,
         )

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from tensorstate_callbacks.entropy import check_alpha
+from tensorstate_callbacks.layer_report import check_layer_metrics
 from tensorstate_callbacks.metrics import check_beta
-from tensorstate_callbacks.report import check_layer_metrics
 from tensorstate_callbacks.selection import Patterns, check_patterns
 
 Method: TypeAlias = Literal["after", "before", "both"]
@@ -31,7 +31,7 @@ class Settings:
         alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
         every_n_epochs: Record in the evaluation of every n-th epoch only, at least 1.
         prefix: Put before the metrics' names.
-        layer_metrics: Figures logged for each layer; see `report.check_layer_metrics`.
+        layer_metrics: Figures logged for each layer; see `layer_report.check_layer_metrics`.
         missing_accuracy: `"warn"`, `"ignore"` or `"raise"` where no accuracy is found.
 
     Raises:

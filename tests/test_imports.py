@@ -25,8 +25,9 @@ FLOW = [
         "fresh_lock",
     ],
     ["metrics", "counter", "selection"],
-    ["report", "packed_states", "raw_states", "installation"],
-    ["recorder", "settings", "plots", "stored_states"],
+    ["layer_report", "packed_states", "raw_states", "installation"],
+    ["report"],
+    ["history", "recorder", "settings", "plots", "stored_states"],
     ["accuracy", "captured_states", "combined"],
     ["evaluation"],
     ["torch"],
@@ -89,6 +90,7 @@ def test_importing_the_package_loads_no_framework():
         ("ts.keras", "keras", "keras"),
         ("ts.torch", "torch", "lightning"),
         ("ts.plots.plot_history([report])", "matplotlib", "plot"),
+        ("ts.History([report]).to_frame()", "pandas", "pandas"),
     ],
 )
 def test_a_missing_extra_is_named(use, missing, extra):
@@ -100,7 +102,10 @@ class Absent:
             raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
 sys.meta_path.insert(0, Absent())
 import tensorstate_callbacks as ts
-report = ts.EfficiencyReport({{'a': ts.LayerReport('a', 2, 4, 2, 0, 1.0, .5, 1., 1., .5, 0, 0)}})
+import numpy as np
+from tensorstate_callbacks.entropy import Spectrum
+layer = ts.LayerReport.from_spectrum('a', Spectrum.from_counts([2, 2]), np.uint64([2, 2]))
+report = ts.EfficiencyReport({{'a': layer}})
 try:
     {use}
 except ts.MissingExtraError as error:

@@ -23,6 +23,7 @@ ALL_INSTALLED = {
     "tensorboard": "2.21.0",
     "mlflow": "3.17.2",
     "matplotlib": "3.11.2",
+    "pandas": "3.1.1",
 }
 
 
@@ -102,6 +103,7 @@ def test_installed_extras_are_said_with_their_versions(monkeypatch):
         "tensorboard": "tensorboard 2.21.0",
         "mlflow": "mlflow 3.17.2",
         "plot": "matplotlib 3.11.2",
+        "pandas": "pandas 3.1.1",
     }
 
 

@@ -1,12 +1,13 @@
 import copy
 import dataclasses
+import json
 import math
 import pickle
 
 import numpy as np
 import pytest
 
-from tensorstate_callbacks import EfficiencyReport, LayerReport, aIQ
+from tensorstate_callbacks import EfficiencyReport, History, LayerReport, aIQ
 from tensorstate_callbacks.entropy import Spectrum
 from tensorstate_callbacks.metric_keys import safe_key
 
@@ -37,8 +38,18 @@ def test_layer_report_of_a_hand_calculation():
         firing_rate=15 / 32,
         n_never=2,
         n_always=1,
+        spectrum=Spectrum.from_counts([1, 1, 2, 4]),
     )
     assert layer() == expected
+    assert layer() != layer(counts=(3, 3, 1, 1))
+    assert layer().ceiling_share == (1.75 / 4) / (3 / 4)
+    assert layer().max_share == 4 / 8
+
+
+def test_a_single_state_reaches_its_ceiling_of_nothing():
+    single = layer(counts=[1], fired=[1, 0])
+    assert (single.ceiling, single.efficiency, single.ceiling_share) == (0, 0, 1)
+    assert single.max_share == 1
 
 
 def test_ceiling_is_set_by_the_number_of_states():
@@ -84,6 +95,7 @@ def test_report_survives_its_dict():
     original = report(epoch=3, step=120, stage="test")
     assert EfficiencyReport.from_dict(original.to_dict()) == original
     assert original.to_dict()["aiq"] == original.aiq
+    assert json.loads(json.dumps(original.to_dict())) == original.to_dict()
 
 
 def test_rows_carry_the_networks_figures_and_the_layers():
@@ -92,6 +104,19 @@ def test_rows_carry_the_networks_figures_and_the_layers():
     assert rows[0]["epoch"] == 3
     assert rows[0]["network_efficiency"] == report().efficiency
     assert rows[1]["efficiency"] == 0.5
+    assert rows[0]["ceiling_share"] == layer().ceiling_share
+    assert rows[0]["max_share"] == 0.5
+    assert "spectrum" not in rows[0]
+
+
+def test_rows_of_a_history_make_a_data_frame():
+    history = History([report(epoch=0), report(epoch=1, accuracy=None)])
+    assert history.to_dicts() == [*history[0].to_dicts(), *history[1].to_dicts()]
+    frame = history.to_frame()
+    assert frame["name"].tolist() == ["conv", "fc"] * 2
+    assert frame["epoch"].tolist() == [0, 0, 1, 1]
+    assert frame["efficiency"].tolist() == [1.75 / 4, 0.5] * 2
+    assert frame["aiq"].isna().tolist() == [False, False, True, True]
 
 
 def test_keys_and_values_that_are_logged():

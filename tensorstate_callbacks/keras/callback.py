@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tensorstate_callbacks.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.evaluation import conclude
+from tensorstate_callbacks.history import History
 from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.fit_frame import find_caller
 from tensorstate_callbacks.keras.layers import channel_axis, default_names, named_layers
@@ -112,7 +113,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
         )
         self._backend = current_backend()
         check_not_a_worker()
-        self.history: list[EfficiencyReport] = []
+        self.history = History()
         self.probes: list[Probe] = []
         self.built: BuiltFunction | None = None
         self._warn = WarnOnce()

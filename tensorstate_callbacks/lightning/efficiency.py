@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from tensorstate_callbacks.history import History
 from tensorstate_callbacks.lightning.metric_log import MetricLog
 from tensorstate_callbacks.lightning.namespace import Namespace, check_trainer
 from tensorstate_callbacks.lightning.ranks import announce_failure, find_ranks
@@ -125,7 +126,7 @@ class EfficiencyMixin:
         self._channel_axis = channel_axis
         self._output_fn = output_fn
         self._dataloader_idx = dataloader_idx
-        self.history: list[EfficiencyReport] = []
+        self.history = History()
         self._warn = WarnOnce()
         self._layers: dict[str, nn.Module] | None = None
         self._window: Window | None = None
@@ -148,7 +149,7 @@ class EfficiencyMixin:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the history of a checkpoint."""
-        self.history = [EfficiencyReport.from_dict(report) for report in state_dict["history"]]
+        self.history = History(map(EfficiencyReport.from_dict, state_dict["history"]))
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, or a spawned process, begins between two evaluations.

@@ -1,0 +1,23 @@
+"""The reports of a training, one per evaluation; rows of all of them out."""
+
+from typing import Any
+
+from tensorstate_callbacks._optional import require
+from tensorstate_callbacks.report import EfficiencyReport
+
+
+class History(list[EfficiencyReport]):
+    """Reports in the order of their evaluations: a list that knows how to show itself."""
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return one row per evaluation and layer; see `EfficiencyReport.to_dicts`."""
+        return [row for report in self for row in report.to_dicts()]
+
+    def to_frame(self) -> Any:
+        """Return the rows of `to_dicts` as a pandas DataFrame.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        pandas = require("pandas", extra="pandas", purpose="A data frame")
+        return pandas.DataFrame(self.to_dicts())
