@@ -27,13 +27,13 @@ class Spectrum(NamedTuple):
 
     # What tuples do by themselves asks for the truth of an array.
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Spectrum) and list(self._pairs()) == list(other._pairs())
+        return isinstance(other, Spectrum) and list(self.pairs()) == list(other.pairs())
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(tuple(self._pairs()))
+        return hash(tuple(self.pairs()))
 
     @classmethod
     def from_counts(cls, counts: npt.ArrayLike) -> "Spectrum":
@@ -58,24 +58,25 @@ class Spectrum(NamedTuple):
     @property
     def n_states(self) -> int:
         """Number of states seen, repetitions included."""
-        return sum(c * m for c, m in self._pairs())
+        return sum(c * m for c, m in self.pairs())
 
     @property
     def n_distinct(self) -> int:
         """Number of distinct states."""
-        return sum(m for _, m in self._pairs())
+        return sum(m for _, m in self.pairs())
 
     @property
     def n_singletons(self) -> int:
         """Number of states seen exactly once."""
-        return sum(m for c, m in self._pairs() if c == 1)
+        return sum(m for c, m in self.pairs() if c == 1)
 
     @property
     def largest(self) -> int:
         """How often the most frequent state was seen; 0 where there is none."""
         return max(self.values.tolist(), default=0)
 
-    def _pairs(self) -> Iterable[tuple[int, int]]:
+    def pairs(self) -> Iterable[tuple[int, int]]:
+        """Return pairs of a distinct count and the number of states with it, counts ascending."""
         # Python integers: products of two uint64 may pass 2**64.
         return zip(self.values.tolist(), self.multiplicities.tolist(), strict=True)
 
@@ -90,11 +91,11 @@ class Spectrum(NamedTuple):
         """
         check_alpha(alpha)
         if alpha == 1:
-            return math.fsum(m * (c * math.log2(c)) for c, m in self._pairs())
+            return math.fsum(m * (c * math.log2(c)) for c, m in self.pairs())
         if math.isinf(alpha):
             return float(self.largest)
         try:
-            return math.fsum(m * float(c) ** alpha for c, m in self._pairs())
+            return math.fsum(m * float(c) ** alpha for c, m in self.pairs())
         except OverflowError:
             return math.inf
 
@@ -123,7 +124,7 @@ def spectrum_entropy(spectrum: Spectrum, alpha: float = 1) -> float:
     # Shares first: count**alpha passes the largest float for large orders. Scaled by the largest
     # share, so that for large orders the sum doesn't vanish either.
     top = spectrum.largest
-    scaled = math.fsum(m * (c / top) ** alpha for c, m in spectrum._pairs())
+    scaled = math.fsum(m * (c / top) ** alpha for c, m in spectrum.pairs())
     return (alpha * (math.log2(top) - log_n) + math.log2(scaled)) / (1 - alpha)
 
 

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from tensorstate_callbacks import metrics
 from tensorstate_callbacks.entropy import Spectrum, spectrum_entropy
+from tensorstate_callbacks.estimators import Estimator, estimate_entropy
+from tensorstate_callbacks.intervals import Interval, efficiency_interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,14 @@ class LayerReport:
         """Share of the states that the most frequent one makes up, 0 to 1."""
         return self.spectrum.largest / self.n_states
 
+    def estimate(self, estimator: Estimator = "chao-shen") -> float:
+        """Return the Shannon entropy, corrected for unseen states, bits; see `estimate_entropy`."""
+        return estimate_entropy(self.spectrum, estimator, max_bits=self.n_neurons)
+
+    def interval(self, level: float = 0.95, *, n_samples: int | None = None) -> Interval:
+        """Return an interval for the efficiency by Shannon entropy; see `efficiency_interval`."""
+        return efficiency_interval(self.spectrum, self.n_neurons, level, n_samples=n_samples)
+
     def figures(self) -> dict[str, Any]:
         """Return all figures but the spectrum, under their names: a row of a table."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -116,8 +126,15 @@ _LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
     "efficiency": lambda layer: layer.efficiency,
     "entropy": lambda layer: layer.entropy,
     "coverage": lambda layer: layer.coverage,
+    "ceiling": lambda layer: layer.ceiling,
+    "ceiling_share": lambda layer: layer.ceiling_share,
     "dead": lambda layer: layer.n_never / layer.n_neurons,
+    "always": lambda layer: layer.n_always / layer.n_neurons,
+    "firing_rate": lambda layer: layer.firing_rate,
+    "max_share": lambda layer: layer.max_share,
+    "states": lambda layer: float(layer.n_states),
     "distinct": lambda layer: float(layer.n_distinct),
+    "singletons": lambda layer: float(layer.n_singletons),
 }
 
 
@@ -125,9 +142,11 @@ def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
     """Return the names of the figures to log for each layer.
 
     Args:
-        layer_metrics: True for `"efficiency"`, False for none, or a sequence of names:
-            `"efficiency"` (share), `"entropy"` (bits), `"coverage"` (share), `"dead"` (share of
-            neurons that never fired), `"distinct"` (number of distinct states).
+        layer_metrics: True for `"efficiency"`, False for none, or a sequence of names. Shares:
+            `"efficiency"`, `"coverage"`, `"ceiling"`, `"ceiling_share"` (of the ceiling, what the
+            efficiency reaches), `"dead"` and `"always"` (neurons that never and that always
+            fired), `"firing_rate"`, `"max_share"` (of the most frequent state). Numbers of
+            states: `"states"`, `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
 
     Raises:
         ValueError: A name is none of these.

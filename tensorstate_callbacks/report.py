@@ -6,6 +6,12 @@ from types import MappingProxyType
 from typing import Any
 
 from tensorstate_callbacks import metrics
+from tensorstate_callbacks.intervals import (
+    Interval,
+    accuracy_interval,
+    aiq_interval,
+    network_interval,
+)
 from tensorstate_callbacks.layer_report import LayerReport, check_layer_metrics, layer_metric
 from tensorstate_callbacks.metric_keys import layer_keys, safe_key
 
@@ -60,6 +66,42 @@ class EfficiencyReport:
         if self.accuracy is None:
             return None
         return metrics.aIQ(self.efficiency, self.accuracy, self.beta)
+
+    def interval(self, level: float = 0.95, *, n_samples: int | None = None) -> Interval:
+        """Return an interval for the network efficiency; see `network_interval`.
+
+        Args:
+            level: How often intervals are meant to hold the true figure, above 0 and below 1.
+            n_samples: Samples (images) in the pass; None counts all states of one sample as
+                independent: see `entropy_interval`.
+
+        Raises:
+            ValueError: `alpha` is not 1, or `level` or `n_samples` is out of its range.
+        """
+        if self.alpha != 1:
+            raise ValueError(
+                "intervals are for the Shannon entropy, alpha=1; the figures of this report are "
+                f"of order {self.alpha}"
+            )
+        return network_interval(
+            layer.interval(level, n_samples=n_samples) for layer in self.layers.values()
+        )
+
+    def aiq_interval(self, n_samples: int, level: float = 0.95) -> Interval | None:
+        """Return an interval for aIQ, or None where there is no accuracy; see `aiq_interval`.
+
+        Args:
+            n_samples: Samples (images) in the pass, which the accuracy is a share of.
+            level: How often intervals are meant to hold the true figure, above 0 and below 1.
+
+        Raises:
+            ValueError: `alpha` is not 1, or `level` or `n_samples` is out of its range.
+        """
+        efficiency = self.interval(level, n_samples=n_samples)
+        if self.accuracy is None:
+            return None
+        accuracy = accuracy_interval(self.accuracy, n_samples, level)
+        return aiq_interval(efficiency, accuracy, self.beta)
 
     def scalars(
         self,

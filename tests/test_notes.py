@@ -1,0 +1,56 @@
+"""What a report says of its own limits."""
+
+import numpy as np
+
+from tensorstate_callbacks import EfficiencyReport, LayerReport
+from tensorstate_callbacks.entropy import Spectrum
+from tensorstate_callbacks.notes import low_coverage, notes
+
+WELL_SEEN, RARE, HALF = [9, 8, 7, 8], [1, 1, 1, 2], [2, 1, 1]
+
+
+def layer(name, counts, fired=(3, 3, 3, 3), alpha=1):
+    spectrum = Spectrum.from_counts(counts)
+    return LayerReport.from_spectrum(name, spectrum, np.array(fired, dtype=np.uint64), alpha)
+
+
+def report(*layers, accuracy=0.5, **options):
+    return EfficiencyReport({x.name: x for x in layers}, accuracy=accuracy, **options)
+
+
+def test_nothing_limits_a_layer_seen_well():
+    assert notes(report(layer("conv", WELL_SEEN))) == []
+
+
+def test_layers_of_low_coverage_are_named_with_what_to_do():
+    (note,) = notes(report(layer("a", WELL_SEEN), layer("b", RARE), layer("c", [1] * 4)))
+    assert note.startswith("Coverage is below 0.5 in b (0.40), c (0.00): ")
+    assert "More validation data or fewer neurons would be needed." in note
+    assert "report.layers['b'].interval()" in note
+    assert "Shannon" not in note
+
+
+def test_coverage_of_one_half_is_enough():
+    assert low_coverage(report(layer("conv", HALF))) is None
+
+
+def test_other_orders_are_told_that_the_estimate_is_shannons():
+    note = low_coverage(report(layer("conv", RARE, alpha=2), alpha=2))
+    assert "read the efficiency by Shannon entropy that" in note
+
+
+def test_a_layer_of_one_state_is_named():
+    (note,) = notes(report(layer("dead", [20], fired=(0, 0, 20, 0)), layer("conv", WELL_SEEN)))
+    assert note.startswith("Only one state was seen in dead: efficiency 0")
+
+
+def test_neurons_that_tell_nothing_are_counted():
+    some = layer("some", WELL_SEEN, fired=(0, 32, 4, 5))
+    (note,) = notes(report(some, layer("most", WELL_SEEN, fired=(0, 32, 0, 5))))
+    assert note.endswith("in most (2 never, 1 always, of 4).")
+
+
+def test_a_missing_accuracy_is_said():
+    assert notes(report(layer("conv", WELL_SEEN), accuracy=None)) == [
+        "There is no accuracy, so there is no aIQ."
+    ]
