@@ -33,6 +33,8 @@ class Settings:
         prefix: Put before the metrics' names.
         layer_metrics: Figures logged for each layer; see `layer_report.check_layer_metrics`.
         missing_accuracy: `"warn"`, `"ignore"` or `"raise"` where no accuracy is found.
+        figures: Whether TensorBoard gets pictures too.
+        tracking: Whether TensorBoard and MLflow get more than scalars.
 
     Raises:
         TypeError: An argument is of the wrong kind.
@@ -50,6 +52,8 @@ class Settings:
     prefix: str = ""
     layer_metrics: bool | Sequence[str] = True
     missing_accuracy: Literal["warn", "ignore", "raise"] = "warn"
+    figures: bool = False
+    tracking: bool = True
 
     def __post_init__(self) -> None:
         if self.attach_to is not None and not check_patterns("attach_to", self.attach_to):

@@ -30,7 +30,7 @@ FLOW = [
     ["report"],
     ["history", "notes", "recorder", "settings", "plots", "stored_states"],
     ["accuracy", "captured_states", "combined"],
-    ["evaluation"],
+    ["evaluation", "tracking"],
     ["torch"],
     ["keras"],
     ["lightning", "efficiency_model"],

@@ -18,11 +18,13 @@ from tensorstate_callbacks.keras.legacy import check_not_keras_2
 from tensorstate_callbacks.keras.probes import Probe
 from tensorstate_callbacks.keras.processes import check_not_a_worker, check_one_process
 from tensorstate_callbacks.keras.recurrent import check_outside_loops
+from tensorstate_callbacks.keras.trackers import find_trackers
 from tensorstate_callbacks.keras.window import BuiltFunction, EvaluateGuard, Window
 from tensorstate_callbacks.recorder import Recorder
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.selection import Patterns, select_layers
 from tensorstate_callbacks.settings import Accuracy, Method, Settings
+from tensorstate_callbacks.tracking.tracker import Trackers
 from tensorstate_callbacks.warn_once import WarnOnce
 
 USUAL_ACCURACY_KEYS = (
@@ -63,6 +65,12 @@ class EfficiencyCallback(keras.callbacks.Callback):
             figures: `"efficiency"`, `"entropy"`, `"coverage"`, `"dead"`, `"distinct"`.
         missing_accuracy: `"warn"` once, `"ignore"` or `"raise"` where no accuracy is found.
             Efficiency is logged all the same.
+        figures: Where there is a TensorBoard run, draw into it, with each recorded epoch, a heat
+            map of the layers' efficiencies over the epochs, and how often each layer's states
+            occur. Needs the extra `plot`.
+        tracking: Write what scalars can't say: a TensorBoard run gets charts that lay efficiency,
+            aIQ and accuracy over each other, an MLflow run parameters, table and figure. False
+            leaves both to their scalars.
 
     Attributes:
         history: One `EfficiencyReport` per recorded evaluation, over all fits.
@@ -96,6 +104,8 @@ class EfficiencyCallback(keras.callbacks.Callback):
         prefix: str = "",
         layer_metrics: bool | Sequence[str] = True,
         missing_accuracy: Literal["warn", "ignore", "raise"] = "warn",
+        figures: bool = False,
+        tracking: bool = True,
     ) -> None:
         super().__init__()
         self._settings = Settings(
@@ -110,6 +120,8 @@ class EfficiencyCallback(keras.callbacks.Callback):
             prefix=prefix,
             layer_metrics=layer_metrics,
             missing_accuracy=missing_accuracy,
+            figures=figures,
+            tracking=tracking,
         )
         self._backend = current_backend()
         check_not_a_worker()
@@ -124,6 +136,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
         # The callback list of the fit under way: it tells fit's evaluations from others.
         self._fit: weakref.ref[Any] | None = None
         self._in_fit = False
+        self._trackers = Trackers()
 
     @property
     def last(self) -> EfficiencyReport | None:
@@ -148,6 +161,8 @@ class EfficiencyCallback(keras.callbacks.Callback):
                 "fit has no validation data, so there is no evaluation to record and no efficiency "
                 "is logged: give fit validation_data or validation_split",
             )
+        self._trackers = find_trackers(caller.callback_list, self._settings)
+        self._trackers.begin(self._settings, self._probe_names())
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Note the epoch."""
@@ -163,8 +178,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
             self.probes = self._pick_probes()
         elif not self._settings.is_due(self._epoch):
             return
-        names = [name for probe in self.probes for name in (probe.before, probe.after) if name]
-        self._recorder = Recorder(names, threshold=self._settings.threshold)
+        self._recorder = Recorder(self._probe_names(), threshold=self._settings.threshold)
         self._window = Window.join(self.model, self, caller.callback_list)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -176,8 +190,13 @@ class EfficiencyCallback(keras.callbacks.Callback):
             if logs is not None:
                 logs.update(added)
 
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Tell the trackers of the epoch."""
+        self._trackers.epoch(epoch, logs or {})
+
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leave the model as it was."""
+        self._trackers.end()
         if self._guard is not None:
             self._guard.remove()
         self._guard = self._fit = self.built = None
@@ -205,6 +224,8 @@ class EfficiencyCallback(keras.callbacks.Callback):
         if report is None:
             return {}
         self.history.append(report)
+        if self._in_fit:
+            self._trackers.add(report)
         return report.scalars(
             self._settings.prefix, layer_metrics=self._settings.layer_metrics, with_stage=False
         )
@@ -221,6 +242,9 @@ class EfficiencyCallback(keras.callbacks.Callback):
             Probe(layer, *self._settings.probe_names(name), partial(self._tap, channel_axis(layer)))
             for name, layer in picked.items()
         ]
+
+    def _probe_names(self) -> list[str]:
+        return [name for probe in self.probes for name in (probe.before, probe.after) if name]
 
     def _tap(self, axis: int, name: str, tensor: Any) -> Any:
         if tensor is None:

@@ -10,6 +10,7 @@ from tensorstate_callbacks.history import History
 from tensorstate_callbacks.lightning.metric_log import MetricLog
 from tensorstate_callbacks.lightning.namespace import Namespace, check_trainer
 from tensorstate_callbacks.lightning.ranks import announce_failure, find_ranks
+from tensorstate_callbacks.lightning.trackers import find_trackers
 from tensorstate_callbacks.lightning.window import Window, fit_epoch
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.selection import Patterns
@@ -18,6 +19,7 @@ from tensorstate_callbacks.torch.calls import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxis
 from tensorstate_callbacks.torch.layers import pick_layers
 from tensorstate_callbacks.torch.record import Recording
+from tensorstate_callbacks.tracking.tracker import Trackers
 from tensorstate_callbacks.warn_once import WarnOnce
 
 
@@ -65,6 +67,12 @@ class EfficiencyMixin:
             figures: `"efficiency"`, `"entropy"`, `"coverage"`, `"dead"`, `"distinct"`.
         missing_accuracy: `"warn"` once, `"ignore"` or `"raise"` where no accuracy is found.
             Efficiency is logged all the same.
+        figures: Where there is a TensorBoard run, draw into it, with each recorded epoch, a heat
+            map of the layers' efficiencies over the epochs, and how often each layer's states
+            occur. Needs the extra `plot`.
+        tracking: Write what scalars can't say: a TensorBoard run gets charts that lay efficiency,
+            aIQ and accuracy over each other, an MLflow run parameters, table and figure. False
+            leaves both to their scalars.
         channel_axis: Axis of the neurons where the rules are wrong; see `torch.record`.
         output_fn: `(name, output)` to the tensor to count; see `torch.record`.
         dataloader_idx: The dataloader to record, with its accuracy, where there are several.
@@ -103,6 +111,8 @@ class EfficiencyMixin:
         prefix: str = "",
         layer_metrics: bool | Sequence[str] = True,
         missing_accuracy: Literal["warn", "ignore", "raise"] = "warn",
+        figures: bool = False,
+        tracking: bool = True,
         channel_axis: ChannelAxis = None,
         output_fn: OutputFn | None = None,
         dataloader_idx: int = 0,
@@ -120,6 +130,8 @@ class EfficiencyMixin:
             prefix=prefix,
             layer_metrics=layer_metrics,
             missing_accuracy=missing_accuracy,
+            figures=figures,
+            tracking=tracking,
         )
         if dataloader_idx < 0:
             raise ValueError(f"dataloader_idx must be 0 or more; got {dataloader_idx}")
@@ -132,6 +144,7 @@ class EfficiencyMixin:
         self._window: Window | None = None
         self._log = MetricLog(self._settings)
         self._recorded = False
+        self._trackers = Trackers()
 
     @property
     def last(self) -> EfficiencyReport | None:
@@ -153,7 +166,7 @@ class EfficiencyMixin:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, or a spawned process, begins between two evaluations.
-        return {**vars(self), "_window": None, "_layers": None}
+        return {**vars(self), "_window": None, "_layers": None, "_trackers": Trackers()}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin a run."""
@@ -165,6 +178,7 @@ class EfficiencyMixin:
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End a run; also what was left open by one that ended in an error."""
         self._close()
+        self._trackers.end()
         self._layers = None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -174,8 +188,13 @@ class EfficiencyMixin:
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Pick the layers, so that a mistake shows before the first epoch."""
-        self._pick_layers(pl_module)
+        layers = self._pick_layers(pl_module)
         self._recorded = False
+        self._trackers = find_trackers(trainer, self._settings)
+        self._trackers.begin(
+            self._settings,
+            [name for layer in layers for name in self._settings.probe_names(layer) if name],
+        )
         if not trainer.enable_validation:
             self._warn(
                 "validation",
@@ -222,6 +241,11 @@ class EfficiencyMixin:
         if self._window is not None:
             self._window.end_batch(batch_idx, dataloader_idx)
 
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Tell the trackers of the pass, now that all of it is logged."""
+        if not trainer.sanity_checking:
+            self._trackers.epoch(trainer.current_epoch, trainer.callback_metrics)
+
     on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
 
@@ -257,6 +281,8 @@ class EfficiencyMixin:
         self._log.write(trainer, module, window.stage, report)
         if report is not None:
             self.history.append(report)
+            if trainer.state.fn == "fit":
+                self._trackers.add(report)
 
     def _close(self) -> None:
         window, self._window = self._window, None

@@ -1,0 +1,31 @@
+"""The callback list of a fit in; the trackers of what that fit is followed with, out."""
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.tracking.tracker import Tracker, Trackers
+
+
+def find_trackers(callback_list: Any, settings: Settings) -> Trackers:
+    """Return the trackers of one fit.
+
+    Args:
+        callback_list: Keras's list of the fit's callbacks; None where it isn't known.
+        settings: What the callback was given.
+    """
+    if not settings.tracking:
+        return Trackers()
+    callbacks = [] if callback_list is None else callback_list.callbacks
+    trackers = Trackers(list(_find(callbacks, settings)))
+    if callback_list is not None:
+        # Keras tells no callback that fit ended in an exception.
+        weakref.finalize(callback_list, trackers.end)
+    return trackers
+
+
+def _find(callbacks: list[keras.callbacks.Callback], settings: Settings) -> Iterable[Tracker]:
+    yield from ()

@@ -1,0 +1,23 @@
+"""A Trainer in; the trackers of what its fit is followed with, out."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.tracking.tracker import Tracker, Trackers
+
+
+def find_trackers(trainer: Any, settings: Settings) -> Trackers:
+    """Return the trackers of one fit; none on other processes than the first.
+
+    Args:
+        trainer: The Trainer.
+        settings: What the callback was given.
+    """
+    if not (settings.tracking and trainer.is_global_zero) or trainer.fast_dev_run:
+        return Trackers()
+    return Trackers(list(_find(trainer, settings)))
+
+
+def _find(trainer: Any, settings: Settings) -> Iterable[Tracker]:
+    yield from ()
