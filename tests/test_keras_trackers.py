@@ -1,0 +1,58 @@
+"""What the Keras callback tells trackers of a fit, however it goes."""
+
+import gc
+
+import keras
+import pytest
+from keras_models import X_VAL, Y_VAL, train
+from tracker_log import TrackerLog
+
+from tensorstate_callbacks.keras import EfficiencyCallback, trackers
+
+
+@pytest.fixture
+def tracker(monkeypatch):
+    log = TrackerLog()
+    monkeypatch.setattr(trackers, "_find", lambda callbacks, settings: [log])
+    return log
+
+
+def test_a_fit_is_told_from_its_beginning_to_its_end(tracker):
+    callback = EfficiencyCallback("Conv2D", method="both", beta=3, every_n_epochs=2)
+    train([callback], epochs=5)
+    probes = ["conv_1.input", "conv_1", "conv_2.input", "conv_2"]
+    first, second = callback.history
+    assert tracker.told == [
+        ("begin", 3, probes),
+        ("epoch", 1, first.aiq, first.aiq),
+        ("epoch", 3, second.aiq, second.aiq),
+        ("end", 2),
+    ]
+
+
+def test_each_fit_has_a_history_of_its_own(tracker):
+    callback = EfficiencyCallback("Conv2D")
+    model, _ = train([callback], epochs=1)
+    model.evaluate(X_VAL, Y_VAL, callbacks=[callback], verbose=0)
+    train([callback], epochs=2)
+    assert len(callback.history) == 4
+    assert tracker.histories == [callback.history[:1], callback.history[2:]]
+
+
+def test_the_end_is_told_where_fit_ends_in_an_error(tracker):
+    class Stops(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise RuntimeError("enough")
+
+    callback = EfficiencyCallback("Conv2D")
+    with pytest.raises(RuntimeError, match="enough"):
+        train([Stops(), callback])
+    gc.collect()
+    assert [told[0] for told in tracker.told] == ["begin", "end"]
+
+
+def test_no_tracker_is_looked_for_where_none_is_wanted(tracker):
+    callback = EfficiencyCallback("Conv2D", tracking=False)
+    train([callback], epochs=1)
+    assert len(callback.history) == 1
+    assert tracker.told == []
