@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+try:
+    from tensorstate_callbacks._native._counter import padding_is_clear as _padding_is_clear
+except ImportError:
+
+    def _padding_is_clear(rows: NDArray[np.uint8], n_neurons: int) -> bool:
+        return not (n_neurons % 8 and len(rows) and rows[:, -1].max() >> n_neurons % 8)
+
 
 def checked_width(n_neurons: int) -> int:
     """The number of neurons as an int of at least 1."""
@@ -66,9 +73,10 @@ def checked_rows(rows: NDArray[np.uint8], n_neurons: int) -> NDArray[np.uint8]:
         raise ValueError(
             f"packed rows of {n_neurons} neurons have the shape (m, {width}), not {rows.shape}"
         )
-    if n_neurons % 8 and len(rows) and rows[:, -1].max() >> n_neurons % 8:
+    rows = np.ascontiguousarray(rows)
+    if not _padding_is_clear(rows, n_neurons):
         raise ValueError(f"packed rows have bits set beyond their {n_neurons} neurons")
-    return np.ascontiguousarray(rows)
+    return rows
 
 
 def checked_counts(counts: NDArray[np.uint64], n_rows: int) -> NDArray[np.uint64]:

@@ -25,8 +25,9 @@ class Counter {
 
   public:
     Counter(std::size_t neurons, const std::string& kernel)
-        : neurons_(neurons), kernel_(find_kernel(kernel)), engine_(make_engine(neurons, kernel)) {
+        : neurons_(neurons), kernel_(find_kernel(kernel)) {
         if (kernel_ == nullptr) throw std::invalid_argument("this machine has no such kernel");
+        engine_ = make_engine();
     }
 
     void add_activations(const char* data, const std::vector<Axis>& positions, Axis channels,
@@ -37,7 +38,7 @@ class Counter {
     }
 
     void add_packed(const std::uint8_t* rows, const std::uint64_t* counts, std::size_t size) {
-        PackedRows source(rows, counts, size, neurons_);
+        PackedRows source(*kernel_, rows, counts, size, neurons_);
         const std::lock_guard<std::mutex> lock(mutex_);
         add(source);
     }
@@ -55,7 +56,7 @@ class Counter {
     }
 
     void reset() {
-        std::unique_ptr<Engine> empty = make_engine(neurons_, kernel_->name);
+        std::unique_ptr<Engine> empty = make_engine();
         const std::lock_guard<std::mutex> lock(mutex_);
         engine_.swap(empty);
         states_ = 0;
@@ -76,6 +77,7 @@ class Counter {
       public:
         Distinct(const Engine& engine, std::uint64_t states) : engine_(engine), states_(states) {}
         std::uint64_t states() const override { return states_; }
+        std::uint64_t rows() const override { return engine_.distinct(); }
         bool counted() const override { return true; }
         void rewind() override { cursor_ = 0; }
         std::size_t next(const Rows& room) override { return engine_.read(cursor_, room); }
@@ -97,6 +99,7 @@ class Counter {
             engine.read(cursor, Rows{rows_.get(), counts_.get(), size_});
         }
         std::uint64_t states() const override { return states_; }
+        std::uint64_t rows() const override { return size_; }
         bool counted() const override { return true; }
         void rewind() override { done_ = 0; }
         std::size_t next(const Rows& room) override {
@@ -113,14 +116,13 @@ class Counter {
         std::uint64_t states_;
     };
 
-    static std::unique_ptr<Engine> make_engine(std::size_t neurons, const std::string& kernel) {
-        const bool avx2 = kernel == "avx2" || kernel == "avx512";
-        if (neurons <= DirectCounts::kMostNeurons) {
-            return std::make_unique<NarrowEngine>(neurons, avx2);
+    std::unique_ptr<Engine> make_engine() const {
+        if (neurons_ <= DirectCounts::kMostNeurons) {
+            return std::make_unique<NarrowEngine>(neurons_, *kernel_);
         }
-        if (neurons <= 64) return std::make_unique<Table<1>>(avx2);
-        if (neurons <= 128) return std::make_unique<Table<2>>(false);
-        return std::make_unique<WideEngine>(neurons);
+        if (neurons_ <= 64) return std::make_unique<Table<1>>(kernel_->avx2);
+        if (neurons_ <= 128) return std::make_unique<Table<2>>(false);
+        return std::make_unique<WideEngine>(neurons_);
     }
 
     // Blocks are small enough for the cache. Where memory runs out in one of them, what it added
@@ -129,20 +131,22 @@ class Counter {
         const std::uint64_t states = exact_sum(states_, source.states());
         const std::size_t words = words_of(neurons_);
         const std::size_t room = std::clamp<std::size_t>(kBlockWords / words, 1, kMostPositions);
-        const Block<std::uint64_t> rows = allocate<std::uint64_t>(room * words);
+        const Memory memory = take_memory(room * words * sizeof(std::uint64_t));
+        auto* const rows = static_cast<std::uint64_t*>(memory.get());
         const Block<std::uint64_t> counts =
             source.counted() ? allocate<std::uint64_t>(room) : nullptr;
         std::size_t blocks = 0;
-        while (const std::size_t size = source.next(Rows{rows.get(), counts.get(), room})) {
-            const std::size_t added = engine_->add(Rows{rows.get(), counts.get(), size});
+        if (!engine_->expect(source.rows())) throw std::bad_alloc();
+        while (const std::size_t size = source.next(Rows{rows, counts.get(), room})) {
+            const std::size_t added = engine_->add(Rows{rows, counts.get(), size});
             if (added == size) {
                 ++blocks;
                 continue;
             }
-            engine_->remove(Rows{rows.get(), counts.get(), added});
+            engine_->remove(Rows{rows, counts.get(), added});
             for (source.rewind(); blocks != 0; --blocks) {
-                const std::size_t before = source.next(Rows{rows.get(), counts.get(), room});
-                engine_->remove(Rows{rows.get(), counts.get(), before});
+                const std::size_t before = source.next(Rows{rows, counts.get(), room});
+                engine_->remove(Rows{rows, counts.get(), before});
             }
             engine_->purge();
             throw std::bad_alloc();

@@ -12,6 +12,8 @@ class Engine {
   public:
     virtual ~Engine() = default;
 
+    // Told how many rows add() will be given next; false for want of memory.
+    virtual bool expect(std::uint64_t) noexcept { return true; }
     // How many rows went in, from the first on: all of them, or fewer for want of memory.
     virtual std::size_t add(const Rows& rows) noexcept = 0;
     // Takes back rows that were added; purge() then drops the states that are gone.

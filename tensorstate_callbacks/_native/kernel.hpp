@@ -46,6 +46,15 @@ using Transpose = void (*)(const std::uint64_t* planes, std::size_t channels, st
 using Cut = void (*)(const std::uint64_t* bits, std::size_t length, std::size_t lines,
                      std::uint64_t* words);
 
+// Packed rows of 1 to 8 bytes in, those of their bits that are in `mask` as one word a row out.
+using Widen = void (*)(const std::uint8_t* rows, std::size_t bytes, std::size_t count,
+                       std::uint64_t mask, std::uint64_t* words);
+
+// States of up to 32 bits in, in whole groups of 64. Out come those that differ from the one before
+// them, and how many; in `repeats` bit i % 64 of word i / 64 says that state i does not.
+using FindRuns = std::size_t (*)(const std::uint64_t* states, std::size_t count,
+                                 std::uint32_t* runs, std::uint64_t* repeats);
+
 inline constexpr std::size_t kMostTogether = 512;  // channels: a vector of words in each row
 inline constexpr std::size_t kMostCut = 57;        // bits that 8 bytes hold wherever they start
 inline constexpr std::size_t kBeyond = 8;          // words: a vector
@@ -53,9 +62,12 @@ inline constexpr std::size_t kBeyond = 8;          // words: a vector
 struct Kernel {
     const char* name;
     bool (*runs_here)();
+    bool avx2;
     Compare compare[4][2];  // [log2 of the element's bytes][folded]
     Transpose transpose;
     Cut cut;
+    Widen widen;
+    FindRuns find_runs;
 };
 
 }  // namespace tensorstate

@@ -180,7 +180,8 @@ TS_AVX2 inline void transpose(const std::uint64_t* planes, std::size_t channels,
     }
 }
 
-inline constexpr Kernel kernel{"avx2", runs_here, TS_COMPARES(compare), transpose, scalar::cut};
+inline constexpr Kernel kernel{"avx2",      runs_here, true,     TS_COMPARES(compare), transpose,
+                               scalar::cut, scalar::widen, scalar::find_runs};
 
 }  // namespace tensorstate::avx2
 #endif

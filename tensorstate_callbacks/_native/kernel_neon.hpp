@@ -100,8 +100,9 @@ void compare(const Lines& lines, Firing firing, const Bits64& bits) {
 }
 
 // Compilers turn the plain transposition into as good NEON code as there is without movemask.
-inline constexpr Kernel kernel{"neon",           runs_here,  TS_COMPARES(compare),
-                               scalar::transpose, scalar::cut};
+inline constexpr Kernel kernel{"neon",           runs_here, false,  TS_COMPARES(compare),
+                               scalar::transpose, scalar::cut, scalar::widen,
+                               scalar::find_runs};
 
 }  // namespace tensorstate::neon
 #endif

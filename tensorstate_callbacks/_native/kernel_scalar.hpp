@@ -110,7 +110,44 @@ inline void cut(const std::uint64_t* bits, std::size_t length, std::size_t lines
     }
 }
 
-inline constexpr Kernel kernel{"scalar", runs_here, TS_COMPARES(compare), transpose, cut};
+inline void widen(const std::uint8_t* rows, std::size_t bytes, std::size_t count,
+                  std::uint64_t mask, std::uint64_t* words) {
+    // One load a word, where rows follow: the mask drops them.
+    const std::size_t behind = 7 / bytes, whole = count - std::min(count, behind);
+    std::size_t i = 0;
+    for (; i < whole; ++i, rows += bytes) {
+        std::memcpy(words + i, rows, 8);
+        words[i] &= mask;
+    }
+    for (; i < count; ++i, rows += bytes) {
+        words[i] = 0;
+        std::memcpy(words + i, rows, bytes);
+        words[i] &= mask;
+    }
+}
+
+// Each state is written as if it began a run; the next one goes over it where it didn't.
+inline std::size_t find_runs(const std::uint64_t* states, std::size_t count,
+                             std::uint32_t* runs, std::uint64_t* repeats) {
+    std::size_t found = 0;
+    std::uint64_t before = ~states[0];
+    for (std::size_t start = 0; start < count; start += 64) {
+        std::uint64_t word = 0;
+        for (std::size_t i = 0; i < 64; ++i) {
+            const std::uint64_t state = states[start + i];
+            const bool alike = state == before;
+            runs[found] = static_cast<std::uint32_t>(state);
+            found += !alike;
+            word |= std::uint64_t{alike} << i;
+            before = state;
+        }
+        repeats[start / 64] = word;
+    }
+    return found;
+}
+
+inline constexpr Kernel kernel{"scalar",  runs_here, false, TS_COMPARES(compare), transpose,
+                               cut,       widen,     find_runs};
 
 }  // namespace scalar
 }  // namespace tensorstate

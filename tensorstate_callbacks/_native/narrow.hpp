@@ -1,4 +1,4 @@
-// The engine of up to 22 neurons: a hash table, or an array of counts once that pays.
+// The engine of up to 22 neurons: a hash table, or an array of counts where that pays.
 #pragma once
 
 #include <utility>
@@ -10,10 +10,13 @@ namespace tensorstate {
 
 class NarrowEngine final : public Engine {
   public:
-    NarrowEngine(std::size_t neurons, bool avx2) : neurons_(neurons), avx2_(avx2), table_(avx2) {}
+    NarrowEngine(std::size_t neurons, const Kernel& kernel)
+        : neurons_(neurons), kernel_(kernel), table_(kernel.avx2) {}
 
+    bool expect(std::uint64_t rows) noexcept override {
+        return direct_.used() || !direct_pays(rows) || move_to_direct();
+    }
     std::size_t add(const Rows& rows) noexcept override {
-        if (!direct_.used() && direct_pays() && !move_to_direct()) return 0;
         if (direct_.used()) return direct_.add(rows);
         const std::size_t added = table_.add(rows);
         rows_ += added;
@@ -36,14 +39,15 @@ class NarrowEngine final : public Engine {
   private:
     static constexpr std::size_t kDirectAtOnce = 16;  // 64 KB, of which few pages are used
 
-    // The array takes a third of the time; by then it is at most four bytes for each row seen.
-    bool direct_pays() const noexcept {
-        return neurons_ <= kDirectAtOnce || rows_ >= DirectCounts::nbytes_for(neurons_) / 4;
+    // The array takes a fraction of the time; it is at most sixteen bytes for each row seen.
+    bool direct_pays(std::uint64_t coming) const noexcept {
+        const std::size_t enough = DirectCounts::nbytes_for(neurons_) / 16;
+        return neurons_ <= kDirectAtOnce || coming >= enough || rows_ + coming >= enough;
     }
 
     bool move_to_direct() noexcept {
         try {
-            DirectCounts direct(neurons_);
+            DirectCounts direct(neurons_, kernel_);
             std::uint64_t words[64], counts[64];
             std::size_t cursor = 0;
             while (const std::size_t size = table_.read(cursor, Rows{words, counts, 64})) {
@@ -53,13 +57,13 @@ class NarrowEngine final : public Engine {
         } catch (const std::bad_alloc&) {
             return false;
         }
-        table_ = Table<1>(avx2_);
+        table_ = Table<1>(kernel_.avx2);
         return true;
     }
 
     std::size_t neurons_;
-    bool avx2_;
-    std::size_t rows_ = 0;  // seen by the table
+    const Kernel& kernel_;
+    std::size_t rows_ = 0;  // the table was given
     Table<1> table_;
     DirectCounts direct_;
 };

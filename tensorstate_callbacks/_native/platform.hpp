@@ -10,10 +10,12 @@
 #define TS_INLINE __forceinline
 #define TS_SWAP_BYTES(word) _byteswap_uint64(word)
 #define TS_PREFETCH(address)
+#define TS_PREFETCH_READ(address)
 #else
 #define TS_INLINE inline __attribute__((always_inline))
 #define TS_SWAP_BYTES(word) __builtin_bswap64(word)
 #define TS_PREFETCH(address) __builtin_prefetch(address, 1)
+#define TS_PREFETCH_READ(address) __builtin_prefetch(address)
 #endif
 
 // The instruction set of one function; MSVC takes every intrinsic anywhere.

@@ -11,24 +11,11 @@
 #include <cstdint>
 #include <utility>
 
+#include "bits.hpp"
 #include "engine.hpp"
 #include "memory.hpp"
 
-#if defined(_MSC_VER)
-#include <intrin.h>
-#endif
-
 namespace tensorstate {
-
-TS_INLINE std::size_t lowest_bit(unsigned bits) noexcept {
-#if defined(_MSC_VER)
-    unsigned long place;
-    _BitScanForward(&place, bits);
-    return place;
-#else
-    return static_cast<std::size_t>(__builtin_ctz(bits));
-#endif
-}
 
 // A Bucket has kSlots places, of which the first `fill` are taken; push(from, slot) takes another
 // bucket's slot over. Hash gives the hash of what lies in a slot: hash(bucket, slot).

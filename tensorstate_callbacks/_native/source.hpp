@@ -29,7 +29,8 @@ class Source {
   public:
     virtual ~Source() = default;
     virtual std::uint64_t states() const = 0;  // all of them; overflow_error beyond 64 bits
-    virtual bool counted() const = 0;          // whether rows come with counts
+    virtual std::uint64_t rows() const = 0;    // how many rows will come, repeats included
+    virtual bool counted() const = 0;          // whether they come with counts
     virtual void rewind() = 0;
     virtual std::size_t next(const Rows& room) = 0;  // fills at most room.size rows; 0: no more
 };
@@ -52,6 +53,7 @@ class Activations final : public Source {
     }
 
     std::uint64_t states() const override { return states_; }
+    std::uint64_t rows() const override { return states_; }
     bool counted() const override { return false; }
 
     void rewind() override {
@@ -120,12 +122,30 @@ class Activations final : public Source {
     std::uint64_t states_, left_;
 };
 
+// Whether packed rows have no bit beyond their neurons.
+inline bool padding_is_clear(const std::uint8_t* rows, std::size_t size, std::size_t neurons) {
+    constexpr std::size_t together = 64, narrow = 8;
+    const std::size_t bytes = (neurons + 7) / 8;
+    if (neurons % 8 == 0) return true;
+    std::uint8_t last = 0;
+    if (bytes <= narrow) {
+        // All bytes of many rows at once: the last byte of each alone would be slower to read.
+        std::uint8_t sums[together * narrow] = {};
+        for (; size >= together; size -= together, rows += together * bytes) {
+            for (std::size_t i = 0; i < together * bytes; ++i) sums[i] |= rows[i];
+        }
+        for (std::size_t i = 1; i <= together; ++i) last |= sums[i * bytes - 1];
+    }
+    for (std::size_t i = 1; i <= size; ++i) last |= rows[i * bytes - 1];
+    return last >> neurons % 8 == 0;
+}
+
 // Rows of bytes that are packed already, with or without counts; all counts are at least 1.
 class PackedRows final : public Source {
   public:
-    PackedRows(const std::uint8_t* rows, const std::uint64_t* counts, std::size_t size,
-               std::size_t neurons)
-        : rows_(rows), counts_(counts), size_(size), bytes_((neurons + 7) / 8),
+    PackedRows(const Kernel& kernel, const std::uint8_t* rows, const std::uint64_t* counts,
+               std::size_t size, std::size_t neurons)
+        : kernel_(kernel), rows_(rows), counts_(counts), size_(size), bytes_((neurons + 7) / 8),
           words_(words_of(neurons)),
           last_mask_(~std::uint64_t{0} >> (64 * words_ - neurons)) {}
 
@@ -136,45 +156,54 @@ class PackedRows final : public Source {
         return states;
     }
 
+    std::uint64_t rows() const override { return size_; }
     bool counted() const override { return counts_ != nullptr; }
     void rewind() override { done_ = 0; }
 
     std::size_t next(const Rows& room) override {
-        const std::size_t count = std::min(room.size, size_ - done_);
+        // Widened rows are to lie in the nearest cache until they are counted.
+        const std::size_t most = words_ == 1 ? std::min(room.size, kMostWidened) : room.size;
+        const std::size_t count = std::min(most, size_ - done_);
+        const std::uint8_t* rows = rows_ + done_ * bytes_;
+        // Padding was checked; a narrow layer's table must not depend on it.
         if (bytes_ == 8 * words_) {
-            std::memcpy(room.words, rows_ + done_ * bytes_, count * bytes_);
+            std::memcpy(room.words, rows, count * bytes_);
+        } else if (words_ == 1) {
+            kernel_.widen(rows, bytes_, count, last_mask_, room.words);
         } else {
-            const std::size_t whole = words_ == 1   ? copy_whole<1>(count, room.words)
-                                      : words_ == 2 ? copy_whole<2>(count, room.words)
-                                                    : 0;
+            const std::size_t whole = words_ == 2 ? copy_pairs(count, room.words) : 0;
             for (std::size_t i = whole; i < count; ++i) {
                 std::uint64_t* row = room.words + i * words_;
                 row[words_ - 1] = 0;
-                std::memcpy(row, rows_ + (done_ + i) * bytes_, bytes_);
-                // Padding was checked in Python; a narrow layer's table must not depend on it.
+                std::memcpy(row, rows + i * bytes_, bytes_);
                 row[words_ - 1] &= last_mask_;
             }
         }
         if (counts_ != nullptr) std::copy_n(counts_ + done_, count, room.counts);
         done_ += count;
+        // The next rows come closer while these are counted.
+        const std::size_t coming = std::min(count, size_ - done_) * bytes_;
+        for (std::size_t i = 0; i < coming; i += 64) TS_PREFETCH_READ(rows + count * bytes_ + i);
         return count;
     }
 
   private:
+    static constexpr std::size_t kMostWidened = 512;
+
     // One load a word, where rows follow: the mask drops the next row. How many it copied.
-    template <std::size_t Words>
-    std::size_t copy_whole(std::size_t count, std::uint64_t* words) const {
-        const std::size_t bytes = bytes_, left = size_ - done_, behind = (8 * Words - 1) / bytes;
+    std::size_t copy_pairs(std::size_t count, std::uint64_t* words) const {
+        const std::size_t bytes = bytes_, left = size_ - done_, behind = 15 / bytes;
         const std::size_t whole = std::min(count, left - std::min(left, behind));
         const std::uint8_t* row = rows_ + done_ * bytes;
         const std::uint64_t mask = last_mask_;
-        for (std::size_t i = 0; i < whole; ++i, row += bytes, words += Words) {
-            std::memcpy(words, row, 8 * Words);
-            words[Words - 1] &= mask;
+        for (std::size_t i = 0; i < whole; ++i, row += bytes, words += 2) {
+            std::memcpy(words, row, 16);
+            words[1] &= mask;
         }
         return whole;
     }
 
+    const Kernel& kernel_;
     const std::uint8_t* rows_;
     const std::uint64_t* counts_;
     std::size_t size_, bytes_, words_;
