@@ -101,7 +101,7 @@ class Segments {
   private:
     static constexpr std::size_t kBuckets = kChunkBytes / sizeof(Bucket);
     static constexpr std::size_t kFewest = 64;
-    static constexpr unsigned kDeepest = 28;
+    static constexpr unsigned kDeepest = 24;  // 64 MB of directory, half a terabyte of table
 
     static constexpr std::uint64_t homes_of(std::size_t buckets) { return buckets - (kReach - 1); }
     TS_INLINE static std::size_t home_of(std::uint64_t hash, std::uint64_t homes) noexcept {
