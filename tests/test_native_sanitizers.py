@@ -9,7 +9,10 @@ import pytest
 SANITIZE = Path(__file__).parent / "native" / "sanitize.py"
 CANNOT_RUN = 3
 # Their data is large: under make test-asan only.
-SLOW = "allocation or other_threads or many_distinct or large_tables"
+SLOW = (
+    "allocation or other_threads or many_distinct or large_tables or million"
+    " or test_counter_rollback or test_counter_sizes"
+)
 
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
