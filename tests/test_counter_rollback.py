@@ -1,0 +1,115 @@
+"""Memory that runs out in the middle of a batch, by injection: nothing changes."""
+
+import numpy as np
+import pytest
+from counter_oracle import native_kernels, new_counter
+
+
+def until_it_succeeds(counter, add, most=None):
+    """Fail one allocation after the other of `add`; how many there were. `most`: only a few."""
+    from tensorstate_callbacks._native._counter import fail_allocation
+
+    def held():
+        return (
+            counter.n_states,
+            counter.n_distinct,
+            counter.states().tolist(),
+            counter.counts().tolist(),
+            counter.fired().tolist(),
+            [part.tolist() for part in counter.spectrum()],
+        )
+
+    before, failures = held(), 0
+    for number in most or range(1, 10**6):
+        fail_allocation(number)
+        try:
+            add()
+            break
+        except MemoryError:
+            failures += 1
+        finally:
+            fail_allocation(0)
+        assert held() == before
+    return failures
+
+
+@native_kernels
+@pytest.mark.parametrize("width", [10, 18, 50, 100, 200])
+@pytest.mark.parametrize("half", [2**7, 2**15])
+def test_counts_around_the_sizes_that_spill_over_come_back_exactly(kernel, width, half):
+    # Small counts hold less than `half`; what they add up to stands elsewhere, and more is added.
+    before = [0, 0, 1, half - 1, half, half + 1, 2 * half - 1, 2 * half, 5 * half + 3, 2**40]
+    rows = np.packbits(np.eye(10, width, dtype=bool), axis=1, bitorder="little")
+    more = np.array([3, 2**20, half, half + 1, 1, 2**33, 2 * half, half - 1, 7, 5], np.uint64)
+    for order in (range(10), range(9, -1, -1)):
+        counter = new_counter(kernel, width)
+        counter.add_counts(rows, np.array(before, np.uint64))
+        added = rows[list(order)], more[list(order)]
+        failures = until_it_succeeds(counter, lambda counter=counter, added=added: (
+            counter.add_counts(*added)
+        ))  # fmt: skip
+        assert failures >= 2
+        expected = {
+            row.tobytes(): count + int(extra)
+            for row, count, extra in zip(rows, before, more, strict=True)
+        }
+        counts = counter.counts().tolist()
+        assert {
+            row.tobytes(): count for row, count in zip(counter.states(), counts, strict=True)
+        } == expected
+
+
+@native_kernels
+@pytest.mark.parametrize("width", [17, 18, 22])
+def test_moving_to_another_engine_with_large_counts_fails_without_a_trace(kernel, width):
+    # A quarter as many rows as there are possible states: the next ones find an array of counts.
+    numbers = np.arange(400, dtype="<u4") * 255
+    rows = numbers.view(np.uint8).reshape(-1, 4)[:, : -(-width // 8)]
+    many = np.resize(rows, (2**width // 4, rows.shape[1]))
+    some = [*range(1, 12), 50, 150, 400, 0]
+    counter = new_counter(kernel, width)
+    counter.update_packed(many[:20_000])
+    failures = until_it_succeeds(counter, lambda: counter.update_packed(many[20_000:]), some)
+    failures += until_it_succeeds(counter, lambda: counter.update_packed(rows), some)
+    assert failures >= 3
+    expected = np.bincount(np.arange(len(many)) % 400) + 1
+    assert counter.n_distinct == 400
+    order = np.lexsort(rows.T[::-1])
+    assert counter.counts().tolist() == expected[order].tolist()
+    counter.update_packed(many)
+    assert counter.counts().tolist() == (2 * expected - 1)[order].tolist()
+
+
+@native_kernels
+@pytest.mark.parametrize("width", [16, 50, 100, 200])
+def test_merging_a_counter_into_itself_fails_without_a_trace_after_many_blocks(kernel, width):
+    numbers = np.arange(10_000, dtype="<u2").view(np.uint8).reshape(-1, 2)
+    rows = np.zeros((10_000, -(-width // 8)), np.uint8)
+    rows[:, :2] = numbers
+    counts = np.random.default_rng(6).integers(2**14, 2**15, 10_000, np.uint64)
+    counter = new_counter(kernel, width)
+    counter.add_counts(rows, counts)
+    until_it_succeeds(counter, lambda: counter.merge(counter), [1, 2, 3, 4, 5000, 9000, 9999, 0])
+    assert counter.n_distinct == 10_000
+    assert counter.spectrum()[0].tolist() == np.unique(2 * counts).tolist()
+    assert counter.n_states == 2 * int(counts.sum())
+
+
+@native_kernels
+@pytest.mark.parametrize("width", [12, 20, 50, 100, 200, 512])
+def test_nbytes_tells_at_least_what_states_and_counts_need(kernel, width):
+    n_states = min(2 ** (width - 1), 30_000)
+    rows = np.zeros((n_states, -(-width // 8)), np.uint8)
+    rows[:, :2] = np.arange(n_states, dtype="<u2").view(np.uint8).reshape(-1, 2)
+    counter = new_counter(kernel, width)
+    counter.update_packed(rows)
+    small = counter.nbytes
+    if width <= 128:
+        need = 2**width if width < 16 else n_states * (8 * -(-width // 64) + 2)
+    else:  # a row, its count and its place
+        need = n_states * (8 * -(-width // 64) + 8 + 8)
+    assert small >= need
+    counter.add_counts(rows, np.full(n_states, 2**32, np.uint64))
+    if width <= 128:  # small counts that spill over
+        assert counter.nbytes >= small + 16 * n_states
+    assert counter.n_states == n_states * (2**32 + 1)
