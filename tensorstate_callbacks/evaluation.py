@@ -1,6 +1,7 @@
 """A recorded pass and its accuracy in; a report out, or a warning that says why there is none."""
 
 from tensorstate_callbacks.accuracy import FoundAccuracy
+from tensorstate_callbacks.notes import low_coverage
 from tensorstate_callbacks.recorder import PassFigures, Recorder
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.settings import Settings
@@ -23,7 +24,8 @@ def conclude(
         recorder: The pass, or what several processes recorded of it, summed up.
         found: Its accuracy, or why there is none.
         settings: What the callback was given.
-        warn: Takes the warnings: a probe that saw nothing, an accuracy that is missing.
+        warn: Takes the warnings: a probe that saw nothing, an accuracy that is missing, a layer of
+            which too little was seen.
         epoch: Epoch the pass belongs to.
         step: Training steps made before it.
         stage: First part of the metric keys.
@@ -57,7 +59,7 @@ def conclude(
             raise ValueError(problem)
         if settings.missing_accuracy == "warn":
             warn("accuracy", problem)
-    return figures.report(
+    report = figures.report(
         accuracy=found.value,
         alpha=settings.alpha,
         beta=settings.beta,
@@ -65,3 +67,7 @@ def conclude(
         step=step,
         stage=stage,
     )
+    limited = low_coverage(report)
+    if limited is not None:
+        warn("coverage", limited)
+    return report

@@ -4,8 +4,6 @@ Lightning's other name is tested with TENSORSTATE_TEST_LIGHTNING=lightning.pytor
 """
 
 import os
-import warnings
-from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -13,8 +11,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
-
-from tensorstate_callbacks import TensorStateWarning
 
 # By name: a process that has imported both has classes that don't mix.
 NAMESPACE = os.environ.get("TENSORSTATE_TEST_LIGHTNING", "pytorch_lightning")
@@ -132,11 +128,6 @@ def fit(model: Classifier, *callbacks: pl.Callback, **options: Any) -> Trainer:
     fitted = trainer(*callbacks, **options)
     fitted.fit(model, loader(TRAIN), loader(VAL))
     return fitted
-
-
-def ours(caught: Iterable[warnings.WarningMessage]) -> list[str]:
-    """The texts of this package's warnings among those caught."""
-    return [str(w.message) for w in caught if issubclass(w.category, TensorStateWarning)]
 
 
 class Curves(pl.Callback):

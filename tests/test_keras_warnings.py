@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 from keras_models import X_VAL, Y_VAL, X, Y, compiled, sequential, since, train
+from own_warnings import of_coverage
+from own_warnings import ours as own
 
 from tensorstate_callbacks import NoLayerMatchedError, ProbeError, TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
@@ -23,9 +25,9 @@ def test_missing_accuracy_logs_efficiency_and_says_which_keys_there_are():
         history = model.fit(
             X, Y, validation_data=(X_VAL, Y_VAL), epochs=3, verbose=0, callbacks=[ours]
         ).history
-    (given,) = [w for w in given if w.category is TensorStateWarning]
-    assert "no accuracy under 'accuracy' or 'acc'" in str(given.message)
-    assert "the logs have 'loss', 'sparse_categorical_crossentropy'" in str(given.message)
+    (text,) = own(given)
+    assert "no accuracy under 'accuracy' or 'acc'" in text
+    assert "the logs have 'loss', 'sparse_categorical_crossentropy'" in text
     assert "val_aiq" not in history
     assert history["val_efficiency"] == [report.efficiency for report in ours.history]
 
@@ -35,7 +37,7 @@ def test_each_fit_has_a_warning_of_its_own():
     for _ in range(2):
         with pytest.warns(TensorStateWarning, match="no accuracy under") as given:
             model.fit(X, Y, validation_data=(X_VAL, Y_VAL), epochs=2, verbose=0, callbacks=[ours])
-        assert [w.category for w in given].count(TensorStateWarning) == 1
+        assert len(own(given)) == 1
 
 
 @pytest.mark.parametrize("name", ["val_hits", "hits"])
@@ -61,7 +63,7 @@ def test_fit_without_validation_data_says_so_once_and_trains_on():
     ours = EfficiencyCallback("Conv2D")
     with pytest.warns(TensorStateWarning, match="fit has no validation data") as given:
         _, history = train([ours], validation_data=None)
-    assert [w.category for w in given].count(TensorStateWarning) == 1
+    assert len(own(given)) == 1
     assert len(history["loss"]) == 4
     assert ours.last is None
 
@@ -112,7 +114,7 @@ def test_a_layer_that_is_not_called_is_warned_about_once():
     flat = X[:, 0, :, 0]
     with pytest.warns(TensorStateWarning, match="no activations came from unused") as given:
         model.fit(flat, Y, validation_data=(flat, Y), epochs=2, verbose=0, callbacks=[callback])
-    assert [w.category for w in given].count(TensorStateWarning) == 1
+    assert len(own(given)) == 1
     assert list(callback.last.layers) == ["used"]
 
 
@@ -129,3 +131,26 @@ def test_other_backends_are_refused_by_name():
         done.stderr
     )
     assert "the backend is 'numpy'. Set KERAS_BACKEND to one of these" in done.stderr
+
+
+def test_low_coverage_is_told_once_a_fit_and_names_its_layers():
+    ours, model = EfficiencyCallback(), compiled(sequential())
+    for _ in range(2):
+        with pytest.warns(TensorStateWarning) as given:
+            model.fit(X, Y, validation_data=(X_VAL, Y_VAL), epochs=3, verbose=0, callbacks=[ours])
+        (text,) = of_coverage(given)
+        coverages = {name: layer.coverage for name, layer in ours.history[-3].layers.items()}
+        assert coverages["conv_1"] > 0.5 > coverages["conv_2"]
+        assert f"below 0.5 in conv_2 ({coverages['conv_2']:.2f})" in text
+        assert "conv_1" not in text
+        assert "More validation data or fewer neurons would be needed." in text
+        assert "report.layers['conv_2'].interval()" in text
+        assert own(given) == []
+
+
+@pytest.mark.filterwarnings("error:Coverage is below")
+def test_coverage_of_one_half_or_more_is_silent():
+    ours = EfficiencyCallback("Conv2D", exclude="conv_2")
+    _, history = train([ours])
+    assert ours.last.layers["conv_1"].coverage > 0.5
+    assert history["val_efficiency"][-1] == ours.last.efficiency

@@ -13,9 +13,9 @@ from lightning_models import (
     Curves,
     fit,
     loader,
-    ours,
     trainer,
 )
+from own_warnings import of_coverage, ours
 from torch import nn
 
 from tensorstate_callbacks import NoLayerMatchedError, ProbeError, TensorStateWarning
@@ -123,3 +123,34 @@ def test_error_in_a_probe_is_raised_as_itself() -> None:
 def test_arguments_out_of_range_are_refused(argument: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(argument))):
         EfficiencyCallback(**argument)
+
+
+def wide_and_narrow() -> Classifier:
+    model = Classifier()
+    model.net[0], model.net[2], model.net[4] = nn.Linear(6, 40), nn.Linear(40, 2), nn.Linear(2, 3)
+    return model
+
+
+def test_low_coverage_is_told_once_a_fit_and_names_its_layers() -> None:
+    callback = EfficiencyCallback()
+    for _ in range(2):
+        with pytest.warns(TensorStateWarning) as caught:
+            fit(wide_and_narrow(), callback)
+        (text,) = of_coverage(caught)
+        coverages = {name: layer.coverage for name, layer in callback.history[-3].layers.items()}
+        assert coverages["net.0"] < 0.5 <= coverages["net.2"]
+        assert f"below 0.5 in net.0 ({coverages['net.0']:.2f})" in text
+        assert "net.2" not in text
+        assert "More validation data or fewer neurons would be needed." in text
+        assert "report.layers['net.0'].interval()" in text
+        assert ours(caught) == []
+
+
+@pytest.mark.filterwarnings("error:Coverage is below")
+def test_coverage_of_one_half_or_more_is_silent() -> None:
+    callback = EfficiencyCallback("net.2")
+    fitted = fit(wide_and_narrow(), callback)
+    assert callback.history[-1].layers["net.2"].coverage >= 0.5
+    assert fitted.callback_metrics["val_efficiency"] == pytest.approx(
+        callback.history[-1].efficiency
+    )
