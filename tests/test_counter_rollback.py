@@ -62,22 +62,24 @@ def test_counts_around_the_sizes_that_spill_over_come_back_exactly(kernel, width
 @native_kernels
 @pytest.mark.parametrize("width", [17, 18, 22])
 def test_moving_to_another_engine_with_large_counts_fails_without_a_trace(kernel, width):
-    # A quarter as many rows as there are possible states: the next ones find an array of counts.
+    # Few rows with large counts, then a quarter as many rows as there are possible states: these
+    # are counted in an array, into which the large counts have to move.
     numbers = np.arange(400, dtype="<u4") * 255
     rows = numbers.view(np.uint8).reshape(-1, 4)[:, : -(-width // 8)]
     many = np.resize(rows, (2**width // 4, rows.shape[1]))
-    some = [*range(1, 12), 50, 150, 400, 0]
+    some = [*range(1, 15), 50, 150, 400, 0]
     counter = new_counter(kernel, width)
-    counter.update_packed(many[:20_000])
-    failures = until_it_succeeds(counter, lambda: counter.update_packed(many[20_000:]), some)
+    counter.add_counts(rows, np.arange(100, 500, dtype=np.uint64))
+    failures = until_it_succeeds(counter, lambda: counter.update_packed(many), some)
     failures += until_it_succeeds(counter, lambda: counter.update_packed(rows), some)
     assert failures >= 3
-    expected = np.bincount(np.arange(len(many)) % 400) + 1
+    expected = np.bincount(np.arange(len(many)) % 400) + 1 + np.arange(100, 500)
     assert counter.n_distinct == 400
     order = np.lexsort(rows.T[::-1])
     assert counter.counts().tolist() == expected[order].tolist()
     counter.update_packed(many)
-    assert counter.counts().tolist() == (2 * expected - 1)[order].tolist()
+    expected += np.bincount(np.arange(len(many)) % 400)
+    assert counter.counts().tolist() == expected[order].tolist()
 
 
 @native_kernels
