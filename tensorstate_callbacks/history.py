@@ -21,3 +21,14 @@ class History(list[EfficiencyReport]):
         """
         pandas = require("pandas", extra="pandas", purpose="A data frame")
         return pandas.DataFrame(self.to_dicts())
+
+    def figure(self) -> Any:
+        """Draw accuracy, efficiency and aIQ over the epochs, and the layers; see `plot_history`.
+
+        Raises:
+            MissingExtraError: Matplotlib is not installed.
+            ValueError: The history is empty.
+        """
+        from tensorstate_callbacks.plots import plot_history
+
+        return plot_history(self)

@@ -1,62 +1,34 @@
 """Reports in, Matplotlib figures out, readable in black and white."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tensorstate_callbacks._optional import require
+import numpy as np
+import numpy.typing as npt
+
+from tensorstate_callbacks.entropy import Spectrum
+from tensorstate_callbacks.history_plot import plot_history
+from tensorstate_callbacks.notes import LOW_COVERAGE
+from tensorstate_callbacks.plot_style import (
+    COLORS,
+    EFFICIENCY,
+    MOST_CURVES,
+    curve,
+    grid_of,
+    legend_below,
+    legend_rows,
+    new_figure,
+    short,
+    small_panel,
+)
 from tensorstate_callbacks.report import EfficiencyReport
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
-_MARKERS = "osD^vPX*"
-_STYLES = ("-", "--", "-.")
+__all__ = ["plot_history", "plot_layers", "plot_states"]
 
-
-def plot_history(history: Sequence[EfficiencyReport]) -> "Figure":
-    """Draw accuracy, network efficiency and aIQ over the epochs, and each layer's efficiency.
-
-    Args:
-        history: One report per evaluation, as in a callback's `history`.
-
-    Returns:
-        A figure of two panels: the network's figures, and the layers' efficiencies with the
-        ceilings that the number of samples sets, dotted. The caller saves or shows it.
-
-    Raises:
-        MissingExtraError: Matplotlib is not installed.
-        ValueError: The history is empty.
-    """
-    if not history:
-        raise ValueError("there is nothing to draw: the history holds no report yet")
-    figure = _figure(10, 4)
-    network, layers = figure.subplots(1, 2)
-    unit, where = _positions(history)
-    curves: dict[str, list[float | None]] = {
-        "accuracy": [report.accuracy for report in history],
-        "efficiency": [report.efficiency for report in history],
-        "aIQ": [report.aiq for report in history],
-    }
-    for number, (label, values) in enumerate(curves.items()):
-        known = {x: y for x, y in zip(where, values, strict=True) if y is not None}
-        if known:
-            _curve(network, list(known), list(known.values()), label=label, number=number)
-    _label(network, "Network", unit, "share (0 to 1)")
-    names = dict.fromkeys(name for report in history for name in report.layers)
-    for number, name in enumerate(names):
-        seen = {
-            x: report.layers[name]
-            for x, report in zip(where, history, strict=True)
-            if name in report.layers
-        }
-        efficiencies = [layer.efficiency for layer in seen.values()]
-        line = _curve(layers, list(seen), efficiencies, label=name, number=number)
-        ceilings = [layer.ceiling for layer in seen.values()]
-        layers.plot(list(seen), ceilings, ":", color=line.get_color())
-    _label(layers, "Layers (dotted: ceiling)", unit, "efficiency (bits per neuron)")
-    return figure
+_RANK = "rank of the state (1: most frequent)"
+_OF_STATES = "share of states (0 to 1)"
 
 
 def plot_layers(report: EfficiencyReport) -> "Figure":
@@ -65,58 +37,100 @@ def plot_layers(report: EfficiencyReport) -> "Figure":
     Args:
         report: One evaluation.
 
+    Returns:
+        A figure with one bar per layer, hatched where the coverage is below 0.5, so that the bar
+        tells more of the number of samples than of the layer.
+
     Raises:
         MissingExtraError: Matplotlib is not installed.
     """
-    figure = _figure(7, 1 + 0.4 * len(report.layers))
+    layers = list(report.layers.values())
+    names = [short(layer.name) for layer in layers]
+    figure = new_figure(6 + 0.07 * max(map(len, names)), 1.3 + 0.3 * len(layers))
     axes = figure.subplots()
-    names = list(report.layers)
-    axes.barh(names, [x.ceiling for x in report.layers.values()], fill=False, label="ceiling")
-    axes.barh(names, [x.efficiency for x in report.layers.values()], height=0.5, label="efficiency")
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("efficiency (bits per neuron)")
-    axes.legend(loc="lower right")
-    return figure
-
-
-def _figure(width: float, height: float) -> "Figure":
-    # A Figure of its own: pyplot's global state and choice of window system stay untouched.
-    module = require("matplotlib.figure", extra="plot", purpose="Drawing figures")
-    figure: Figure = module.Figure(figsize=(width, height), layout="constrained", dpi=150)
-    return figure
-
-
-def _positions(history: Sequence[EfficiencyReport]) -> tuple[str, list[int]]:
-    # Epochs counted from 1, as both frameworks print them. Over several fits, or without epochs,
-    # the evaluations are counted.
-    epochs = [report.epoch + 1 for report in history if report.epoch is not None]
-    if len(epochs) == len(history) and epochs == sorted(set(epochs)):
-        return "epoch", epochs
-    return "evaluation", list(range(1, len(history) + 1))
-
-
-def _curve(
-    axes: "Axes", x: Sequence[float], y: Sequence[float], *, label: str, number: int
-) -> "Line2D":
-    (line,) = axes.plot(
-        x,
-        y,
-        linestyle=_STYLES[number % len(_STYLES)],
-        marker=_MARKERS[number % len(_MARKERS)],
-        markersize=5,
-        markevery=max(1, len(x) // 12),
-        label=label,
+    where = list(range(len(layers)))
+    highest = [max(layer.efficiency, layer.ceiling) for layer in layers]
+    axes.barh(where, [x.ceiling for x in layers], fill=False, label="ceiling")
+    bars = axes.barh(
+        where,
+        [x.efficiency for x in layers],
+        height=0.5,
+        color=COLORS[4],
+        edgecolor="black",
+        label="efficiency",
     )
-    return line
+    for y, (bar, layer) in enumerate(zip(bars, layers, strict=True)):
+        if layer.coverage < LOW_COVERAGE:
+            bar.set_hatch("////")
+        axes.annotate(
+            f"{layer.efficiency:.3f} of {layer.ceiling:.3f}",
+            (highest[y], y),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.set_yticks(where, names)
+    axes.set_ylim(len(layers) - 0.4, -0.6)
+    axes.set_xlim(0, 1.3 * max(highest) or 1.0)
+    axes.set_xlabel(EFFICIENCY)
+    hatched = any(layer.coverage < LOW_COVERAGE for layer in layers)
+    note = f"\nhatched: coverage below {LOW_COVERAGE}" if hatched else ""
+    axes.set_title(f"Efficiency of the layers (frame: ceiling){note}", fontsize=10)
+    return figure
 
 
-def _label(axes: "Axes", title: str, x: str, y: str) -> None:
-    axes.set_title(title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.set_ylim(0, 1.02)
-    axes.locator_params(axis="x", integer=True)
-    axes.grid(alpha=0.3)
-    # Below the axes: inside, it would hide a curve.
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
+def plot_states(report: EfficiencyReport) -> "Figure":
+    """Draw how unevenly each layer uses its states: rank-abundance curves.
+
+    Args:
+        report: One evaluation.
+
+    Returns:
+        A figure: the share of the states that each distinct state makes up, the most frequent one
+        first, on logarithmic axes. A flat curve uses its states evenly; the lowest level that a
+        curve can reach is of states seen once. More than eight layers get a small panel each, all
+        of the same scale.
+
+    Raises:
+        MissingExtraError: Matplotlib is not installed.
+    """
+    layers = list(report.layers.values())
+    if len(layers) <= MOST_CURVES:
+        rows = legend_rows([short(layer.name) for layer in layers], 7)
+        figure = new_figure(7, 4.3 + 0.2 * rows)
+        axes = figure.subplots()
+        for number, layer in enumerate(layers):
+            # Markers by distance on the paper, and not at the same ranks for all curves.
+            every = (0.1 * number / len(layers), 0.1)
+            x, y = _rank_curve(layer.spectrum)
+            curve(axes, x, y, label=short(layer.name), number=number, markevery=every)
+        axes.set(xlabel=_RANK, ylabel=_OF_STATES, title="States of the layers by rank")
+        axes.set(xscale="log", yscale="log")
+        axes.grid(alpha=0.3)
+        legend_below(axes, rows)
+        return figure
+    rows, columns = grid_of(len(layers))
+    figure = new_figure(10, 1 + 1.4 * rows)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for number, (layer, axes) in enumerate(zip(layers, panels.flat, strict=False)):
+        axes.plot(*_rank_curve(layer.spectrum), color=COLORS[0])
+        axes.set(xscale="log", yscale="log")
+        small_panel(axes, layer.name, last_row=number + columns >= len(layers))
+    for axes in panels.flat[len(layers) :]:
+        axes.set_axis_off()
+    figure.suptitle("States of the layers by rank")
+    figure.supxlabel(_RANK, fontsize=10)
+    figure.supylabel(_OF_STATES, fontsize=10)
+    return figure
+
+
+def _rank_curve(spectrum: Spectrum) -> tuple[list[float], list[float]]:
+    # Only the first and the last state of each count: there may be millions of them.
+    counts = np.array(spectrum.values[::-1], dtype=np.float64)
+    multiplicities = np.array(spectrum.multiplicities[::-1], dtype=np.float64)
+    last = np.cumsum(multiplicities)
+    ranks: npt.NDArray[np.float64] = np.column_stack([last - multiplicities + 1, last]).ravel()
+    shares = np.repeat(counts / spectrum.n_states, 2)
+    new = np.append(True, ranks[1:] != ranks[:-1])
+    return ranks[new].tolist(), shares[new].tolist()

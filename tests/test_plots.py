@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from tensorstate_callbacks import EfficiencyReport, LayerReport
+from tensorstate_callbacks import EfficiencyReport, History, LayerReport
 from tensorstate_callbacks.entropy import Spectrum
-from tensorstate_callbacks.plots import plot_history, plot_layers
+from tensorstate_callbacks.plots import plot_history, plot_layers, plot_states
 
 
 def layer(name, counts):
@@ -84,6 +84,90 @@ def test_layers_are_bars_under_their_ceilings():
     ]
 
 
+def test_bars_that_tell_of_the_number_of_samples_are_hatched():
+    report = EfficiencyReport({"thin": layer("thin", [1] * 9), "b": layer("b", [5, 3])})
+    (axes,) = plot_layers(report).axes
+    assert [bar.get_hatch() for bar in axes.containers[1]] == ["////", None]
+    assert "hatched: coverage below 0.5" in axes.get_title()
+
+
+def ranks_drawn(line):
+    """Return the share drawn at each whole rank: a curve joins the two ends of each level."""
+    x, y = np.array(line.get_xdata()), np.array(line.get_ydata())
+    return np.interp(np.arange(1, x[-1] + 1), x, y)
+
+
+def test_states_are_drawn_by_rank_without_one_point_each():
+    counts = {"a": [9, 4, 4, 4, 2, 1, 1, 1], "b": [3, 3], "c": [1] * 1_000_000}
+    report = EfficiencyReport({name: layer(name, found) for name, found in counts.items()})
+    (axes,) = plot_states(report).axes
+    for line, found in zip(axes.get_lines(), counts.values(), strict=True):
+        np.testing.assert_allclose(ranks_drawn(line), np.sort(found)[::-1] / sum(found))
+        assert len(line.get_xdata()) <= 2 * len(set(found))
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert axes.get_ylabel() == "share of states (0 to 1)"
+    assert axes.get_xlabel() == "rank of the state (1: most frequent)"
+    assert len({line.get_marker() for line in axes.get_lines()}) == 3
+
+
+def test_many_layers_get_a_panel_each():
+    names = [f"layer_{number}" for number in range(20)]
+    reports = [
+        EfficiencyReport(
+            {name: layer(name, [5, 3 + epoch, number + 1]) for number, name in enumerate(names)},
+            accuracy=0.5,
+            epoch=epoch,
+        )
+        for epoch in range(2)
+    ]
+    network, *panels = plot_history(reports).axes
+    assert list(curves(network)) == ["accuracy", "efficiency", "aIQ"]
+    shown = [axes for axes in panels if axes.axison]
+    assert [axes.get_title() for axes in shown] == names
+    for axes, name in zip(shown, names, strict=True):
+        assert curves(axes)[name][1] == [report.layers[name].efficiency for report in reports]
+        # Up to its ceiling, which is the highest of its marks.
+        top = max(report.layers[name].ceiling for report in reports)
+        assert axes.get_yticks().tolist() == [0, top]
+        assert axes.get_ylim()[1] > top
+    panels = [axes for axes in plot_states(reports[1]).axes if axes.axison]
+    assert [axes.get_title() for axes in panels] == names
+    assert ranks_drawn(panels[19].get_lines()[0]).tolist() == [20 / 29, 5 / 29, 4 / 29]
+    assert len({axes.get_xlim() for axes in panels}) == 1
+
+
+@pytest.mark.parametrize("count", [3, 8, 20])
+@pytest.mark.parametrize("name", ["conv", "encoder.layer.11.attention.output.dense"])
+def test_nothing_grows_out_of_the_figure(count, name):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    layers = {f"{name}_{i}": layer(f"{name}_{i}", [5, 3, 1, 1]) for i in range(count)}
+    report = EfficiencyReport(layers, accuracy=0.5, epoch=0)
+    for figure in (plot_history([report]), plot_layers(report), plot_states(report)):
+        FigureCanvasAgg(figure).draw()
+        drawn = figure.get_tightbbox(figure.canvas.get_renderer())
+        width, height = figure.get_size_inches()
+        assert drawn.x0 >= 0
+        assert drawn.y0 >= 0
+        assert drawn.x1 <= width
+        assert drawn.y1 <= height
+        for axes in figure.axes:
+            assert axes.bbox.height > 30
+
+
+def test_a_single_evaluation_has_one_tick_and_marks_its_ceilings():
+    network, layers = plot_history(history([4])).axes
+    assert [tick for tick in network.get_xticks() if 4.5 <= tick <= 5.5] == [5]
+    ceilings = [line for line in layers.get_lines() if line.get_linestyle() == ":"]
+    assert [line.get_marker() for line in ceilings] == ["_", "_"]
+
+
 def test_a_report_draws_itself(tmp_path):
     history([0])[0].figure().savefig(tmp_path / "layers.png")
     assert (tmp_path / "layers.png").stat().st_size > 5_000
+
+
+def test_a_history_draws_itself():
+    reports = History(history([0, 1, 2]))
+    network, _ = reports.figure().axes
+    assert curves(network)["aIQ"] == ([1, 2, 3], [report.aiq for report in reports])
