@@ -20,6 +20,7 @@ using namespace tensorstate;
 namespace {
 
 std::mt19937_64 generator;
+constexpr std::uint64_t untouched = 0xA5A5A5A5A5A5A5A5u;
 
 std::size_t below(std::size_t limit) { return generator() % limit; }
 
@@ -140,7 +141,6 @@ std::vector<std::uint64_t> expected_rows(const Case& c) {
 }
 
 bool agrees(const Kernel& kernel, const Case& c, const std::vector<std::uint64_t>& expected) {
-    constexpr std::uint64_t untouched = 0xA5A5A5A5A5A5A5A5u;
     std::vector<std::uint64_t> found(expected.size() + 1, untouched);
     Packer(kernel, std::size_t{1} << c.width, c.folded, c.firing).pack(c.run, found.data());
     const bool overrun = found.back() != untouched;
@@ -155,6 +155,42 @@ bool agrees(const Kernel& kernel, const Case& c, const std::vector<std::uint64_t
                  std::size_t{1} << c.width, c.channels, c.channel_stride, c.positions,
                  c.position_stride, c.folded, static_cast<unsigned long long>(c.firing.first),
                  static_cast<unsigned long long>(c.firing.span));
+    return false;
+}
+
+// Packed rows of 1 to 8 bytes, which end where the memory ends.
+bool widens(const Kernel& kernel, const Guarded& memory, std::size_t bytes, std::size_t count,
+            std::uint64_t mask) {
+    const auto* rows = reinterpret_cast<const std::uint8_t*>(memory.end()) - count * bytes;
+    std::vector<std::uint64_t> expected(count + 1, untouched), found(count + 1, untouched);
+    for (std::size_t i = 0; i < count; ++i) {
+        expected[i] = 0;
+        std::memcpy(&expected[i], rows + i * bytes, bytes);
+        expected[i] &= mask;
+    }
+    kernel.widen(rows, bytes, count, mask, found.data());
+    if (found == expected) return true;
+    std::fprintf(stderr, "%s widens wrongly: %zu rows of %zu bytes, mask %#llx\n", kernel.name,
+                 count, bytes, static_cast<unsigned long long>(mask));
+    return false;
+}
+
+// States of which many are like the one before.
+bool finds_runs(const Kernel& kernel, std::size_t count) {
+    std::vector<std::uint64_t> states(count);
+    for (std::uint64_t& state : states) state = below(2) * (below(2) == 0 ? 1 : 0xFFFFFFFFu);
+    std::vector<std::uint32_t> expected, found(count);
+    std::vector<std::uint64_t> repeats(count / 64), alike(count / 64, untouched);
+    for (std::size_t i = 0; i < count; ++i) {
+        if (i > 0 && states[i] == states[i - 1]) {
+            repeats[i / 64] |= std::uint64_t{1} << i % 64;
+        } else {
+            expected.push_back(static_cast<std::uint32_t>(states[i]));
+        }
+    }
+    found.resize(kernel.find_runs(states.data(), count, found.data(), alike.data()));
+    if (found == expected && alike == repeats) return true;
+    std::fprintf(stderr, "%s finds other runs in %zu states\n", kernel.name, count);
     return false;
 }
 
@@ -177,6 +213,10 @@ int main(int count, char** arguments) {
         for (const Kernel* kernel : kKernels) {
             if (!kernel->runs_here()) continue;
             if (!agrees(*kernel, chosen, expected)) return 1;
+            const std::size_t bytes = 1 + below(8);
+            const std::uint64_t mask = ~std::uint64_t{0} >> (64 - 8 * bytes + below(8));
+            if (!widens(*kernel, memory, bytes, below(100), mask)) return 1;
+            if (!finds_runs(*kernel, 64 * (1 + below(8)))) return 1;
             ++checked[kernel->name];
         }
     }
