@@ -174,6 +174,12 @@ class EfficiencyReport:
         lines.append(", ".join(f"{k} {v:.4f}" for k, v in network.items() if v is not None))
         return "\n".join(lines)
 
+    def notes(self) -> list[str]:
+        """Return what limits these figures, in sentences that name layers; see `notes.notes`."""
+        from tensorstate_callbacks.notes import notes
+
+        return notes(self)
+
     def figure(self) -> Any:
         """Draw each layer's efficiency under its ceiling; see `plots.plot_layers`.
 

@@ -82,6 +82,13 @@ def test_efficiency_is_its_share_of_the_neurons_and_stays_a_share():
     assert efficiency_interval(Spectrum.from_counts([1, 1, 7]), 3, n_samples=2).low == 0
 
 
+def test_layers_estimate_their_entropy_within_what_neurons_can_carry():
+    rare = layer(RARE, 8)
+    assert rare.estimate() == chao_shen(rare.spectrum) > 3.8
+    assert rare.estimate("grassberger") == grassberger(rare.spectrum)
+    assert layer([1] * 8, 3).estimate() == 3
+
+
 @pytest.mark.parametrize(("accuracy", "n"), [(0.9912, 5000), (0.5, 7), (0.0, 20), (1.0, 20)])
 def test_accuracy_has_the_interval_of_scipy(accuracy, n):
     expected = stats.binomtest(round(accuracy * n), n).proportion_ci(0.9, "wilson")

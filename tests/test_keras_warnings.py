@@ -26,6 +26,7 @@ def test_missing_accuracy_logs_efficiency_and_says_which_keys_there_are():
             X, Y, validation_data=(X_VAL, Y_VAL), epochs=3, verbose=0, callbacks=[ours]
         ).history
     (text,) = own(given)
+    assert len(of_coverage(given)) == 1
     assert "no accuracy under 'accuracy' or 'acc'" in text
     assert "the logs have 'loss', 'sparse_categorical_crossentropy'" in text
     assert "val_aiq" not in history

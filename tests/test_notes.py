@@ -23,7 +23,9 @@ def test_nothing_limits_a_layer_seen_well():
 
 
 def test_layers_of_low_coverage_are_named_with_what_to_do():
-    (note,) = notes(report(layer("a", WELL_SEEN), layer("b", RARE), layer("c", [1] * 4)))
+    limited = report(layer("a", WELL_SEEN), layer("b", RARE), layer("c", [1] * 4))
+    (note,) = notes(limited)
+    assert limited.notes() == [note]
     assert note.startswith("Coverage is below 0.5 in b (0.40), c (0.00): ")
     assert "More validation data or fewer neurons would be needed." in note
     assert "report.layers['b'].interval()" in note

@@ -18,6 +18,23 @@ def layer(name="conv", counts=(4, 2, 1, 1), fired=(8, 7, 0, 0), alpha=1):
     )
 
 
+# Counts 4, 2, 1, 1; neurons that fired 8, 7, 8 and 0 times of 8.
+LAYER = {
+    "efficiency": 1.75 / 4,
+    "entropy": 1.75,
+    "coverage": 0.75,
+    "ceiling": 3 / 4,
+    "ceiling_share": 1.75 / 3,
+    "dead": 1 / 4,
+    "always": 2 / 4,
+    "firing_rate": 23 / 32,
+    "max_share": 4 / 8,
+    "states": 8,
+    "distinct": 4,
+    "singletons": 2,
+}
+
+
 def report(**changes):
     figures = {"layers": {"conv": layer(), "fc": layer("fc", (4, 4), (4, 8))}, "accuracy": 0.5}
     return EfficiencyReport(**{**figures, **changes})
@@ -144,6 +161,13 @@ def test_figures_of_layers_that_can_be_asked_for():
     assert asked["val_dead/conv"] == 0.5
     assert asked["val_distinct/fc"] == 2.0
     assert "val_efficiency/conv" not in asked
+
+
+def test_every_figure_of_a_layer_can_be_logged():
+    one = EfficiencyReport({"conv": layer(fired=(8, 7, 8, 0))})
+    asked = one.scalars(layer_metrics=tuple(LAYER), with_stage=False)
+    del asked["efficiency"]
+    assert asked == {f"{figure}/conv": value for figure, value in LAYER.items()}
 
 
 def test_unknown_figure_of_layers_is_named():
