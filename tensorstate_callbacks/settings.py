@@ -71,6 +71,8 @@ class Settings:
             )
         if not isinstance(self.prefix, str):
             raise TypeError(f"prefix takes a string; got {self.prefix!r}")
+        if self.figures and not self.tracking:
+            raise ValueError("figures=True asks for what tracking=False leaves out; change one")
         n = self.every_n_epochs
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"every_n_epochs must be a whole number of at least 1; got {n!r}")

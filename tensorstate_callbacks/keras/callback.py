@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tensorstate_callbacks.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.evaluation import conclude
 from tensorstate_callbacks.history import History
+from tensorstate_callbacks.keras.accuracy_key import accuracy_keys
 from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.fit_frame import find_caller
 from tensorstate_callbacks.keras.layers import channel_axis, default_names, named_layers
@@ -26,14 +27,6 @@ from tensorstate_callbacks.selection import Patterns, select_layers
 from tensorstate_callbacks.settings import Accuracy, Method, Settings
 from tensorstate_callbacks.tracking.tracker import Trackers
 from tensorstate_callbacks.warn_once import WarnOnce
-
-USUAL_ACCURACY_KEYS = (
-    "accuracy",
-    "acc",
-    "sparse_categorical_accuracy",
-    "categorical_accuracy",
-    "binary_accuracy",
-)
 
 
 class EfficiencyCallback(keras.callbacks.Callback):
@@ -257,10 +250,9 @@ class EfficiencyCallback(keras.callbacks.Callback):
 
     def _find_accuracy(self, logs: Mapping[str, Any]) -> FoundAccuracy:
         accuracy = self._settings.accuracy
-        if isinstance(accuracy, str) and accuracy not in logs:
-            # Fit puts `val_` before the names only afterwards.
-            accuracy = accuracy.removeprefix("val_")
-        return find_accuracy(accuracy, logs, USUAL_ACCURACY_KEYS)
+        # Keys are tried in turn; only a callable is asked itself.
+        asked = accuracy if callable(accuracy) else None
+        return find_accuracy(asked, logs, accuracy_keys(accuracy, logs))
 
     def _steps_made(self) -> int | None:
         optimizer = getattr(self.model, "optimizer", None)

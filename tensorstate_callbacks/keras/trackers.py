@@ -6,7 +6,9 @@ from typing import Any
 
 import keras
 
+from tensorstate_callbacks.keras.tensorboard_run import KerasBoardRun
 from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.tracking.tensorboard import TensorBoardTracker, warn_of_no_board
 from tensorstate_callbacks.tracking.tracker import Tracker, Trackers
 
 
@@ -28,4 +30,7 @@ def find_trackers(callback_list: Any, settings: Settings) -> Trackers:
 
 
 def _find(callbacks: list[keras.callbacks.Callback], settings: Settings) -> Iterable[Tracker]:
-    yield from ()
+    boards = [item for item in callbacks if isinstance(item, keras.callbacks.TensorBoard)]
+    if settings.figures and not boards:
+        warn_of_no_board("a keras.callbacks.TensorBoard beside this callback")
+    yield from (TensorBoardTracker(KerasBoardRun(board)) for board in boards)

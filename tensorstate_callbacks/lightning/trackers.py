@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
+from tensorstate_callbacks.lightning.tensorboard_run import LightningBoardRun, is_board
 from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.tracking.tensorboard import TensorBoardTracker, warn_of_no_board
 from tensorstate_callbacks.tracking.tracker import Tracker, Trackers
 
 
@@ -20,4 +22,7 @@ def find_trackers(trainer: Any, settings: Settings) -> Trackers:
 
 
 def _find(trainer: Any, settings: Settings) -> Iterable[Tracker]:
-    yield from ()
+    boards = [logger for logger in trainer.loggers if is_board(logger)]
+    if settings.figures and not boards:
+        warn_of_no_board("a TensorBoardLogger to the Trainer")
+    yield from (TensorBoardTracker(LightningBoardRun(board)) for board in boards)

@@ -1,0 +1,65 @@
+"""Keras's TensorBoard callback in; the run of its validation passes, for others to write into, out.
+
+What is written goes through the callback's own writer. A file beside it would be later in order,
+and TensorBoard, where it reads one file of a run after the other, would no longer see what Keras
+adds to the first.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from tensorstate_callbacks.keras.accuracy_key import accuracy_keys
+from tensorstate_callbacks.metric_keys import safe_key
+from tensorstate_callbacks.report import EfficiencyReport
+from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.tracking.chart_layout import exactly
+
+
+class KerasBoardRun:
+    """The run `validation` of a TensorBoard callback; see `tracking.tensorboard.BoardRun`.
+
+    Args:
+        board: The callback.
+    """
+
+    def __init__(self, board: keras.callbacks.TensorBoard) -> None:
+        self._board = board
+
+    @property
+    def folder(self) -> str:
+        """Folder of the run's event files, or its URL."""
+        return os.path.join(str(self._board.log_dir), "validation")
+
+    def tag(self, key: str) -> str:
+        """Return the tag that Keras writes a metric under, whose key has no `val_` before it."""
+        return f"epoch_{safe_key(key)}"
+
+    def accuracy(self, settings: Settings, logs: Mapping[str, Any]) -> str | None:
+        """Return the accuracy's tag as a regular expression; None where none is logged."""
+        if callable(settings.accuracy):
+            return None
+        validation = {key.removeprefix("val_") for key in logs if key.startswith("val_")}
+        keys = accuracy_keys(settings.accuracy, validation)
+        return next((exactly(f"epoch_{key}") for key in keys if key in validation), None)
+
+    def step(self, epoch: int, report: EfficiencyReport) -> int:
+        """Return the step at which Keras writes the scalars of a report."""
+        return epoch
+
+    def write(self, summary: Any, step: int) -> None:
+        """Write into the file that Keras writes into."""
+        # As bytes: TensorBoard's messages are no messages to TensorFlow, which has a copy of them.
+        # Keras's update_freq must not drop it: it is no batch's summary.
+        api = self._board.summary
+        with self._board._val_writer.as_default(), api.record_if(True):
+            api.experimental.write_raw_pb(summary.SerializeToString(), step=step)
+
+    def flush(self) -> None:
+        """See to it that everything written is in the file."""
+        # TensorFlow's error for a writer that is closed: the callback has ended before this one.
+        with contextlib.suppress(RuntimeError):
+            self._board._val_writer.flush()

@@ -1,0 +1,66 @@
+"""A TensorBoardLogger in; its run, for others to write into, out."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tensorstate_callbacks.lightning.fresh_metrics import accuracy_keys
+from tensorstate_callbacks.metric_keys import safe_key
+from tensorstate_callbacks.report import EfficiencyReport
+from tensorstate_callbacks.settings import Settings
+
+_FABRICS = ("lightning_fabric.loggers.tensorboard", "lightning.fabric.loggers.tensorboard")
+# Lightning's own ends of tags: of what is logged by step too, and of several dataloaders.
+_ENDS = r"(_epoch)?(/dataloader_idx_\d+)?$"
+
+
+def is_board(logger: Any) -> bool:
+    """Tell whether it is a TensorBoardLogger, under either of Lightning's names."""
+    return any(
+        base.__name__ == "TensorBoardLogger" and base.__module__ in _FABRICS
+        for base in type(logger).__mro__
+    )
+
+
+class LightningBoardRun:
+    """The run of a TensorBoardLogger; see `tracking.tensorboard.BoardRun`.
+
+    Args:
+        logger: The logger.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        # A logger's own prefix, which it puts before all keys.
+        prefix = logger._prefix
+        self._lead = f"{prefix}{logger.LOGGER_JOIN_CHAR}" if prefix else ""
+
+    @property
+    def folder(self) -> str:
+        """Folder of the run's event files, or its URL."""
+        return str(self._logger.log_dir)
+
+    def tag(self, key: str) -> str:
+        """Return the tag that Lightning writes a metric under, whose key has no stage before it."""
+        return self._lead + safe_key(f"val_{key}")
+
+    def accuracy(self, settings: Settings, logs: Mapping[str, Any]) -> str | None:
+        """Return the accuracy's tag as a regular expression; None where none is logged."""
+        if callable(settings.accuracy):
+            return None
+        plain = {re.sub(_ENDS, "", key) for key in logs}
+        keys = accuracy_keys(settings.accuracy, "val")
+        key = next((key for key in keys if key in logs or key in plain), None)
+        return None if key is None else re.escape(self._lead + re.sub(_ENDS, "", key)) + _ENDS
+
+    def step(self, epoch: int, report: EfficiencyReport) -> int:
+        """Return the step at which Lightning writes the scalars of a report."""
+        return epoch if report.step is None else report.step
+
+    def write(self, summary: Any, step: int) -> None:
+        """Write into the file that Lightning writes into."""
+        self._logger.experiment._get_file_writer().add_summary(summary, step)
+
+    def flush(self) -> None:
+        """See to it that everything written is in the file."""
+        self._logger.experiment.flush()
