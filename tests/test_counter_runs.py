@@ -72,7 +72,8 @@ def test_small_counts_that_run_over_without_memory_are_taken_back(kernel):
     before = packed(numbers, 20)
     ones = packed(numbers, 20)
     repeats = packed(np.repeat(np.arange(600), 130), 20)
-    for batch in (ones, repeats):
+    several = packed(np.tile(np.repeat(np.arange(600), 10), 13), 20)  # several in each 64
+    for batch in (ones, repeats, several):
         counter = new_counter(kernel, 20)
         counter.update_packed(before)
         assert counter.nbytes == 1 << 20

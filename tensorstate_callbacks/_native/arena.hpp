@@ -24,7 +24,7 @@ class Arena {
         while ((std::size_t{1} << in_chunk_bits_) < per_chunk_) ++in_chunk_bits_;
     }
 
-    std::size_t size() const noexcept { return size_; }
+    std::size_t size() const noexcept { return full_ * per_chunk_ + in_last_; }
     std::size_t nbytes() const noexcept { return chunks_.size() * chunk_bytes_; }
 
     // Entries are numbered as they come; a place is a number that finds its entry without dividing.
@@ -34,29 +34,51 @@ class Arena {
     }
     TS_INLINE std::uint64_t* entry(std::uint32_t place) const noexcept {
         const std::size_t in_chunk = place & ((std::uint32_t{1} << in_chunk_bits_) - 1);
-        return static_cast<std::uint64_t*>(chunks_[place >> in_chunk_bits_].get()) +
-               in_chunk * entry_words_;
+        return at(place >> in_chunk_bits_, in_chunk);
     }
 
-    // bad_alloc changes nothing.
-    std::uint32_t add(const std::uint64_t* row, std::uint64_t count) {
-        const std::size_t chunk = size_ / per_chunk_;
-        if (chunk >> (32 - in_chunk_bits_) != 0) throw std::bad_alloc();
-        if (chunk == chunks_.size()) chunks_.push_back(take_memory(chunk_bytes_));
-        const std::uint32_t at = place(size_);
-        std::uint64_t* const target = entry(at);
+    // False, and nothing changed, for want of memory. `width` is the number of a row's words.
+    template <class Width>
+    TS_INLINE bool add(const std::uint64_t* row, std::uint64_t count, Width width,
+                       std::uint32_t& place) noexcept {
+        if (in_last_ == per_chunk_) {
+            ++full_;
+            in_last_ = 0;
+        }
+        if (full_ == chunks_.size() && !take_chunk()) return false;
+        std::uint64_t* const target = at(full_, in_last_);
         target[0] = count;
-        std::copy_n(row, entry_words_ - 1, target + 1);
-        ++size_;
-        return at;
+        for (std::size_t i = 0; i < width; ++i) target[i + 1] = row[i];
+        place = static_cast<std::uint32_t>(full_ << in_chunk_bits_ | in_last_++);
+        return true;
     }
 
-    void drop_last() noexcept { --size_; }
+    void drop_last() noexcept {
+        if (in_last_ == 0) {
+            --full_;
+            in_last_ = per_chunk_;
+        }
+        --in_last_;
+    }
 
   private:
+    std::uint64_t* at(std::size_t chunk, std::size_t in_chunk) const noexcept {
+        return static_cast<std::uint64_t*>(chunks_[chunk].get()) + in_chunk * entry_words_;
+    }
+
+    TS_NOINLINE bool take_chunk() noexcept {
+        if (full_ >> (32 - in_chunk_bits_) != 0) return false;
+        try {
+            chunks_.push_back(take_memory(chunk_bytes_));
+        } catch (const std::bad_alloc&) {
+            return false;
+        }
+        return true;
+    }
+
     std::size_t entry_words_, per_chunk_, chunk_bytes_;
     unsigned in_chunk_bits_ = 0;
-    std::size_t size_ = 0;
+    std::size_t full_ = 0, in_last_ = 0;  // chunks before the last, and entries in that
     Vector<Memory> chunks_;
 };
 

@@ -161,8 +161,8 @@ class PackedRows final : public Source {
     void rewind() override { done_ = 0; }
 
     std::size_t next(const Rows& room) override {
-        // Widened rows are to lie in the nearest cache until they are counted.
-        const std::size_t most = words_ == 1 ? std::min(room.size, kMostWidened) : room.size;
+        // They are to lie in the nearest cache until they are counted.
+        const std::size_t most = std::min(room.size, std::max<std::size_t>(1, kMostWords / words_));
         const std::size_t count = std::min(most, size_ - done_);
         const std::uint8_t* rows = rows_ + done_ * bytes_;
         // Padding was checked; a narrow layer's table must not depend on it.
@@ -188,7 +188,7 @@ class PackedRows final : public Source {
     }
 
   private:
-    static constexpr std::size_t kMostWidened = 512;
+    static constexpr std::size_t kMostWords = 1024;
 
     // One load a word, where rows follow: the mask drops the next row. How many it copied.
     std::size_t copy_pairs(std::size_t count, std::uint64_t* words) const {

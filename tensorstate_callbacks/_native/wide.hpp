@@ -12,21 +12,22 @@
 
 namespace tensorstate {
 
-// Half of a slot is half of a row's hash, the other half the row's place in the arena.
+// A slot is half of a row's hash and the row's place in the arena, in two places of the line: all
+// hashes are compared at once.
 struct IndexBucket {
     static constexpr std::size_t kSlots = 7;
 
-    std::uint64_t slots[kSlots];
-    std::uint64_t fill;
+    std::uint32_t hashes[kSlots];
+    std::uint32_t fill;
+    std::uint32_t places[kSlots];
+    std::uint32_t unused;
 
-    static std::uint64_t slot(std::uint32_t hash, std::uint32_t place) noexcept {
-        return std::uint64_t{hash} << 32 | place;
-    }
-    static std::uint32_t place(std::uint64_t slot) noexcept {
-        return static_cast<std::uint32_t>(slot);
+    void push(std::uint32_t hash, std::uint32_t place) noexcept {
+        hashes[fill] = hash;
+        places[fill++] = place;
     }
     void push(const IndexBucket& from, std::size_t slot) noexcept {
-        slots[fill++] = from.slots[slot];
+        push(from.hashes[slot], from.places[slot]);
     }
 };
 static_assert(sizeof(IndexBucket) == 64);
@@ -38,7 +39,7 @@ class WideEngine final : public Engine {
     }
     struct HashSlot {
         std::uint64_t operator()(const IndexBucket& bucket, std::size_t slot) const noexcept {
-            return spread_out(static_cast<std::uint32_t>(bucket.slots[slot] >> 32));
+            return spread_out(bucket.hashes[slot]);
         }
     };
     using Tree = Segments<IndexBucket, HashSlot>;
@@ -48,62 +49,28 @@ class WideEngine final : public Engine {
 
     std::size_t add(const Rows& rows) noexcept override {
         if (tree_.n_segments() == 0 && !tree_.grow(0)) return 0;
-        auto view = tree_.view();
-        std::uint32_t hashes[kAhead];
-        for (std::size_t start = 0; start < rows.size; start += kAhead) {
-            const std::size_t size = std::min(kAhead, rows.size - start);
-            for (std::size_t i = 0; i < size; ++i) {
-                hashes[i] = hash(rows.words + (start + i) * words_);
-                TS_PREFETCH(home(view, hashes[i]));
-            }
-            for (std::size_t i = 0; i < size; ++i) {
-                const IndexBucket& bucket = *home(view, hashes[i]);
-                const unsigned alike = candidates(bucket, hashes[i]);
-                if (alike == 0) continue;
-                const auto* entry =
-                    reinterpret_cast<const char*>(arena_.entry(first_place(bucket, alike)));
-                TS_PREFETCH(entry);
-                TS_PREFETCH(entry + 64);
-            }
-            for (std::size_t i = 0; i < size;) {
-                const std::uint64_t* row = rows.words + (start + i) * words_;
-                const std::uint64_t count = rows.counts == nullptr ? 1 : rows.counts[start + i];
-                const Found found = find(view, hashes[i], row);
-                if (found.entry != nullptr) {
-                    *found.entry += count;
-                    ++i;
-                } else if (found.room == nullptr ||
-                           view.segments[found.segment].size >= view.most) {
-                    if (!tree_.grow(spread_out(hashes[i]))) return start + i;
-                    view = tree_.view();
-                } else {
-                    try {
-                        const std::uint32_t place = arena_.add(row, count);
-                        found.room->slots[found.room->fill++] =
-                            IndexBucket::slot(hashes[i], place);
-                    } catch (const std::bad_alloc&) {
-                        return start + i;
-                    }
-                    ++view.segments[found.segment].size;
-                    ++i;
-                }
-            }
+        switch (words_) {
+            case 4: return add_rows(rows, Fixed<4>());
+            case 8: return add_rows(rows, Fixed<8>());
+            case 16: return add_rows(rows, Fixed<16>());
+            default: return add_rows(rows, words_);
         }
-        return rows.size;
     }
 
     void remove(const Rows& rows) noexcept override {
         const auto view = tree_.view();
         for (std::size_t i = 0; i < rows.size; ++i) {
             const std::uint64_t* row = rows.words + i * words_;
-            *find(view, hash(row), row).entry -= rows.counts == nullptr ? 1 : rows.counts[i];
+            const std::uint32_t hashed = hash(row, words_);
+            const Found found = find(home(view, hashed), hashed, row, words_);
+            *found.entry -= rows.counts == nullptr ? 1 : rows.counts[i];
         }
     }
 
     // States that are gone were the last to come.
     void purge() noexcept override {
         tree_.purge([&](const IndexBucket& bucket, std::size_t slot) {
-            return *arena_.entry(IndexBucket::place(bucket.slots[slot])) == 0;
+            return *arena_.entry(bucket.places[slot]) == 0;
         });
         while (arena_.size() != 0 && *arena_.entry(arena_.place(arena_.size() - 1)) == 0) {
             arena_.drop_last();
@@ -126,22 +93,115 @@ class WideEngine final : public Engine {
     std::size_t nbytes() const noexcept override { return tree_.nbytes() + arena_.nbytes(); }
 
   private:
-    static constexpr std::size_t kAhead = 32;
+    static constexpr std::size_t kGroup = 16;
+
+    // A number of words that compilers know, so that loops over it vanish.
+    template <std::size_t Words>
+    struct Fixed {
+        constexpr operator std::size_t() const noexcept { return Words; }
+    };
 
     struct Found {
         std::uint64_t* entry;  // of the row; else null, and
         IndexBucket* room;     // where it belongs, null where no bucket in reach has a place
-        std::uint32_t segment;
     };
 
-    std::uint32_t hash(const std::uint64_t* row) const noexcept {
+    // Where the rows of a group belong.
+    struct Places {
+        std::uint32_t hashes[kGroup];
+        IndexBucket* homes[kGroup];
+        Tree::Segment* segments[kGroup];
+
+        TS_INLINE void look_up(const Tree::View& view, std::size_t i) noexcept {
+            const std::uint64_t spread = spread_out(hashes[i]);
+            const std::uint32_t segment = view.segment(spread);
+            segments[i] = view.segments + segment;
+            homes[i] = view.home(segment, spread);
+        }
+    };
+
+    // Memory answers for a group of rows at once: with the buckets where they belong, and with the
+    // entries that may be theirs where the group before found some. More than a group at a time
+    // would only wait in line.
+    template <class Width>
+    std::size_t add_rows(const Rows& rows, Width width) noexcept {
+        Places places;
+        bool some_known = true;
+        auto view = tree_.view();
+        for (std::size_t start = 0; start < rows.size; start += kGroup) {
+            const std::size_t size = std::min(kGroup, rows.size - start);
+            const std::uint64_t* const words = rows.words + start * width;
+            for (std::size_t i = 0; i < size; ++i) {
+                places.hashes[i] = hash(words + i * width, width);
+                places.look_up(view, i);
+                TS_PREFETCH(places.homes[i]);
+            }
+            if (some_known) ask_for_entries(places, size);
+            some_known = false;
+            for (std::size_t i = 0; i < size;) {
+                const std::uint64_t count = rows.counts == nullptr ? 1 : rows.counts[start + i];
+                const Taken taken = take(places, i, view.most, words + i * width, width, count);
+                if (taken == Taken::kFull) {
+                    if (!make_room(places, i, size)) return start + i;
+                    view = tree_.view();
+                    continue;
+                }
+                if (taken == Taken::kNoMemory) return start + i;
+                some_known |= taken == Taken::kKnown;
+                ++i;
+            }
+        }
+        return rows.size;
+    }
+
+    TS_INLINE void ask_for_entries(const Places& places, std::size_t size) const noexcept {
+        for (std::size_t i = 0; i < size; ++i) {
+            const IndexBucket& bucket = *places.homes[i];
+            const unsigned alike = candidates(bucket, places.hashes[i]);
+            if (alike == 0) continue;
+            const auto* entry =
+                reinterpret_cast<const char*>(arena_.entry(bucket.places[lowest_bit(alike)]));
+            TS_PREFETCH(entry);
+            TS_PREFETCH(entry + 64);
+        }
+    }
+
+    // Growing moves buckets: the places of the rows from `i` on are looked up again.
+    TS_NOINLINE bool make_room(Places& places, std::size_t i, std::size_t size) noexcept {
+        if (!tree_.grow(spread_out(places.hashes[i]))) return false;
+        const auto view = tree_.view();
+        for (; i < size; ++i) places.look_up(view, i);
+        return true;
+    }
+
+    enum class Taken { kKnown, kNew, kFull, kNoMemory };
+
+    template <class Width>
+    TS_INLINE Taken take(const Places& places, std::size_t i, std::uint32_t most,
+                         const std::uint64_t* row, Width width, std::uint64_t count) noexcept {
+        const std::uint32_t hash = places.hashes[i];
+        const Found found = find(places.homes[i], hash, row, width);
+        if (found.entry != nullptr) {
+            *found.entry += count;
+            return Taken::kKnown;
+        }
+        if (found.room == nullptr || places.segments[i]->size >= most) return Taken::kFull;
+        std::uint32_t place = 0;
+        if (!arena_.add(row, count, width, place)) return Taken::kNoMemory;
+        found.room->push(hash, place);
+        ++places.segments[i]->size;
+        return Taken::kNew;
+    }
+
+    template <class Width>
+    TS_INLINE static std::uint32_t hash(const std::uint64_t* row, Width width) noexcept {
         std::uint64_t sum = 0x243F6A8885A308D3u;
         std::size_t i = 0;
-        for (; i + 2 <= words_; i += 2) {
+        for (; i + 2 <= width; i += 2) {
             sum = (sum << 29 | sum >> 35) + folded_product(row[i] ^ 0x9E3779B97F4A7C15u,
                                                            row[i + 1] ^ 0xC2B2AE3D27D4EB4Fu);
         }
-        if (i < words_) sum ^= row[i] * 0x9E3779B97F4A7C15u;
+        if (i < width) sum ^= row[i] * 0x9E3779B97F4A7C15u;
         return static_cast<std::uint32_t>(mixed(sum) >> 32);
     }
 
@@ -160,46 +220,54 @@ class WideEngine final : public Engine {
         return view.home(view.segment(spread), spread);
     }
 
-    // Bit 2 i + 1: slot i holds half a hash that is alike.
-    static unsigned candidates(const IndexBucket& bucket, std::uint32_t hash) noexcept {
+    // Bit i: slot i holds half a hash that is alike.
+    TS_INLINE static unsigned candidates(const IndexBucket& bucket, std::uint32_t hash) noexcept {
         unsigned alike = 0;
 #if TS_X86
         const __m128i wanted = _mm_set1_epi32(static_cast<int>(hash));
-        for (unsigned i = 0; i < 8; i += 2) {  // the eighth is `fill`
-            const auto* pair = reinterpret_cast<const __m128i*>(bucket.slots + i);
-            const __m128i same = _mm_cmpeq_epi32(_mm_loadu_si128(pair), wanted);
-            alike |= static_cast<unsigned>(_mm_movemask_ps(_mm_castsi128_ps(same))) << 2 * i;
-        }
+        const auto* four = reinterpret_cast<const __m128i*>(bucket.hashes);  // the eighth is `fill`
+        const __m128i low = _mm_cmpeq_epi32(_mm_load_si128(four), wanted);
+        const __m128i high = _mm_cmpeq_epi32(_mm_load_si128(four + 1), wanted);
+        const __m128i eight = _mm_packs_epi32(low, high);
+        alike = static_cast<unsigned>(_mm_movemask_epi8(_mm_packs_epi16(eight, eight)));
 #else
         for (unsigned i = 0; i < IndexBucket::kSlots; ++i) {
-            alike |= static_cast<unsigned>(bucket.slots[i] >> 32 == hash) << (2 * i + 1);
+            alike |= static_cast<unsigned>(bucket.hashes[i] == hash) << i;
         }
 #endif
-        return alike & ((1u << 2 * bucket.fill) - 1) & 0xAAAAu;
-    }
-    static std::uint32_t first_place(const IndexBucket& bucket, unsigned alike) noexcept {
-        return IndexBucket::place(bucket.slots[lowest_bit(alike) / 2]);
+        return alike & ((1u << bucket.fill) - 1);
     }
 
-    bool same(const std::uint64_t* a, const std::uint64_t* b) const noexcept {
+    template <class Width>
+    TS_INLINE static bool same(const std::uint64_t* a, const std::uint64_t* b,
+                               Width width) noexcept {
         std::uint64_t different = 0;
-        for (std::size_t i = 0; i < words_; ++i) different |= a[i] ^ b[i];
+        std::size_t i = 0;
+#if TS_X86
+        __m128i differ = _mm_setzero_si128();
+        for (; i + 2 <= width; i += 2) {
+            const __m128i two = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a + i));
+            const __m128i other = _mm_loadu_si128(reinterpret_cast<const __m128i*>(b + i));
+            differ = _mm_or_si128(differ, _mm_xor_si128(two, other));
+        }
+        differ = _mm_cmpeq_epi8(differ, _mm_setzero_si128());
+        different = static_cast<std::uint64_t>(_mm_movemask_epi8(differ) ^ 0xFFFF);
+#endif
+        for (; i < width; ++i) different |= a[i] ^ b[i];
         return different == 0;
     }
 
-    TS_INLINE Found find(const Tree::View& view, std::uint32_t hash,
-                         const std::uint64_t* row) const noexcept {
-        const std::uint64_t spread = spread_out(hash);
-        const std::uint32_t segment = view.segment(spread);
-        IndexBucket* bucket = view.home(segment, spread);
-        for (std::size_t step = 0; step < Tree::kReach; ++step, ++bucket) {
+    template <class Width>
+    TS_INLINE Found find(IndexBucket* bucket, std::uint32_t hash, const std::uint64_t* row,
+                         Width width) const noexcept {
+        for (const IndexBucket* const end = bucket + Tree::kReach; bucket != end; ++bucket) {
             for (unsigned alike = candidates(*bucket, hash); alike != 0; alike &= alike - 1) {
-                std::uint64_t* const entry = arena_.entry(first_place(*bucket, alike));
-                if (same(row, entry + 1)) return Found{entry, nullptr, segment};
+                std::uint64_t* const entry = arena_.entry(bucket->places[lowest_bit(alike)]);
+                if (same(row, entry + 1, width)) return Found{entry, nullptr};
             }
-            if (bucket->fill < IndexBucket::kSlots) return Found{nullptr, bucket, segment};
+            if (bucket->fill < IndexBucket::kSlots) return Found{nullptr, bucket};
         }
-        return Found{nullptr, nullptr, segment};
+        return Found{nullptr, nullptr};
     }
 
     std::size_t words_;
