@@ -3,8 +3,8 @@
     python tests/native/sanitize.py address|undefined|thread|address,undefined [options of pytest]
 
 For Linux with gcc or clang, whichever `CXX` names. The build has a folder of its own,
-`build/sanitize-<name>`, in which the reports stand too. Ends with 0 if all is clean, and with 3,
-saying why, where the sanitizer cannot run.
+`build/sanitize-<compiler>-<name>`, in which the reports stand too. Ends with 0 if all is clean, and
+with 3, saying why, where the sanitizer cannot run.
 """
 
 import os
@@ -73,9 +73,8 @@ def find_compiler(sanitizers: str) -> tuple[list[str], list[str]]:
     return compiler, flags
 
 
-def build(sanitizers: str, folder: Path) -> tuple[Path, list[str]]:
+def build(sanitizers: str, compiler: list[str], flags: list[str], folder: Path) -> tuple[Path, str]:
     """The folder of the built package, and the libraries to load before Python starts."""
-    compiler, flags = find_compiler(sanitizers)
     library = folder / "lib"
     subprocess.run(
         [sys.executable, "setup.py", "--quiet", "build", "--build-base", folder,
@@ -94,26 +93,32 @@ def build(sanitizers: str, folder: Path) -> tuple[Path, list[str]]:
             linked[name] = output_of(*compiler, f"-print-file-name={name}").strip()
     # The C++ library too: the runtime looks for the functions that it wraps as it starts.
     needed = [*runtimes, *(name for name in linked if name.startswith("libstdc++"))]
-    return library, [linked[name] for name in needed]
+    return library, " ".join(linked[name] for name in needed)
 
 
 class Sanitized:
     """Runs Python with the sanitized counter; reports go to files where they can."""
 
     def __init__(self, sanitizers: str) -> None:
-        folder = PROJECT / "build" / f"sanitize-{sanitizers.replace(',', '-')}"
+        compiler, flags = find_compiler(sanitizers)
+        name = "-".join(["sanitize", Path(compiler[0]).name, *sanitizers.split(",")])
+        folder = PROJECT / "build" / name
         self.reports = folder / "reports"
         self.reports.mkdir(parents=True, exist_ok=True)
-        self.library, self.preloaded = build(sanitizers, folder)
-        # ThreadSanitizer finds no room in the address space that some kernels make at random.
+        self.library, preloaded = build(sanitizers, compiler, flags, folder)
+        # ThreadSanitizer finds no room in the address space that some kernels make at random, and
+        # clang's is not to be loaded into setarch.
         self.python = ["setarch", "--addr-no-randomize"] if sanitizers == "thread" else []
-        self.python.append(sys.executable)
+        self.python += ["env", f"LD_PRELOAD={preloaded}", sys.executable]
+        alive = subprocess.run([*self.python, "-c", ""], capture_output=True, check=False)
+        if alive.returncode < 0:  # clang 14's for threads, on Debian 12
+            raise cannot_run(f"Python dies of {compiler[0]}'s runtime for -fsanitize={sanitizers}")
 
     def run(self, *arguments: str | Path, **options: str) -> tuple[int, str]:
         """The exit code, and what was reported to stderr and to files."""
         for report in self.reports.iterdir():
             report.unlink()
-        environment = {**os.environ, **ENVIRONMENT, "LD_PRELOAD": " ".join(self.preloaded)}
+        environment = {**os.environ, **ENVIRONMENT}
         environment["PYTHONPATH"] = str(self.library)
         for name in environment:
             if name.endswith("SAN_OPTIONS"):
@@ -138,7 +143,9 @@ def main(sanitizers: str, *arguments: str) -> int:
         options = "ignore_noninstrumented_modules=0:halt_on_error=1"
         _, report = sanitized.run(HERE / "canary.py", sanitizer, TSAN_OPTIONS=options)
         if MISDEEDS[sanitizer] not in report:
-            raise SystemExit(f"-fsanitize={sanitizer} is deaf: {MISDEEDS[sanitizer]} unreported")
+            raise SystemExit(
+                f"-fsanitize={sanitizer} is deaf: {MISDEEDS[sanitizer]} unreported in {report!r}"
+            )
     tests = THREAD_TESTS if sanitizers == "thread" else TESTS
     code, report = sanitized.run(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=sys", "-k", "not numpy",
