@@ -77,7 +77,7 @@ def plot_history(history: Sequence[Evaluation]) -> "Figure":
     """
     if not history:
         raise ValueError("there is nothing to draw: the history holds no report yet")
-    unit, where = _positions(history)
+    unit, where = positions(history)
     names = list(dict.fromkeys(name for report in history for name in report.layers))
     if not names:
         figure = new_figure(7, 4)
@@ -113,9 +113,12 @@ def plot_history(history: Sequence[Evaluation]) -> "Figure":
     return figure
 
 
-def _positions(history: Sequence[Evaluation]) -> tuple[str, list[int]]:
-    # Epochs counted from 1, as both frameworks print them. Over several fits, or without epochs,
-    # the evaluations are counted.
+def positions(history: Sequence[Evaluation]) -> tuple[str, list[int]]:
+    """Return the unit of the axis of evaluations, and where each of them is on it.
+
+    That is the epochs, counted from 1 as both frameworks print them. Over several fits, or without
+    epochs, the evaluations are counted.
+    """
     epochs = [report.epoch + 1 for report in history if report.epoch is not None]
     if len(epochs) == len(history) and epochs == sorted(set(epochs)):
         return "epoch", epochs

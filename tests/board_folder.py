@@ -98,6 +98,13 @@ def pictures(folder, tag):
     return shown
 
 
+def drawn(figure):
+    """Return the pixels of a figure in the size that TensorBoard gets."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=100)
+    return matplotlib.image.imread(io.BytesIO(file.getvalue()))
+
+
 def event_files(folder):
     """Return how many event files each folder below has."""
     files = [path.parent for path in Path(folder).rglob("*tfevents*")]

@@ -29,7 +29,7 @@ FLOW = [
     ["layer_report", "packed_states", "raw_states", "installation"],
     ["report"],
     ["history", "notes", "recorder", "settings", "stored_states"],
-    ["plots"],
+    ["plots", "heat_map"],
     ["accuracy", "captured_states", "combined"],
     ["evaluation", "tracking"],
     ["torch"],

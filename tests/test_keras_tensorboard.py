@@ -4,13 +4,26 @@ import re
 import sys
 
 import keras
+import numpy as np
 import pytest
-from board_folder import LAYERS, NETWORK, BoardFolder, event_files, layout_of, layouts, read_run
+from board_folder import (
+    LAYERS,
+    NETWORK,
+    BoardFolder,
+    drawn,
+    event_files,
+    layout_of,
+    layouts,
+    pictures,
+    read_run,
+)
 from keras_models import X_VAL, Y_VAL, train
 
-from tensorstate_callbacks import TensorStateWarning
+from tensorstate_callbacks import MissingExtraError, TensorStateWarning
+from tensorstate_callbacks.heat_map import plot_heat_map
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.keras.tensorboard_run import KerasBoardRun
+from tensorstate_callbacks.plots import plot_states
 
 # What the log says of the few samples here is not what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:Coverage is below")
@@ -209,3 +222,44 @@ def test_a_missing_tensorboard_is_said_and_training_goes_on(tmp_path, monkeypatc
         _, logs = train([EfficiencyCallback(), board(tmp_path)], epochs=1)
     assert len(logs["val_aiq"]) == 1
     assert layouts(tmp_path / "validation") == []
+
+
+def test_pictures_are_drawn_with_each_recorded_epoch(tmp_path):
+    callback = EfficiencyCallback("Conv2D", figures=True, every_n_epochs=2, prefix="x_")
+    train([callback, board(tmp_path)], epochs=4)
+    for name, figures in [
+        ("efficiency_heat_map", [plot_heat_map(callback.history[: n + 1]) for n in range(2)]),
+        ("rank_abundance", [plot_states(report) for report in callback.history]),
+    ]:
+        shown = pictures(tmp_path / "validation", f"epoch_x_{name}")
+        assert [step for step, _ in shown] == [1, 3]
+        for (_, pixels), figure in zip(shown, figures, strict=True):
+            assert min(pixels.shape[:2]) > 200
+            np.testing.assert_array_equal(pixels, drawn(figure))
+
+
+def test_no_pictures_are_drawn_unasked(tmp_path):
+    train([EfficiencyCallback(), board(tmp_path)], epochs=1)
+    assert not [tag for tag in read_run(tmp_path / "validation") if "heat_map" in tag]
+
+
+def test_pictures_without_a_board_are_said_once_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(TensorStateWarning, match="this fit has none: give a keras") as caught:
+        _, logs = train([EfficiencyCallback(figures=True)], epochs=2)
+    assert len([w for w in caught if "draws into TensorBoard" in str(w.message)]) == 1
+    assert len(logs["val_aiq"]) == 2
+
+
+def test_a_missing_matplotlib_is_said_as_fit_begins(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    losses = []
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *a: losses.append(a))
+    with pytest.raises(MissingExtraError, match=r"figures=True\) needs.*callbacks\[plot\]"):
+        train([EfficiencyCallback(figures=True), board(tmp_path), note], epochs=1)
+    assert losses == []
+
+
+def test_pictures_cannot_be_asked_for_without_tracking():
+    with pytest.raises(ValueError, match="figures=True asks for what tracking=False leaves out"):
+        EfficiencyCallback(figures=True, tracking=False)

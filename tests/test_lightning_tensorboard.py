@@ -1,21 +1,28 @@
 """What the Lightning callback adds to the runs of TensorBoardLogger."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from board_folder import (
     LAYERS,
     NETWORK,
     BoardFolder,
+    drawn,
     event_files,
     layout_of,
     layouts,
+    pictures,
     read_run,
 )
 from lightning_models import QUIET, VAL, Classifier, fit, loader, pl, trainer
 
+from tensorstate_callbacks import MissingExtraError, TensorStateWarning
+from tensorstate_callbacks.heat_map import plot_heat_map
 from tensorstate_callbacks.lightning import EfficiencyCallback
+from tensorstate_callbacks.plots import plot_states
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in QUIET),
@@ -190,3 +197,38 @@ def test_without_a_board_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     fit(Classifier(), EfficiencyCallback())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_are_drawn_with_each_recorded_pass(tmp_path: Path) -> None:
+    callback = EfficiencyCallback(figures=True)
+    options = {"max_epochs": 2, "val_check_interval": 2}
+    fit(Classifier(), callback, logger=logger(tmp_path), **options)
+    # Two passes in each epoch of four batches.
+    history = callback.history
+    for name, figures in [
+        ("efficiency_heat_map", [plot_heat_map(history[: n + 1]) for n in range(4)]),
+        ("rank_abundance", [plot_states(report) for report in history]),
+    ]:
+        shown = pictures(tmp_path / "run", f"val_{name}")
+        assert [step for step, _ in shown] == [2, 4, 6, 8]
+        for (_, pixels), figure in zip(shown, figures, strict=True):
+            assert min(pixels.shape[:2]) > 200
+            np.testing.assert_array_equal(pixels, drawn(figure))
+
+
+def test_pictures_without_a_board_are_said_once_to_be_missing(tmp_path: Path) -> None:
+    callback, csv = EfficiencyCallback(figures=True), pl.loggers.CSVLogger(tmp_path)
+    with pytest.warns(TensorStateWarning, match="none: give a TensorBoardLogger") as caught:
+        fit(Classifier(), callback, logger=csv)
+    assert len([w for w in caught if "draws into TensorBoard" in str(w.message)]) == 1
+    assert len(callback.history) == 3
+
+
+def test_a_missing_matplotlib_is_said_as_fit_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    model = Classifier()
+    with pytest.raises(MissingExtraError, match=r"figures=True\) needs.*callbacks\[plot\]"):
+        fit(model, EfficiencyCallback(figures=True), logger=logger(tmp_path))
+    assert model.n_forward == 0

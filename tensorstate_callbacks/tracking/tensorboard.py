@@ -2,8 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from tensorstate_callbacks._optional import require
 from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.history import History
 from tensorstate_callbacks.layer_report import check_layer_metrics
@@ -18,6 +19,10 @@ from tensorstate_callbacks.tracking.chart_layout import (
     merge_layouts,
 )
 from tensorstate_callbacks.tracking.event_files import read_layout, write_layout
+from tensorstate_callbacks.tracking.picture import picture_summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class BoardRun(Protocol):
@@ -46,7 +51,8 @@ class BoardRun(Protocol):
 class TensorBoardTracker:
     """Lays efficiency, aIQ and accuracy over each other in one chart, and the layers in another.
 
-    Where they can't be written, one warning says so, and training goes on.
+    With `figures=True` each recorded epoch gets two pictures as well. Where they can't be written,
+    one warning says so, and training goes on.
 
     Args:
         run: The run.
@@ -54,18 +60,26 @@ class TensorBoardTracker:
 
     def __init__(self, run: BoardRun) -> None:
         self._run = run
+        self._curves: Curves | None = None
         self._failed = False
 
     def begin(self, settings: Settings, layers: Sequence[str]) -> None:
-        """Prepare for a fit; see `Tracker.begin`."""
+        """Prepare for a fit; see `Tracker.begin`.
+
+        Raises:
+            MissingExtraError: Figures are asked for, and Matplotlib is not installed.
+        """
+        if settings.figures:
+            require("matplotlib.figure", extra="plot", purpose="EfficiencyCallback(figures=True)")
         self._settings = settings
-        self._curves: Curves | None = None
 
     def epoch(
         self, epoch: int, report: EfficiencyReport, history: History, logs: Mapping[str, Any]
     ) -> None:
         """Lay out the charts if they aren't yet, and draw; see `Tracker.epoch`."""
         self._try(self._lay_out, self._find_curves(logs))
+        if self._settings.figures:
+            self._try(self._draw, self._run.step(epoch, report), report, history)
 
     def end(self, history: History) -> None:
         """Lay out the charts again where somebody did so later; see `Tracker.end`."""
@@ -106,6 +120,26 @@ class TensorBoardTracker:
         if merged != there:
             # The framework's own file may be closed, or older than the one with that layout.
             write_layout(self._run.folder, merged)
+
+    def _draw(self, step: int, report: EfficiencyReport, history: History) -> None:
+        from tensorstate_callbacks.heat_map import plot_heat_map
+        from tensorstate_callbacks.plots import plot_states
+
+        self._show(
+            "efficiency_heat_map",
+            plot_heat_map(history),
+            "Efficiency of each layer in each epoch.",
+            step,
+        )
+        self._show(
+            "rank_abundance",
+            plot_states(report),
+            "How often each layer's states occur, the most frequent one first.",
+            step,
+        )
+
+    def _show(self, name: str, figure: "Figure", description: str, step: int) -> None:
+        self._run.write(picture_summary(self._tag(name), figure, description), step)
 
     def _try(self, write: Callable[..., None], *args: Any) -> None:
         # Whatever is wrong with files or libraries must not end a training.
