@@ -7,7 +7,7 @@ import pytest
 
 from tensorstate_callbacks.counter import StateCounter, available_kernels, use_kernel
 
-WIDTHS = (1, 2, 7, 8, 9, 20, 22, 23, 63, 64, 65, 127, 128, 129, 512, 2048)
+WIDTHS = (1, 2, 7, 8, 9, 20, 22, 23, 63, 64, 65, 127, 128, 129, 256, 512, 1024, 2048)
 every_kernel = pytest.mark.parametrize("kernel", available_kernels())
 native_kernels = pytest.mark.parametrize("kernel", available_kernels()[:-1])
 

@@ -49,7 +49,7 @@ def test_many_distinct_states_are_counted_exactly(kernel, width, n_positions):
 
 
 @every_kernel
-@pytest.mark.parametrize("width", [64, 80, 128, 192, 512])
+@pytest.mark.parametrize("width", [64, 80, 128, 192, 256, 512, 1024])
 def test_states_alike_but_for_a_few_bits_stay_apart(kernel, width):
     numbers = np.arange(6000, dtype="<u2").view(np.uint8).reshape(-1, 2)
     for first_byte in {0, width // 16, width // 8 - 2}:
