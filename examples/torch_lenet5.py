@@ -12,14 +12,33 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class LeNet5(nn.Module):
-    """LeNet-5 with 20, 50 and 100 neurons."""
+    """LeNet-5.
 
-    def __init__(self) -> None:
+    Args:
+        neurons: Neurons of its three convolutions.
+        batch_norm: Whether batch normalization follows each of them.
+        dropout: Share of activations dropped after each of them in training, 0 to 1.
+        defaults: PyTorch's own initialization in place of the tutorial's.
+    """
+
+    def __init__(
+        self,
+        neurons: tuple[int, int, int] = (20, 50, 100),
+        *,
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+        defaults: bool = False,
+    ) -> None:
         super().__init__()
-        self.conv_1, self.norm_1 = nn.Conv2d(1, 20, 5), nn.BatchNorm2d(20)
-        self.conv_2, self.norm_2 = nn.Conv2d(20, 50, 5), nn.BatchNorm2d(50)
-        self.conv_3, self.norm_3 = nn.Conv2d(50, 100, 4), nn.BatchNorm2d(100)
-        self.pred = nn.Linear(100, 10)
+        first, second, third = neurons
+        norm = nn.BatchNorm2d if batch_norm else nn.Identity
+        self.conv_1, self.norm_1 = nn.Conv2d(1, first, 5), norm(first)
+        self.conv_2, self.norm_2 = nn.Conv2d(first, second, 5), norm(second)
+        self.conv_3, self.norm_3 = nn.Conv2d(second, third, 4), norm(third)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.pred = nn.Linear(third, 10)
+        if defaults:
+            return
         for layer in (self.conv_1, self.conv_2, self.conv_3, self.pred):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
@@ -27,9 +46,9 @@ class LeNet5(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Turn images of shape `(N, 1, 28, 28)` into logits of shape `(N, 10)`."""
         x = functional.max_pool2d(self.norm_1(functional.elu(self.conv_1(images))), 2)
-        x = functional.max_pool2d(self.norm_2(functional.elu(self.conv_2(x))), 2)
-        x = self.norm_3(functional.elu(self.conv_3(x)))
-        logits: Tensor = self.pred(x.flatten(1))
+        x = functional.max_pool2d(self.norm_2(functional.elu(self.conv_2(self.drop(x)))), 2)
+        x = self.norm_3(functional.elu(self.conv_3(self.drop(x))))
+        logits: Tensor = self.pred(self.drop(x).flatten(1))
         return logits
 
 
