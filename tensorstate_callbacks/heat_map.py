@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tensorstate_callbacks.history_plot import Evaluation, positions
-from tensorstate_callbacks.plot_style import EFFICIENCY, new_figure, short
+from tensorstate_callbacks.plot_style import EFFICIENCY, new_figure
+from tensorstate_callbacks.short_names import short_names
+from tensorstate_callbacks.shown import ShownEvaluation, efficiencies, layer_names, positions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ _LARGEST = (12.0, 30.0)
 _MOST_LABELS = 15
 
 
-def plot_heat_map(history: Sequence[Evaluation]) -> "Figure":
+def plot_heat_map(history: Sequence[ShownEvaluation]) -> "Figure":
     """Draw the efficiency of each layer in each evaluation as a shade of grey.
 
     Args:
@@ -33,14 +34,14 @@ def plot_heat_map(history: Sequence[Evaluation]) -> "Figure":
     """
     if not history:
         raise ValueError("there is nothing to draw: the history holds no report yet")
-    names = list(dict.fromkeys(name for report in history for name in report.layers))
+    names = layer_names(history)
     rows = [
-        [report.layers[n].efficiency if n in report.layers else math.nan for report in history]
-        for n in names
+        [math.nan if value is None else value for value in efficiencies(history, name)]
+        for name in names
     ]
     wide, high = len(history) * _CELL[0], len(names) * _CELL[1]
     numbered = wide <= _LARGEST[0] and high <= _LARGEST[1]
-    labels = [short(name) for name in names]
+    labels = short_names(names, 40)
     margin = 2.2 + 0.08 * max(map(len, labels))
     width, height = max(min(wide, _LARGEST[0]), 2), max(min(high, _LARGEST[1]), 1.6)
     figure = new_figure(width + margin, height + 1)

@@ -1,9 +1,13 @@
 """The reports of a training, one per evaluation; rows of all of them out."""
 
+from collections.abc import Iterator
+from os import PathLike
 from typing import Any
 
 from tensorstate_callbacks._optional import require
 from tensorstate_callbacks.report import EfficiencyReport
+from tensorstate_callbacks.report_html import history_fragment
+from tensorstate_callbacks.report_text import history_table
 
 
 class History(list[EfficiencyReport]):
@@ -21,6 +25,45 @@ class History(list[EfficiencyReport]):
         """
         pandas = require("pandas", extra="pandas", purpose="A data frame")
         return pandas.DataFrame(self.to_dicts())
+
+    def table(self) -> str:
+        """Return one line per evaluation: the network's figures, and the layers' while they fit."""
+        return history_table(self)
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        # Only rich asks for it, so it is there.
+        from tensorstate_callbacks.report_rich import rich_history
+
+        yield rich_history(self, options.max_width)
+
+    def _repr_html_(self) -> str:
+        return history_fragment(self)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a page or a file to `load`; see `EfficiencyReport.save`.
+
+        Args:
+            path: Where to; a file that is there is replaced.
+
+        Raises:
+            ValueError: The name ends in neither .html nor .json, or a page would be empty.
+            FileNotFoundError: There is no such folder.
+            MissingExtraError: Matplotlib, which draws the page's figures, is not installed.
+        """
+        from tensorstate_callbacks.saving import save
+
+        save(self, [report.to_dict() for report in self], path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "History":
+        """Read what `save` wrote to `run.json`, of a history or of one report.
+
+        Raises:
+            ValueError: The file holds something else.
+        """
+        from tensorstate_callbacks.saving import load
+
+        return cls(load(path))
 
     def figure(self) -> Any:
         """Draw accuracy, efficiency and aIQ over the epochs, and the layers; see `plot_history`.

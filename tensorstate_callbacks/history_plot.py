@@ -1,7 +1,7 @@
 """Evaluations of a training in, one figure of its curves out, readable in black and white."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,15 @@ from tensorstate_callbacks.plot_style import (
     legend_rows,
     new_figure,
     over_evaluations,
-    short,
     small_panel,
+)
+from tensorstate_callbacks.short_names import short_names
+from tensorstate_callbacks.shown import (
+    ShownEvaluation,
+    ceilings,
+    efficiencies,
+    layer_names,
+    positions,
 )
 
 if TYPE_CHECKING:
@@ -24,43 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class LayerFigures(Protocol):
-    """What is drawn of a layer: a `LayerReport` has it, and so has a layer of a finished run."""
-
-    @property
-    def efficiency(self) -> float:
-        """Bits per neuron, 0 to 1."""
-
-    @property
-    def ceiling(self) -> float | None:
-        """The highest efficiency that so few states can show; None where it isn't known."""
-
-
-class Evaluation(Protocol):
-    """What is drawn of an evaluation: an `EfficiencyReport` has it, and so has a finished run."""
-
-    @property
-    def epoch(self) -> int | None:
-        """Epoch counted from 0; None outside training."""
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share, 0 to 1; None where there was none."""
-
-    @property
-    def efficiency(self) -> float | None:
-        """Network efficiency, share 0 to 1; None where it wasn't logged."""
-
-    @property
-    def aiq(self) -> float | None:
-        """Share, 0 to 1; None where there is no accuracy."""
-
-    @property
-    def layers(self) -> Mapping[str, LayerFigures]:
-        """Layer name to figures, in forward order."""
-
-
-def plot_history(history: Sequence[Evaluation]) -> "Figure":
+def plot_history(history: Sequence[ShownEvaluation]) -> "Figure":
     """Draw accuracy, network efficiency and aIQ over the epochs, and each layer's efficiency.
 
     Args:
@@ -78,17 +49,19 @@ def plot_history(history: Sequence[Evaluation]) -> "Figure":
     if not history:
         raise ValueError("there is nothing to draw: the history holds no report yet")
     unit, where = positions(history)
-    names = list(dict.fromkeys(name for report in history for name in report.layers))
+    # A finished run may have logged other figures of some layers only.
+    names = [name for name in layer_names(history) if _logged(history, name)]
+    labels = short_names(names, 40)
     if not names:
         figure = new_figure(7, 4)
         _network(figure.subplots(), where, history, unit, 1)
     elif len(names) <= MOST_CURVES:
-        rows = legend_rows([short(name) for name in names], 5)
+        rows = legend_rows(labels, 5)
         figure = new_figure(10, 3.8 + 0.2 * rows)
         network, axes = figure.subplots(1, 2)
         _network(network, where, history, unit, rows)
         for number, name in enumerate(names):
-            _layer(axes, where, history, name, number)
+            _layer(axes, where, history, name, label=labels[number], number=number)
         over_evaluations(axes, where, top=min(1.0, 1.1 * _top(axes)))
         axes.set(title="Layers (dotted: ceiling)", xlabel=unit, ylabel=EFFICIENCY)
         legend_below(axes, rows)
@@ -100,7 +73,7 @@ def plot_history(history: Sequence[Evaluation]) -> "Figure":
         _network(upper.subplots(), where, history, unit, 1)
         panels = lower.subplots(rows, columns, sharex=True, squeeze=False)
         for number, (name, axes) in enumerate(zip(names, panels.flat, strict=False)):
-            _layer(axes, where, history, name, 0, markersize=3)
+            _layer(axes, where, history, name, label=name, number=0, markersize=3)
             small_panel(axes, name, last_row=number + columns >= len(names))
             top = _top(axes)
             over_evaluations(axes, where, top=1.15 * top or 1.0)
@@ -113,30 +86,18 @@ def plot_history(history: Sequence[Evaluation]) -> "Figure":
     return figure
 
 
-def positions(history: Sequence[Evaluation]) -> tuple[str, list[int]]:
-    """Return the unit of the axis of evaluations, and where each of them is on it.
-
-    That is the epochs, counted from 1 as both frameworks print them. Over several fits, or without
-    epochs, the evaluations are counted.
-    """
-    epochs = [report.epoch + 1 for report in history if report.epoch is not None]
-    if len(epochs) == len(history) and epochs == sorted(set(epochs)):
-        return "epoch", epochs
-    return "evaluation", list(range(1, len(history) + 1))
-
-
 def _network(
-    axes: "Axes", where: Sequence[int], history: Sequence[Evaluation], unit: str, rows: int
+    axes: "Axes", where: Sequence[int], history: Sequence[ShownEvaluation], unit: str, rows: int
 ) -> None:
-    curves: dict[str, list[float | None]] = {
+    curves = {
         "accuracy": [report.accuracy for report in history],
         "efficiency": [report.efficiency for report in history],
         "aIQ": [report.aiq for report in history],
     }
     for number, (label, values) in enumerate(curves.items()):
-        known = {x: y for x, y in zip(where, values, strict=True) if y is not None}
-        if known:
-            curve(axes, list(known), list(known.values()), label=label, number=number)
+        x, y = _points(where, values)
+        if x:
+            curve(axes, x, y, label=label, number=number)
     over_evaluations(axes, where, top=1.0)
     axes.set(title="Network", xlabel=unit, ylabel=SHARE)
     legend_below(axes, rows)
@@ -145,26 +106,25 @@ def _network(
 def _layer(
     axes: "Axes",
     where: Sequence[int],
-    history: Sequence[Evaluation],
+    history: Sequence[ShownEvaluation],
     name: str,
-    number: int,
-    markersize: float = 5,
+    **style: Any,
 ) -> None:
-    seen = {x: r.layers[name] for x, r in zip(where, history, strict=True) if name in r.layers}
-    efficiencies = [layer.efficiency for layer in seen.values()]
-    line = curve(
-        axes, list(seen), efficiencies, label=short(name), number=number, markersize=markersize
-    )
-    ceilings = {x: layer.ceiling for x, layer in seen.items() if layer.ceiling is not None}
-    if ceilings:
-        axes.plot(
-            list(ceilings),
-            list(ceilings.values()),
-            color=line.get_color(),
-            linestyle=":",
-            marker="_" if len(ceilings) == 1 else "",  # one point makes no line
-            markersize=12,
-        )
+    line = curve(axes, *_points(where, efficiencies(history, name)), **style)
+    x, y = _points(where, ceilings(history, name))
+    if x:
+        # One point makes no line.
+        marker = "_" if len(x) == 1 else ""
+        axes.plot(x, y, ":", color=line.get_color(), marker=marker, markersize=12)
+
+
+def _points(where: Sequence[int], values: Sequence[float | None]) -> tuple[list[int], list[float]]:
+    known = {x: y for x, y in zip(where, values, strict=True) if y is not None}
+    return list(known), list(known.values())
+
+
+def _logged(history: Sequence[ShownEvaluation], name: str) -> bool:
+    return any(value is not None for value in efficiencies(history, name))
 
 
 def _top(axes: "Axes") -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tensorstate_callbacks._optional import require
+from tensorstate_callbacks.short_names import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,19 +78,6 @@ def legend_rows(labels: Sequence[str], width: float) -> int:
     entry = (0.6 * max(map(len, labels)) + 4.5) * _LEGEND_POINTS
     columns = min(max(int(72 * width / entry), 1), 4)
     return math.ceil(len(labels) / columns)
-
-
-def short(name: str, length: int = 40) -> str:
-    """Return the name, something in its middle left out if it is longer than `length`.
-
-    Example:
-        >>> short("encoder.layer.11.attention.output.dense", 30)
-        'encoder.la…ention.output.dense'
-    """
-    if len(name) <= length:
-        return name
-    head = length // 3
-    return f"{name[:head]}…{name[head + 1 - length :]}"
 
 
 def grid_of(count: int, *, width: float = 10) -> tuple[int, int]:

@@ -17,10 +17,10 @@ from tensorstate_callbacks.plot_style import (
     legend_below,
     legend_rows,
     new_figure,
-    short,
     small_panel,
 )
 from tensorstate_callbacks.report import EfficiencyReport
+from tensorstate_callbacks.short_names import short_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def plot_layers(report: EfficiencyReport) -> "Figure":
         MissingExtraError: Matplotlib is not installed.
     """
     layers = list(report.layers.values())
-    names = [short(layer.name) for layer in layers]
+    names = short_names(report.layers, 40)
     figure = new_figure(6 + 0.07 * max(map(len, names)), 1.3 + 0.3 * len(layers))
     axes = figure.subplots()
     where = list(range(len(layers)))
@@ -97,14 +97,15 @@ def plot_states(report: EfficiencyReport) -> "Figure":
     """
     layers = list(report.layers.values())
     if len(layers) <= MOST_CURVES:
-        rows = legend_rows([short(layer.name) for layer in layers], 7)
+        names = short_names(report.layers, 40)
+        rows = legend_rows(names, 7)
         figure = new_figure(7, 4.3 + 0.2 * rows)
         axes = figure.subplots()
         for number, layer in enumerate(layers):
             # Markers by distance on the paper, and not at the same ranks for all curves.
             every = (0.1 * number / len(layers), 0.1)
             x, y = _rank_curve(layer.spectrum)
-            curve(axes, x, y, label=short(layer.name), number=number, markevery=every)
+            curve(axes, x, y, label=names[number], number=number, markevery=every)
         axes.set(xlabel=_RANK, ylabel=_OF_STATES, title="States of the layers by rank")
         axes.set(xscale="log", yscale="log")
         axes.grid(alpha=0.3)

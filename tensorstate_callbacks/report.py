@@ -1,7 +1,8 @@
 """What one evaluation pass said about the network: frozen figures, and the keys they log under."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +15,8 @@ from tensorstate_callbacks.intervals import (
 )
 from tensorstate_callbacks.layer_report import LayerReport, check_layer_metrics, layer_metric
 from tensorstate_callbacks.metric_keys import layer_keys, safe_key
+from tensorstate_callbacks.report_html import report_fragment
+from tensorstate_callbacks.report_text import layer_table, network_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,23 +159,51 @@ class EfficiencyReport:
         }
         return [{**network, **layer.figures()} for layer in self.layers.values()]
 
-    def table(self) -> str:
-        """Return the layers' figures as a text table, with a line for the network below."""
-        rows: list[tuple[str, ...]] = [
-            ("layer", "neurons", "states", "distinct", "efficiency", "ceiling", "coverage")
-        ]
-        for layer in self.layers.values():
-            counts = (f"{n:,}" for n in (layer.n_neurons, layer.n_states, layer.n_distinct))
-            shares = (f"{x:.4f}" for x in (layer.efficiency, layer.ceiling, layer.coverage))
-            rows.append((layer.name, *counts, *shares))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
-            for name, *cells in rows
-        ]
-        network = {"efficiency": self.efficiency, "accuracy": self.accuracy, "aIQ": self.aiq}
-        lines.append(", ".join(f"{k} {v:.4f}" for k, v in network.items() if v is not None))
-        return "\n".join(lines)
+    def table(self, *, full: bool = False) -> str:
+        """Return the layers' figures as a text table, with a line for the network below.
+
+        Args:
+            full: Whether to show all figures of each layer, in two tables.
+        """
+        return f"{layer_table(self.layers, full=full)}\n{network_line(self)}"
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        # Only rich asks for it, so it is there.
+        from tensorstate_callbacks.report_rich import rich_report
+
+        yield rich_report(self, options.max_width)
+
+    def _repr_html_(self) -> str:
+        return report_fragment(self, self.notes())
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a page to read and to print, `run.html`, or a file to `load`, `run.json`.
+
+        Args:
+            path: Where to; a file that is there is replaced.
+
+        Raises:
+            ValueError: The name ends in something else.
+            FileNotFoundError: There is no such folder.
+            MissingExtraError: Matplotlib, which draws the page's figures, is not installed.
+        """
+        from tensorstate_callbacks.saving import save
+
+        save([self], self.to_dict(), path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "EfficiencyReport":
+        """Read what `save` wrote to `run.json`.
+
+        Raises:
+            ValueError: The file holds something else, or not exactly one report.
+        """
+        from tensorstate_callbacks.saving import load
+
+        reports = load(path)
+        if len(reports) != 1:
+            raise ValueError(f"{str(path)!r} holds {len(reports)} reports: use History.load")
+        return reports[0]
 
     def notes(self) -> list[str]:
         """Return what limits these figures, in sentences that name layers; see `notes.notes`."""

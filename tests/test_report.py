@@ -219,12 +219,3 @@ def test_mlflow_takes_safe_keys():
 def test_reports_that_cannot_be(changes, words):
     with pytest.raises(ValueError, match=words):
         report(**changes)
-
-
-def test_table_lines_up_and_ends_with_the_network():
-    lines = report().table().splitlines()
-    assert lines[1].split() == ["conv", "4", "8", "4", "0.4375", "0.7500", "0.7500"]
-    assert len({len(line) for line in lines[:3]}) == 1
-    assert lines[-1] == f"efficiency {report().efficiency:.4f}, accuracy 0.5000, aIQ " + (
-        f"{report().aiq:.4f}"
-    )
