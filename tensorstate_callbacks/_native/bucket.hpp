@@ -64,8 +64,8 @@ struct FindPortably {
 #if TS_X86
 // Reads the keys alone: a load over counts that were stored a moment ago would wait for them.
 struct FindAvx2 {
-    __attribute__((target("avx2"))) static inline unsigned find(const Bucket<1>& bucket,
-                                                                const Key<1>& key) noexcept {
+    TS_TARGET("avx2") static inline unsigned find(const Bucket<1>& bucket,
+                                                  const Key<1>& key) noexcept {
         const __m256i wanted = _mm256_set1_epi64x(static_cast<long long>(key.words[0]));
         const auto* keys = reinterpret_cast<const __m256i*>(bucket.keys);
         const __m256i four = _mm256_cmpeq_epi64(_mm256_loadu_si256(keys), wanted);

@@ -101,7 +101,7 @@ class Table final : public Engine {
     }
 
 #if TS_X86
-    __attribute__((target("avx2"))) std::size_t add_avx2(const Rows& rows) noexcept {
+    TS_TARGET("avx2") std::size_t add_avx2(const Rows& rows) noexcept {
         return rows.counts == nullptr ? add_rows<FindAvx2, false>(rows)
                                       : add_rows<FindAvx2, true>(rows);
     }
