@@ -60,6 +60,21 @@ def test_counts_around_the_sizes_that_spill_over_come_back_exactly(kernel, width
 
 
 @native_kernels
+def test_runs_before_the_one_that_finds_no_memory_are_taken_back(kernel):
+    # Runs of a few rows each, of states whose small counts are full at different times.
+    states = np.repeat(np.array([5, 9, 7, 9, 5, 1, 7, 8], np.uint8), 16)[:, None]
+    runs = np.concatenate([states, states[::-1], states])
+    for full in (1, 5, 7, 8, 9):
+        counter = new_counter(kernel, 8)
+        counter.update_packed(states)
+        counter.add_counts(np.array([[full]], np.uint8), np.array([200], np.uint64))
+        before = counter.counts()
+        failures = until_it_succeeds(counter, lambda counter=counter: counter.update_packed(runs))
+        assert failures >= 2
+        assert counter.counts().tolist() == (before + 3 * np.array([16, 32, 32, 16, 32])).tolist()
+
+
+@native_kernels
 @pytest.mark.parametrize("width", [17, 18, 22])
 def test_moving_to_another_engine_with_large_counts_fails_without_a_trace(kernel, width):
     # Few rows with large counts, then a quarter as many rows as there are possible states: these
