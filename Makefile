@@ -42,7 +42,7 @@ test-neon:
 	aarch64-linux-gnu-g++ -static $(AGREE) -o build/kernels_agree_aarch64
 	qemu-aarch64 build/kernels_agree_aarch64 $(CASES)
 
-# The compiled counter's tests under one sanitizer; CXX=clang++ takes clang's.
+# The compiled counter's tests under one sanitizer; CXX=clang++ takes clang's (for threads 16's).
 test-asan: $(READY)
 	$(RUN) tests/native/sanitize.py address
 
