@@ -28,12 +28,16 @@ def main() -> None:
     model = lenet5()
 
     mlflow.set_tracking_uri(f"sqlite:///{output / 'mlflow.db'}")
+    if mlflow.get_experiment_by_name("keras_mnist") is None:
+        # Its files stay with the rest.
+        mlflow.create_experiment("keras_mnist", (output / "artifacts").resolve().as_uri())
     mlflow.set_experiment("keras_mnist")
     efficiency = tensorstate_callbacks.keras.EfficiencyCallback(beta=2)
     stop = keras.callbacks.EarlyStopping("val_aiq", mode="max", patience=arguments.patience)
     run = run_name()
+    # The callback logs to the run that it finds.
     with mlflow.start_run(run_name=run):
-        mlflow.log_params({"beta": 2, "batch_size": arguments.batch_size, "seed": arguments.seed})
+        mlflow.log_params({"batch_size": arguments.batch_size, "seed": arguments.seed})
         model.fit(
             digits.x_train[..., None],
             digits.y_train,
@@ -46,10 +50,6 @@ def main() -> None:
                 efficiency,
                 stop,
                 keras.callbacks.TensorBoard(output / "tensorboard" / run, write_graph=False),
-                # mlflow.keras.MlflowCallback() does the same and stores the model's summary too.
-                keras.callbacks.LambdaCallback(
-                    on_epoch_end=lambda epoch, logs: mlflow.log_metrics(logs, step=epoch)
-                ),
                 EpochLines(),
             ],
         )

@@ -84,11 +84,12 @@ def main() -> None:
     stop = EarlyStopping("val_aiq", mode="max", patience=arguments.patience)
     run = run_name()
     mlflow_logger = MLFlowLogger(
-        "lightning_mnist", run_name=run, tracking_uri=f"sqlite:///{output / 'mlflow.db'}"
+        "lightning_mnist",
+        run_name=run,
+        tracking_uri=f"sqlite:///{output / 'mlflow.db'}",
+        artifact_location=(output / "artifacts").resolve().as_uri(),
     )
-    mlflow_logger.log_hyperparams(
-        {"beta": 2, "batch_size": arguments.batch_size, "seed": arguments.seed}
-    )
+    mlflow_logger.log_hyperparams({"batch_size": arguments.batch_size, "seed": arguments.seed})
     trainer = Trainer(
         max_epochs=arguments.epochs,
         devices=1,

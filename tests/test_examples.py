@@ -64,7 +64,10 @@ def test_example_prints_logs_and_draws_the_same_figures(example):
     (run,) = client.search_runs([client.get_experiment_by_name(name).experiment_id])
     history = client.get_metric_history(run.info.run_id, "val_aiq")
     assert [metric.value for metric in history] == pytest.approx(printed["q"], abs=1e-4)
-    assert run.data.params["beta"] == "2"
+    assert run.data.params["efficiency.beta"] == "2"
+    kept = {path.name: path for path in (output / "artifacts").rglob("*.*")}
+    assert sorted(kept) == ["history.png", "layers.json"]
+    assert str(kept["layers.json"]).endswith(f"{run.info.run_id}/artifacts/efficiency/layers.json")
 
     best = f"Best aIQ, in epoch {printed['q'].index(max(printed['q'])) + 1}:"
     assert best in done.stdout
@@ -76,7 +79,7 @@ def test_example_writes_nothing_else(example):
     output = folder / "runs" / name
     assert sorted(path.name for path in folder.iterdir()) == ["runs"]
     left = sorted(path.name for path in output.iterdir())
-    assert left == ["curves.png", "mlflow.db", "tensorboard"]
+    assert left == ["artifacts", "curves.png", "mlflow.db", "tensorboard"]
 
 
 def test_example_shows_a_progress_bar(example):

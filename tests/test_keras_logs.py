@@ -3,7 +3,6 @@
 import csv
 
 import keras
-import mlflow
 import numpy as np
 import pytest
 from keras_models import X_VAL, Y_VAL, SeesLogs, X, Y, compiled, sequential, train
@@ -101,24 +100,6 @@ def test_tensorboard_has_the_curves(tmp_path):
         assert curve(tag) == expected
 
 
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-def test_mlflow_has_the_curves(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    try:
-        ours = EfficiencyCallback("Conv2D")
-        with mlflow.start_run() as run:
-            train([mlflow.keras.MlflowCallback(), ours])
-        mlflow.flush_async_logging()
-        client = mlflow.MlflowClient()
-        for key in KEYS:
-            logged = {m.step: m.value for m in client.get_metric_history(run.info.run_id, key)}
-            assert logged == {r.epoch: r.scalars()[key] for r in ours.history}
-    finally:
-        mlflow.set_tracking_uri(before)
-
-
 def test_prefix_tells_two_callbacks_apart():
     first = EfficiencyCallback("conv_1", prefix="x_", layer_metrics=False)
     second = EfficiencyCallback("Conv2D", beta=1)
@@ -176,29 +157,3 @@ def test_a_fit_that_was_broken_off_goes_on_where_it_was(ours_first, tmp_path):
     assert history["val_aiq"] == [report.aiq for report in second.history]
     together = [*first.history, *second.history]
     assert [r.aiq for r in together] == pytest.approx([r.aiq for r in whole.history], rel=2e-3)
-
-
-AUTOLOGS = [("tensorflow", mlflow.tensorflow), ("keras", mlflow.keras)]
-
-
-@pytest.mark.filterwarnings("ignore")  # mlflow's own, of the versions it knows
-@pytest.mark.parametrize(("flavor", "module"), AUTOLOGS, ids=[name for name, _ in AUTOLOGS])
-def test_mlflow_logs_the_curves_by_itself(flavor, module, tmp_path, monkeypatch):
-    if flavor == "tensorflow" and keras.backend.backend() != "tensorflow":
-        pytest.skip("mlflow.tensorflow.autolog is for Keras on TensorFlow")
-    monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    module.autolog(log_models=False, log_datasets=False)
-    try:
-        ours = EfficiencyCallback("Conv2D")
-        with mlflow.start_run() as run:
-            train([ours], epochs=2)
-        mlflow.flush_async_logging()
-        client = mlflow.MlflowClient()
-        for key in KEYS:
-            logged = {m.step: m.value for m in client.get_metric_history(run.info.run_id, key)}
-            assert logged == {r.epoch: r.scalars()[key] for r in ours.history}
-    finally:
-        module.autolog(disable=True)
-        mlflow.set_tracking_uri(before)

@@ -12,8 +12,7 @@ from torch import nn
 from tensorstate_callbacks.lightning import EfficiencyCallback
 
 EarlyStopping, ModelCheckpoint = pl.callbacks.EarlyStopping, pl.callbacks.ModelCheckpoint
-CSVLogger, MLFlowLogger = pl.loggers.CSVLogger, pl.loggers.MLFlowLogger
-TensorBoardLogger = pl.loggers.TensorBoardLogger
+CSVLogger, TensorBoardLogger = pl.loggers.CSVLogger, pl.loggers.TensorBoardLogger
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in QUIET]
 # Weights stay as they are, so aIQ rises and falls with these: best in epoch 2.
@@ -125,23 +124,6 @@ def test_tensorboard_events_hold_the_curve(tmp_path: Path) -> None:
     for key in KEYS:
         assert [event.value for event in events.Scalars(key)] == pytest.approx(curves.of(key))
         assert [event.step for event in events.Scalars(key)] == [3, 7, 11]
-
-
-# What MLflow makes of the newest SQLAlchemy.
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-def test_mlflow_run_holds_the_curve(tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    curves, uri = Curves(), f"sqlite:///{tmp_path}/mlflow.db"
-    logger = MLFlowLogger(
-        "digits", tracking_uri=uri, artifact_location=(tmp_path / "artifacts").as_uri()
-    )
-    fit(Classifier(), EfficiencyCallback(), curves, logger=logger)
-    client = MlflowClient(uri)
-    for key in KEYS:
-        logged = client.get_metric_history(logger.run_id, key)
-        assert [metric.value for metric in logged] == pytest.approx(curves.of(key))
-        assert [metric.step for metric in logged] == [3, 7, 11]
 
 
 def test_progress_bar_shows_the_network_and_not_its_layers() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tensorstate_callbacks.keras.mlflow_runs import mlflow_tracker
 from tensorstate_callbacks.keras.tensorboard_run import KerasBoardRun
 from tensorstate_callbacks.settings import Settings
 from tensorstate_callbacks.tracking.tensorboard import TensorBoardTracker, warn_of_no_board
@@ -34,3 +35,4 @@ def _find(callbacks: list[keras.callbacks.Callback], settings: Settings) -> Iter
     if settings.figures and not boards:
         warn_of_no_board("a keras.callbacks.TensorBoard beside this callback")
     yield from (TensorBoardTracker(KerasBoardRun(board)) for board in boards)
+    yield mlflow_tracker(callbacks)

@@ -203,6 +203,11 @@ class EfficiencyMixin:
                 "leave limit_val_batches above 0",
             )
 
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Tell the trackers of the epoch, now that its training is logged too."""
+        # Read by all ranks, also where there is no tracker: reducing metrics may take them all.
+        self._trackers.epoch(trainer.current_epoch, trainer.callback_metrics)
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Say so if there was nothing to record."""
         if not self._recorded:
@@ -240,11 +245,6 @@ class EfficiencyMixin:
         """Count no further."""
         if self._window is not None:
             self._window.end_batch(batch_idx, dataloader_idx)
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Tell the trackers of the pass, now that all of it is logged."""
-        if not trainer.sanity_checking:
-            self._trackers.epoch(trainer.current_epoch, trainer.callback_metrics)
 
     on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end

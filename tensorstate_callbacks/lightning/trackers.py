@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from tensorstate_callbacks.lightning.mlflow_runs import mlflow_trackers
 from tensorstate_callbacks.lightning.tensorboard_run import LightningBoardRun, is_board
 from tensorstate_callbacks.settings import Settings
 from tensorstate_callbacks.tracking.tensorboard import TensorBoardTracker, warn_of_no_board
@@ -26,3 +27,4 @@ def _find(trainer: Any, settings: Settings) -> Iterable[Tracker]:
     if settings.figures and not boards:
         warn_of_no_board("a TensorBoardLogger to the Trainer")
     yield from (TensorBoardTracker(LightningBoardRun(board)) for board in boards)
+    yield from mlflow_trackers(trainer)
