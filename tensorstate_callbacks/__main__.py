@@ -1,4 +1,4 @@
-"""Words of a command line in; text out: `python -m tensorstate_callbacks` says what runs here."""
+"""Words of a command line in; text out: what runs here, and the figures of finished runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from tensorstate_callbacks.installation import describe_installation
+from tensorstate_callbacks.report_command import add_arguments, report_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +15,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tensorstate_callbacks",
         description="Say which version and kernel run here, why, and which extras are installed.",
     )
-    parser.parse_args(arguments)
+    commands = parser.add_subparsers(title="commands", dest="command")
+    words = "show what a finished run logged: a table, and a figure"
+    report = commands.add_parser("report", help=words, description=words.capitalize())
+    add_arguments(report)
+    given = parser.parse_args(arguments)
+    if given.command == "report":
+        return report_run(given)
     text, counts = describe_installation()
     print(text)
     return 0 if counts else 1

@@ -27,3 +27,7 @@ class TensorStateWarning(UserWarning):
 
 class StatesNotAvailableError(TensorStateError, RuntimeError):
     """What was asked for has not been captured, or was not kept; the message names the layer."""
+
+
+class RunError(TensorStateError, ValueError):
+    """A finished run can't be read back; the message names what was found instead."""

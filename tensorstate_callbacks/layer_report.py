@@ -122,7 +122,7 @@ class LayerReport:
         return cls(**{**fields, "spectrum": Spectrum(*columns)})
 
 
-_LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
+LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
     "efficiency": lambda layer: layer.efficiency,
     "entropy": lambda layer: layer.entropy,
     "coverage": lambda layer: layer.coverage,
@@ -155,14 +155,14 @@ def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
         return ("efficiency",) if layer_metrics else ()
     names = (layer_metrics,) if isinstance(layer_metrics, str) else tuple(layer_metrics)
     for name in names:
-        if name not in _LAYER_METRICS:
+        if name not in LAYER_METRICS:
             raise ValueError(
                 f"layer_metrics: {name!r} is not a figure of a layer; there are "
-                f"{', '.join(_LAYER_METRICS)}"
+                f"{', '.join(LAYER_METRICS)}"
             )
     return names
 
 
 def layer_metric(figure: str, layer: LayerReport) -> float:
     """Return a figure of a layer by the name that `check_layer_metrics` took it under."""
-    return _LAYER_METRICS[figure](layer)
+    return LAYER_METRICS[figure](layer)

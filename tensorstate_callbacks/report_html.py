@@ -23,6 +23,8 @@ def layers_html(
     """Return a table of the figures of the layers, as far as known, one row each."""
     rows = [layer.figures() for layer in layers.values()]
     names = known(figures, rows)
+    if not names:
+        return ""
     headings = [("layer", ""), *((COLUMNS[name].heading, COLUMNS[name].meaning) for name in names)]
     cells = [
         [layer, *(COLUMNS[name].cell(row.get(name)) for name in names)]

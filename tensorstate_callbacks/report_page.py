@@ -1,4 +1,4 @@
-"""Reports in; one HTML page that needs nothing else out."""
+"""Evaluations in; one HTML page that needs nothing else out."""
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -10,7 +10,7 @@ from tensorstate_callbacks.layer_columns import COLUMNS, OF_NEURONS, OF_STATES, 
 from tensorstate_callbacks.plots import plot_layers, plot_states
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.report_html import history_html, layers_html
-from tensorstate_callbacks.shown import best_evaluation, positions
+from tensorstate_callbacks.shown import ShownEvaluation, best_and_last, best_evaluation, positions
 
 # No scripts, no other files: the page says so itself.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -64,38 +64,88 @@ def page(reports: Sequence[EfficiencyReport]) -> str:
     """
     if not reports:
         raise ValueError("there is nothing to save: the history holds no report yet")
-    last, best = reports[-1], best_evaluation(reports)
+    last = reports[-1]
     unit, where = positions(reports)
-    parts = [_header(reports), _tiles(reports), _notes(last, f"{unit} {where[-1]}")]
-    if len(reports) > 1:
-        what = "Accuracy, efficiency and aIQ of the network, and the efficiency of its layers"
-        curves = inline_svg(plot_history(reports), "curves", f"{what}, by {unit}")
-        parts += ["<section><h2>Over the training</h2>", _figure(curves, f"{what}."), "</section>"]
-        table = history_html(reports, f"Bold: the {unit} with the best aIQ.", with_layers=False)
-        parts += [f"<section><h2>Every {unit}</h2>", table, "</section>"]
-    parts += ["<section><h2>Layers</h2>"]
-    shown = [len(reports) - 1] if best is None else list(dict.fromkeys([best, len(reports) - 1]))
-    for index in shown:
-        kinds = {"best aIQ": index == best, "last": index == len(reports) - 1}
-        kind = " and ".join(word for word, is_it in kinds.items() if is_it)
-        words = f"{unit.capitalize()} {where[index]} ({kind})" if len(reports) > 1 else ""
-        # Two tables: each fits on paper.
-        parts += [
-            layers_html(reports[index].layers, words, part) for part in (OF_STATES, OF_NEURONS)
-        ]
+    place = f"{unit} {where[-1]}"
+    facts = [
+        f"stage {last.stage}",
+        *([f"epoch {last.epoch + 1}"] if last.epoch is not None and len(reports) == 1 else []),
+        *([f"step {last.step:,}"] if last.step is not None else []),
+        f"{len(last.layers)} layers",
+        f"β = {last.beta:g} (weight of accuracy in aIQ)",
+        f"α = {last.alpha:g} (order of the entropy)",
+    ]
     bars = inline_svg(plot_layers(last), "layers", "Efficiency of the layers under their ceilings")
-    parts += [_figure(bars, f"Layers of {unit} {where[-1]}."), "</section>"]
     states = inline_svg(plot_states(last), "states", "Share of each distinct state, by rank")
     words = (
-        f"How evenly the layers use their states in {unit} {where[-1]}: a flat curve uses them "
-        "evenly, a steep one keeps to a few."
+        f"How evenly the layers use their states in {place}: a flat curve uses them evenly, a "
+        "steep one keeps to a few."
     )
-    parts += ["<section><h2>States by rank</h2>", _figure(states, words), "</section>"]
-    parts.append(_meanings(last))
-    return _document("\n".join(parts))
+    return _document(
+        [
+            _header(reports, facts),
+            _tiles(reports),
+            _notes(last, place),
+            *_over_time(reports),
+            "<section><h2>Layers</h2>",
+            *_layers(reports),
+            _figure(bars, f"Layers of {place}."),
+            "</section><section><h2>States by rank</h2>",
+            _figure(states, words),
+            "</section>",
+            _meanings(last),
+        ]
+    )
 
 
-def _document(body: str) -> str:
+def run_page(evaluations: Sequence[ShownEvaluation], source: str) -> str:
+    """Return an HTML page of a finished run, with what its logs still say.
+
+    Args:
+        evaluations: The oldest first, at least one.
+        source: Where they were read from, in words.
+
+    Raises:
+        MissingExtraError: Matplotlib, which draws the curves, is not installed.
+    """
+    return _document(
+        [
+            _header(evaluations, [source]),
+            _tiles(evaluations),
+            *_over_time(evaluations),
+            "<section><h2>Layers</h2>",
+            *_layers(evaluations),
+            "</section>",
+            _meanings(evaluations[-1]),
+        ]
+    )
+
+
+def _over_time(history: Sequence[ShownEvaluation]) -> list[str]:
+    if len(history) == 1:
+        return []
+    unit, _ = positions(history)
+    what = "Accuracy, efficiency and aIQ of the network, and the efficiency of its layers"
+    curves = inline_svg(plot_history(history), "curves", f"{what}, by {unit}")
+    table = history_html(history, f"Bold: the {unit} with the best aIQ.", with_layers=False)
+    return [
+        f"<section><h2>Over the training</h2>{_figure(curves, what + '.')}</section>",
+        f"<section><h2>Every {unit}</h2>{table}</section>",
+    ]
+
+
+def _layers(history: Sequence[ShownEvaluation]) -> list[str]:
+    unit, where = positions(history)
+    tables = []
+    for index, kind in best_and_last(history):
+        words = f"{unit.capitalize()} {where[index]} ({kind})" if len(history) > 1 else ""
+        # Two tables: each fits on paper.
+        tables += [layers_html(history[index].layers, words, x) for x in (OF_STATES, OF_NEURONS)]
+    return tables
+
+
+def _document(parts: Sequence[str]) -> str:
+    body = "\n".join(parts)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -112,27 +162,18 @@ def _document(body: str) -> str:
 """
 
 
-def _header(reports: Sequence[EfficiencyReport]) -> str:
+def _header(history: Sequence[ShownEvaluation], facts: Sequence[str]) -> str:
     from tensorstate_callbacks import __version__  # the package's face stands above this room
 
-    last = reports[-1]
     now = datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC")
-    facts = [
-        f"{len(reports)} evaluations" if len(reports) > 1 else "1 evaluation",
-        f"stage {last.stage}",
-        *([f"epoch {last.epoch + 1}"] if last.epoch is not None and len(reports) == 1 else []),
-        *([f"step {last.step:,}"] if last.step is not None else []),
-        f"{len(last.layers)} layers",
-        f"β = {last.beta:g} (weight of accuracy in aIQ)",
-        f"α = {last.alpha:g} (order of the entropy)",
-    ]
+    number = f"{len(history)} evaluations" if len(history) > 1 else "1 evaluation"
     return (
-        f"<header><h1>Efficiency report</h1><p>{escape(' · '.join(facts))}</p>"
+        f"<header><h1>Efficiency report</h1><p>{escape(' · '.join([number, *facts]))}</p>"
         f"<p>Written by tensorstate_callbacks {__version__} on {now}.</p></header>"
     )
 
 
-def _tiles(reports: Sequence[EfficiencyReport]) -> str:
+def _tiles(reports: Sequence[ShownEvaluation]) -> str:
     last, best = reports[-1], best_evaluation(reports)
     unit, where = positions(reports)
     tiles: list[tuple[str, float | None, str]] = []
@@ -166,7 +207,7 @@ def _figure(svg: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _meanings(report: EfficiencyReport) -> str:
+def _meanings(report: ShownEvaluation) -> str:
     rows = [layer.figures() for layer in report.layers.values()]
     items = "".join(
         f"<dt>{COLUMNS[name].heading}</dt><dd>{escape(COLUMNS[name].meaning)}</dd>"

@@ -61,6 +61,17 @@ def best_evaluation(history: Sequence[ShownEvaluation]) -> int | None:
     return -max(known)[1] if known else None
 
 
+def best_and_last(history: Sequence[ShownEvaluation]) -> list[tuple[int, str]]:
+    """Return the index of the evaluation with the best aIQ and of the last, and which they are.
+
+    They may be one.
+    """
+    best, last = best_evaluation(history), len(history) - 1
+    if best is None:
+        return [(last, "last")]
+    return [(last, "best aIQ and last")] if best == last else [(best, "best aIQ"), (last, "last")]
+
+
 def layer_names(history: Sequence[ShownEvaluation]) -> list[str]:
     """Return the names of all layers, in forward order."""
     return list(dict.fromkeys(name for report in history for name in report.layers))

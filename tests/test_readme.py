@@ -31,6 +31,12 @@ def test_keras_code(tmp_path, monkeypatch, capsys, rng):
     exec(block("model.fit"), names)  # noqa: S102
     assert names["efficiency"].last.layers["dense"].n_states == 40
     assert names["efficiency"].last.table() in capsys.readouterr().out
+    exec(block("history.table()"), names)  # noqa: S102
+    history = names["efficiency"].history
+    printed = capsys.readouterr().out
+    assert history.table() in printed
+    assert history[-1].table(full=True) in printed
+    assert {"history.png", "states.png", "run.html"} <= {x.name for x in tmp_path.iterdir()}
 
 
 @pytest.mark.filterwarnings("ignore::Warning")
