@@ -157,6 +157,8 @@ void update_packed(Choices& choices, Counter& counter, Oracle& oracle, std::size
     const bool counted = choices.byte() % 2 == 0;
     const std::unique_ptr<std::uint8_t[]> rows(new std::uint8_t[size * bytes]);
     const std::unique_ptr<std::uint64_t[]> counts(new std::uint64_t[size]);
+    // Some counts are more than a small one holds.
+    const unsigned large = choices.byte() % 33;
     const std::uint8_t seed = choices.byte(), few = static_cast<std::uint8_t>(choices.byte() | 1);
     for (std::size_t i = 0; i < size; ++i) {
         for (std::size_t byte = 0; byte < bytes; ++byte) {
@@ -164,7 +166,8 @@ void update_packed(Choices& choices, Counter& counter, Oracle& oracle, std::size
                 static_cast<std::uint8_t>((i % few) * 37 + byte * seed + (choices.byte() & 1));
         }
         if (neurons % 8 != 0) rows[i * bytes + bytes - 1] &= (1u << (neurons % 8)) - 1;
-        counts[i] = 1 + choices.byte();
+        const std::uint64_t count = 1 + choices.byte();
+        counts[i] = count << (choices.byte() % 2 == 0 ? 0 : large);
     }
     counter.add_packed(rows.get(), counted ? counts.get() : nullptr, size);
     for (std::size_t i = 0; i < size; ++i) {
