@@ -1,6 +1,8 @@
-"""What every test runs under: no telemetry, quiet TensorFlow, a seed per test."""
+"""What every test runs under: no telemetry, quiet TensorFlow, a seed; and the examples' runs."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -24,3 +26,19 @@ hypothesis.settings.load_profile("project")
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20260)
+
+
+@pytest.fixture(scope="session", params=["keras_mnist", "lightning_mnist"])
+def example(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, subprocess.CompletedProcess[str]]:
+    """Run an example for two epochs in an empty folder; return its name, the folder, what it said.
+
+    Nothing may be written there: several tests look at it.
+    """
+    folder = tmp_path_factory.mktemp(request.param)
+    script = Path(__file__).parents[1] / "examples" / f"{request.param}.py"
+    command = [sys.executable, script, "--epochs", "2"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return request.param, folder, done

@@ -1,7 +1,6 @@
 """The examples, run as a user runs them, and what they leave behind."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -20,16 +19,6 @@ LINE = re.compile(
     r"epoch +(\d+)  accuracy ([\d.]+)  efficiency ([\d.]+)  aIQ ([\d.]+)"
     r"  conv_1 ([\d.]+)  conv_2 ([\d.]+)  conv_3 ([\d.]+)  \([\d.]+ s\)"
 )
-
-
-@pytest.fixture(scope="module", params=["keras_mnist", "lightning_mnist"])
-def example(request, tmp_path_factory):
-    """Run an example for two epochs in an empty folder."""
-    folder = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, EXAMPLES / f"{request.param}.py", "--epochs", "2"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return request.param, folder, done
 
 
 def curve_of(folder, *tags):
