@@ -52,6 +52,15 @@ class RunPages:
         self._driver.execute_script(hide + "'.modebar {display: none !important}'}))")
         time.sleep(5)
 
+    def click(self, words: str) -> None:
+        """Click where these words stand, and nothing else."""
+        self._driver.find_element(By.XPATH, f"//*[text()='{words}']").click()
+
+    def images(self) -> list[tuple[int, int]]:
+        """Return width and height of the images that are shown, as they were drawn."""
+        size = "return [...document.images].map(image => [image.naturalWidth, image.naturalHeight])"
+        return [(width, height) for width, height in self._driver.execute_script(size)]
+
     def charts(self) -> list[str]:
         """Return the curves that are drawn, as the paths of their lines."""
         lines = self._driver.find_elements(By.CSS_SELECTOR, ".scatterlayer .js-line")
