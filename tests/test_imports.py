@@ -34,13 +34,14 @@ FLOW = [
     ["history", "notes", "recorder", "settings", "stored_states"],
     ["plots", "heat_map"],
     ["report_page"],
-    ["saving", "runs"],
-    ["report_command"],
+    ["saving"],
     ["accuracy", "captured_states", "combined"],
     ["evaluation", "tracking"],
     ["torch"],
     ["keras"],
     ["lightning", "efficiency_model"],
+    ["runs"],
+    ["report_command"],
     ["__main__"],
 ]
 ROOM = {name: level for level, names in enumerate(FLOW) for name in names}

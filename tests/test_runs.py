@@ -185,3 +185,22 @@ def test_mlflow_runs_that_are_not_there(mlflow_client, tmp_path):
     with pytest.raises(RunError, match=r"no database '.*none.db'.*--tracking-uri"):
         read_mlflow(run_id, f"sqlite:///{tmp_path}/none.db")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_passwords_of_tracking_servers_are_not_shown(monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    told = []
+
+    class Client:
+        def __init__(self, tracking_uri):
+            told.append(tracking_uri)
+
+        def get_run(self, run_id):
+            raise mlflow.exceptions.MlflowException("not there")
+
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    with pytest.raises(RunError, match=r"at https://mlflow\.example\.org: not there") as error:
+        read_mlflow("0" * 32, "https://me:secret@mlflow.example.org")
+    assert "secret" not in str(error.value)
+    assert told == ["https://me:secret@mlflow.example.org"]
