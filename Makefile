@@ -9,7 +9,7 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning test lint types clean bench fuzz
+.PHONY: demo demo-lightning study test lint types clean bench fuzz
 .PHONY: test-kernels test-neon test-asan test-ubsan test-tsan test-wheels
 .PHONY: test-keras-jax test-keras-torch test-keras-versions test-lightning-versions
 
@@ -18,6 +18,11 @@ demo: $(READY)
 
 demo-lightning: $(READY)
 	$(RUN) examples/lightning_mnist.py
+
+# What docs/does_it_help.md tells, in some 25 minutes of processor time; goes on where it was stopped.
+study: $(READY)
+	$(RUN) examples/label_noise.py
+	$(RUN) examples/batch_norm_dropout.py
 
 test: lint types
 	$(RUN) -m pytest

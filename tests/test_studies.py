@@ -181,6 +181,27 @@ def test_batch_norm_and_dropout(tmp_path):
 
 
 @pytest.mark.usefixtures("examples")
+def test_interval_is_students():
+    from seed_intervals import bands_of, interval_of
+
+    # Four seeds: standard deviation sqrt(5/3), t 3.182 from the table for three degrees of freedom.
+    found = interval_of([1.0, 2.0, 3.0, 4.0])
+    assert found.mean == 2.5
+    assert found.half == pytest.approx(3.182 * math.sqrt(5 / 3) / 2, abs=1e-3)
+    assert (str(found), found.signed()) == ("2.500 ± 2.054", "+2.500 ± 2.054")
+    verdicts = {"higher": [1.0, 1.1], "lower": [-1.0, -1.1], "undecided": [1.0, 3.0]}
+    assert {name: interval_of(values).verdict() for name, values in verdicts.items()} == {
+        name: name for name in verdicts
+    }
+    mean, half = bands_of([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0]])
+    assert mean.tolist() == [2.5, 0.0]
+    assert half.tolist() == [found.half, 0.0]
+    # One seed says nothing of how far it may be off.
+    assert str(interval_of([0.25])) == "0.250"
+    assert interval_of([0.25]).verdict() == "undecided"
+
+
+@pytest.mark.usefixtures("examples")
 def test_three_quarters_of_the_labels_are_drawn_anew():
     from study import randomize
 
