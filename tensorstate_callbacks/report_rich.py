@@ -71,7 +71,7 @@ def rich_history(history: Sequence[ShownEvaluation], width: int) -> "Table":
     for name in names[:fitting]:
         table.add_column(Text(name), justify="right", no_wrap=True)
     if fitting < len(names):
-        table.caption = f"and {len(names) - fitting} layers more, for which there is no room here"
+        table.caption = f"layers for which there is no room here: {len(names) - fitting}"
     best = best_evaluation(history)
     curves = [efficiencies(history, name) for name in originals[:fitting]]
     for index, (place, report) in enumerate(zip(where, history, strict=True)):

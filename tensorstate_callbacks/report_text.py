@@ -67,7 +67,7 @@ def history_table(history: Sequence[ShownEvaluation], *, width: int = WIDTH) -> 
         fitting += used <= width
     lines = _aligned([*columns, *layers[:fitting]], left=0)
     if fitting < len(layers):
-        lines.append(f"and {len(layers) - fitting} layers more, for which there is no room here")
+        lines.append(f"layers for which there is no room here: {len(layers) - fitting}")
     best = best_evaluation(history)
     if best is not None:
         lines.append(f"best aIQ {history[best].aiq:.4f} in {unit} {where[best]}")

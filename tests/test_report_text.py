@@ -68,7 +68,7 @@ def test_history_of_many_layers_says_what_it_leaves_out():
     assert max(map(len, lines)) <= 100
     shown = len(lines[0].split()) - 4
     assert 0 < shown < 20
-    assert lines[4] == f"and {20 - shown} layers more, for which there is no room here"
+    assert lines[4] == f"layers for which there is no room here: {20 - shown}"
 
 
 def test_history_without_accuracy_or_layers_known_in_all_epochs():
@@ -121,6 +121,6 @@ def test_rich_shows_the_evaluations_of_a_history():
     figures = [0.9, history()[1].efficiency, history()[1].aiq, 1.75 / 4, 0.5]
     assert line.replace("│", " ").split() == ["2", *(f"{x:.4f}" for x in figures)]
     many = printed(history(names=RESNET), 80)
-    assert "layers more, for which there is no room here" in many
+    assert "layers for which there is no room here: " in many
     assert "…" in many  # names are shortened, figures are not
     assert many.count("0.9000") == 1
