@@ -24,6 +24,8 @@ from tensorstate_callbacks.heat_map import plot_heat_map
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.keras.tensorboard_run import KerasBoardRun
 from tensorstate_callbacks.plots import plot_states
+from tensorstate_callbacks.tracking import tensorboard
+from tensorstate_callbacks.tracking.event_files import read_layout
 
 # What the log says of the few samples here is not what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:Coverage is below")
@@ -75,6 +77,19 @@ def test_the_layout_is_written_once_and_into_the_callbacks_own_file(tmp_path, or
     assert event_files(tmp_path) == {"train": 1, "validation": 1}
 
 
+def test_the_runs_files_are_not_read_again_with_each_epoch(tmp_path, monkeypatch):
+    read = []
+
+    def reads(folder):
+        read.append(folder)
+        return read_layout(folder)
+
+    monkeypatch.setattr(tensorboard, "read_layout", reads)
+    train([EfficiencyCallback(), board(tmp_path)], epochs=5)
+    # As it is laid out, and at the end.
+    assert read == [str(tmp_path / "validation")] * 2
+
+
 def test_what_keras_writes_stays_the_same(tmp_path):
     written = {}
     for name, tracking in [("with", True), ("without", False)]:
@@ -91,6 +106,7 @@ def test_several_callbacks_share_the_layout(tmp_path):
     _, logs = train([*callbacks, board(tmp_path)])
     shown = BoardFolder(tmp_path)
     assert list(shown.layout()) == ["Efficiency", "Efficiency (a.b/)"]
+    assert event_files(tmp_path) == {"train": 1, "validation": 1}
     assert shown.layout()["Efficiency (a.b/)"][NETWORK][0] == r"epoch_a\.b/efficiency$"
     curves = shown.curves("Efficiency (a.b/)", NETWORK)
     assert curves["validation", "epoch_a.b/aiq"] == logged(logs, "val_a.b/aiq")
@@ -178,6 +194,8 @@ def test_each_board_of_a_fit_is_laid_out(tmp_path):
 def test_the_layout_does_not_wait_for_a_batch_that_is_written(tmp_path, update_freq):
     train([EfficiencyCallback(), board(tmp_path, update_freq=update_freq)], epochs=1)
     assert list(BoardFolder(tmp_path).layout()) == ["Efficiency"]
+    # Not mended in a file of its own at the end.
+    assert event_files(tmp_path) == {"train": 1, "validation": 1}
 
 
 def test_without_tracking_there_are_scalars_only(tmp_path):
