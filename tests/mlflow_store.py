@@ -17,6 +17,8 @@ def tracked_at(uri: str) -> Iterator[mlflow.MlflowClient]:
     """Let MLflow's own functions go there for a while."""
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
+    # MLflow remembers the experiment by its number, also where another store has none of it.
+    mlflow.set_experiment("Default")
     try:
         yield mlflow.MlflowClient()
     finally:

@@ -147,7 +147,8 @@ def test_what_mlflow_logs_of_keras_by_itself_is_kept_too(way, client, server, tm
     if way == "callback":
         callbacks.append(mlflow.keras.MlflowCallback())
     elif way == "tensorflow":
-        mlflow.tensorflow.autolog(**options, checkpoint=False)
+        # It uploads a checkpoint with each epoch that is better, and has a file beside it.
+        mlflow.tensorflow.autolog(**options, checkpoint_monitor="loss", checkpoint_mode="min")
     else:
         mlflow.keras.autolog(**options)
     try:
@@ -161,6 +162,11 @@ def test_what_mlflow_logs_of_keras_by_itself_is_kept_too(way, client, server, tm
     for key, values in logs.items():
         assert curve(client, run.info.run_id, key) == list(enumerate(values))
     assert set(FILES) <= set(files(client, run.info.run_id))
+    if way == "tensorflow":
+        path = "checkpoints/latest_checkpoint_metrics.json"
+        kept = json.loads(Path(client.download_artifacts(run.info.run_id, path)).read_text())
+        best = logs["loss"].index(min(logs["loss"]))
+        assert (kept["epoch"], kept["loss"]) == (best, logs["loss"][best])
     assert not list(tmp_path.glob("*.jsonl"))
     assert no_trace(client)
 

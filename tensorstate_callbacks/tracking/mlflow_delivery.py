@@ -60,7 +60,10 @@ class MlflowDelivery:
             table = pandas.DataFrame(message["table"], dtype=object)
             self._client.log_table(run_id, table, self._free_name(run_id, message["name"]))
         elif "file" in message:
-            self._log_file(run_id, message["name"], base64.b64decode(message["file"]))
+            name = message["name"]
+            # What somebody else named may be meant to take the place of an earlier file.
+            free = name if message.get("replaces") else self._free_name(run_id, name)
+            self._log_file(run_id, PurePosixPath(free), base64.b64decode(message["file"]))
         elif "status" in message:
             self._client.set_terminated(run_id, message["status"], message["end_time"])
         else:
@@ -111,12 +114,12 @@ class MlflowDelivery:
         if pairs:
             self._client.log_batch(run_id, params=pairs)
 
-    def _log_file(self, run_id: str, name: str, content: bytes) -> None:
-        free = PurePosixPath(self._free_name(run_id, name))
+    def _log_file(self, run_id: str, name: PurePosixPath, content: bytes) -> None:
+        parent = None if name.parent == PurePosixPath() else str(name.parent)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, free.name)
+            path = Path(folder, name.name)
             path.write_bytes(content)
-            self._client.log_artifact(run_id, str(path), str(free.parent))
+            self._client.log_artifact(run_id, str(path), parent)
 
     def _free_name(self, run_id: str, name: str) -> str:
         # A second fit in a run has files of its own.

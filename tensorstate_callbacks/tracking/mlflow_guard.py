@@ -6,6 +6,7 @@ from typing import Any
 from tensorstate_callbacks._optional import require
 from tensorstate_callbacks.instance_override import InstanceOverride
 from tensorstate_callbacks.tracking.mlflow_delivery import batch
+from tensorstate_callbacks.tracking.mlflow_uploads import UploadGuard
 from tensorstate_callbacks.tracking.outbox import Message, Outbox, delivering
 
 _GUARDS: dict[int, "ServerGuard"] = {}
@@ -24,6 +25,7 @@ class ServerGuard:
     def __init__(self, server: Any) -> None:
         self._server = server
         self._outboxes: dict[str, Outbox] = {}
+        self._uploads: dict[str, UploadGuard] = {}
         self._overrides = [
             InstanceOverride(server, name, override)
             for name, override in {
@@ -32,6 +34,7 @@ class ServerGuard:
                 "log_metric": self._through(server.log_metric, _metric),
                 "log_param": self._through(server.log_param, _param),
                 "set_tag": self._through(server.set_tag, _tag),
+                "get_run": self._known(server.get_run),
             }.items()
         ]
 
@@ -42,12 +45,15 @@ class ServerGuard:
         if guard is None:
             guard = _GUARDS[id(server)] = cls(server)
         guard._outboxes[run_id] = outbox
+        guard._uploads[run_id] = UploadGuard(run_id, outbox)
+        guard._uploads[run_id].attach()
 
     @classmethod
     def remove(cls, server: Any, run_id: str) -> None:
         """Guard a run no longer; the last one leaves no trace."""
         guard = _GUARDS[id(server)]
         del guard._outboxes[run_id]
+        guard._uploads.pop(run_id).remove()
         if not guard._outboxes:
             del _GUARDS[id(server)]
             for override in guard._overrides:
@@ -60,10 +66,21 @@ class ServerGuard:
             outbox = self._outboxes.get(run_id)
             if outbox is None or delivering.get():
                 return original(run_id, *entities, **named)
+            self._uploads[run_id].attach()
             letter = outbox.post(message(run_id, *entities, **named))
             if letter.error is not None:
                 raise letter.error
             return None
+
+        return guarded
+
+    def _known(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(run_id: str, *args: Any, **named: Any) -> Any:
+            outbox = self._outboxes.get(run_id)
+            if outbox is not None and outbox.away and not delivering.get():
+                # An answer can't be kept for later, and MLflow would wait for it for minutes.
+                raise ConnectionError(f"MLflow is away: {outbox.reason}")
+            return original(run_id, *args, **named)
 
         return guarded
 
