@@ -51,8 +51,8 @@ def _join(names: Sequence[str]) -> str:
     """Return the names, and how many more there are than MLflow takes.
 
     Example:
-        >>> len(_join(["layer"] * 2000)), _join(["layer"] * 2000)[-30:]
-        (5998, 'layer, layer, and 1144 more')
+        >>> len(_join(["layer"] * 2000)), _join(["layer"] * 2000)[-27:]
+        (5977, 'layer, layer, and 1148 more')
     """
     text, shown = ", ".join(names), len(names)
     while len(text) > _MAX_LENGTH:
