@@ -167,6 +167,8 @@ def test_what_mlflow_logs_of_keras_by_itself_is_kept_too(way, client, server, tm
         kept = json.loads(Path(client.download_artifacts(run.info.run_id, path)).read_text())
         best = logs["loss"].index(min(logs["loss"]))
         assert (kept["epoch"], kept["loss"]) == (best, logs["loss"][best])
+        # What was kept in the outage takes the place of earlier files, as it would have without.
+        assert len(client.list_artifacts(run.info.run_id, "checkpoints")) == 2
     assert not list(tmp_path.glob("*.jsonl"))
     assert no_trace(client)
 
