@@ -11,20 +11,17 @@ namespace tensorstate {
 TS_INLINE constexpr std::size_t words_of(std::size_t bits) { return (bits + 63) / 64; }
 
 // Lines of elements, `stride` bytes apart; those of one line follow each other, at any address.
+// Those that are `far` in memory, not in a cache, are asked for ahead, kBytesAhead of them: too
+// many of these would wait for one another. In a cache asking only takes time.
 struct Lines {
     const char* data;
     std::size_t count;
     std::ptrdiff_t stride;
     std::size_t length;
+    bool far;
 };
 
-// How far ahead memory is fetched while bits are made of what came before: a page, or the next line
-// where lines lie further apart.
-TS_INLINE std::ptrdiff_t bytes_ahead(const Lines& lines) {
-    constexpr std::ptrdiff_t page = 4096;
-    const bool close = lines.count == 1 || (-page < lines.stride && lines.stride < page);
-    return close ? page : lines.stride;
-}
+inline constexpr std::ptrdiff_t kBytesAhead = 2048;
 
 // Where the bits of lines go: element i of line n is bit i % 64 of
 // words[n * line_pitch + i / 64 * word_pitch].
@@ -37,7 +34,7 @@ struct Bits64 {
 using Compare = void (*)(const Lines& lines, Firing firing, const Bits64& bits);
 
 // Bits of positions, 64 in each word of a channel, in; one row a position out, `pitch` words apart.
-// There are at most kMostTogether channels, in words_of(channels) * 64 words for 64 positions.
+// There are at most kMostTogether channels; 64 positions take square_pitch(channels) words.
 using Transpose = void (*)(const std::uint64_t* planes, std::size_t channels, std::size_t positions,
                            std::uint64_t* rows, std::size_t pitch);
 
@@ -58,6 +55,11 @@ using FindRuns = std::size_t (*)(const std::uint64_t* states, std::size_t count,
 inline constexpr std::size_t kMostTogether = 512;  // channels: a vector of words in each row
 inline constexpr std::size_t kMostCut = 57;        // bits that 8 bytes hold wherever they start
 inline constexpr std::size_t kBeyond = 8;          // words: a vector
+
+// A cache line more than they need: else the words of one channel would share few sets of a cache.
+TS_INLINE constexpr std::size_t square_pitch(std::size_t channels) {
+    return 64 * words_of(channels) + 8;
+}
 
 struct Kernel {
     const char* name;

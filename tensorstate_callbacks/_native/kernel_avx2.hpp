@@ -104,13 +104,14 @@ TS_AVX2 void compare(const Lines& lines, Firing firing, const Bits64& bits) {
     const Word<Bits, Folded> word(firing);
     constexpr std::size_t item = sizeof(Bits);
     const std::size_t pitch = bits.word_pitch;
-    const std::ptrdiff_t ahead = bytes_ahead(lines);
     for (std::size_t n = 0; n < lines.count; ++n) {
         const char* data = lines.data + static_cast<std::ptrdiff_t>(n) * lines.stride;
         std::uint64_t* out = bits.words + n * bits.line_pitch;
         std::size_t left = lines.length;
         for (; left >= 64; left -= 64, data += 64 * item, out += pitch) {
-            for (std::size_t i = 0; i < item; ++i) _mm_prefetch(data + 64 * i + ahead, _MM_HINT_T0);
+            for (std::size_t i = 0; lines.far && i < item; ++i) {
+                _mm_prefetch(data + 64 * i + kBytesAhead, _MM_HINT_T1);
+            }
             *out = word.of(data);
         }
         if (left == 0) continue;
@@ -176,7 +177,7 @@ TS_AVX2 inline void transpose(const std::uint64_t* planes, std::size_t channels,
             transpose_half(words, first % 64 != 0, std::min<std::size_t>(64, positions - start),
                            rows + first / 64, pitch);
         }
-        planes += 64 * words_of(channels);
+        planes += square_pitch(channels);
     }
 }
 

@@ -88,14 +88,15 @@ TS_INLINE void transpose_square(std::uint64_t* square) {
 inline void transpose(const std::uint64_t* planes, std::size_t channels, std::size_t positions,
                       std::uint64_t* rows, std::size_t pitch) {
     for (std::size_t start = 0; start < positions; start += 64, rows += 64 * pitch) {
-        for (std::size_t first = 0; first < channels; first += 64, planes += 64) {
+        for (std::size_t first = 0; first < channels; first += 64) {
             std::uint64_t square[64];
             const std::size_t count = std::min<std::size_t>(64, channels - first);
-            std::fill(std::copy_n(planes, count, square), square + 64, 0);
+            std::fill(std::copy_n(planes + first, count, square), square + 64, 0);
             transpose_square(square);
             const std::size_t most = std::min<std::size_t>(64, positions - start);
             for (std::size_t i = 0; i < most; ++i) rows[i * pitch + first / 64] = square[i];
         }
+        planes += square_pitch(channels);
     }
 }
 

@@ -14,6 +14,7 @@ namespace tensorstate {
 // Of one run. Planes of 64 by 64 are read in one go: pieces of them kept memory waiting.
 inline constexpr std::size_t kMostPositions = 4096;
 inline constexpr std::size_t kPlaneWords = 4096;   // of bits that wait to be transposed
+inline constexpr std::size_t kMostSquares = kPlaneWords / 64;
 inline constexpr std::size_t kMostGathered = 512;  // elements, whole words of bits
 
 struct Run {
@@ -26,8 +27,9 @@ struct Run {
 
 class Packer {
   public:
-    Packer(const Kernel& kernel, std::size_t item_bytes, bool folded, Firing firing)
-        : kernel_(kernel), firing_(firing), item_(static_cast<std::ptrdiff_t>(item_bytes)) {
+    Packer(const Kernel& kernel, std::size_t item_bytes, bool folded, Firing firing, bool far)
+        : kernel_(kernel), firing_(firing), item_(static_cast<std::ptrdiff_t>(item_bytes)),
+          far_(far) {
         std::size_t width = 0;
         while ((std::size_t{1} << width) < item_bytes) ++width;
         compare_ = kernel.compare[width][folded];
@@ -40,7 +42,7 @@ class Packer {
             distance(run.position_stride) < distance(run.channel_stride)) {
             pack_planes(run, out);
         } else {
-            compare({run.data, run.positions, run.position_stride, run.channels},
+            compare({run.data, run.positions, run.position_stride, run.channels, far_},
                     run.channel_stride, {out, words_of(run.channels), 1});
         }
     }
@@ -48,7 +50,7 @@ class Packer {
   private:
     // For positions that lie closer together than channels do.
     void pack_planes(const Run& run, std::uint64_t* out) const {
-        alignas(64) std::uint64_t planes[kPlaneWords];
+        alignas(64) std::uint64_t planes[kPlaneWords + 8 * kMostSquares];
         const std::size_t pitch = words_of(run.channels);
         for (std::size_t first = 0; first < run.channels; first += kMostTogether) {
             const std::size_t channels = std::min(kMostTogether, run.channels - first);
@@ -58,8 +60,8 @@ class Packer {
                 const char* data = run.data +
                                    static_cast<std::ptrdiff_t>(first) * run.channel_stride +
                                    static_cast<std::ptrdiff_t>(start) * run.position_stride;
-                compare({data, channels, run.channel_stride, positions}, run.position_stride,
-                        {planes, 1, 64 * words});
+                compare({data, channels, run.channel_stride, positions, far_}, run.position_stride,
+                        {planes, 1, square_pitch(channels)});
                 kernel_.transpose(planes, channels, positions, out + start * pitch + first / 64,
                                   pitch);
             }
@@ -74,11 +76,11 @@ class Packer {
             compare_gathered(lines, step, bits);
         } else if (dense && lines.length <= kMostCut) {
             alignas(64) std::uint64_t whole[kMostPositions * kMostCut / 64 + kBeyond];
-            compare_({lines.data, 1, 0, lines.count * lines.length}, firing_, {whole, 0, 1});
+            compare_({lines.data, 1, 0, lines.count * lines.length, far_}, firing_, {whole, 0, 1});
             kernel_.cut(whole, lines.length, lines.count, bits.words);
         } else if (dense && lines.length % 64 == 0 &&
                    (lines.length == 64 || bits.word_pitch == 1)) {
-            compare_({lines.data, 1, 0, lines.count * lines.length}, firing_, {bits.words, 0, 1});
+            compare_({lines.data, 1, 0, lines.count * lines.length, far_}, firing_, {bits.words, 0, 1});
         } else {
             compare_(lines, firing_, bits);
         }
@@ -99,7 +101,7 @@ class Packer {
                 }
                 std::uint64_t* words =
                     bits.words + n * bits.line_pitch + start / 64 * bits.word_pitch;
-                compare_({gathered, 1, 0, length}, firing_, {words, 0, bits.word_pitch});
+                compare_({gathered, 1, 0, length, false}, firing_, {words, 0, bits.word_pitch});
             }
         }
     }
@@ -115,6 +117,7 @@ class Packer {
     Compare compare_;
     Firing firing_;
     std::ptrdiff_t item_;
+    bool far_;
 };
 
 }  // namespace tensorstate

@@ -46,11 +46,9 @@ class Activations final : public Source {
     Activations(const Kernel& kernel, const char* data, std::vector<Axis> axes, Axis channels,
                 std::size_t item_bytes, bool folded, Firing firing)
         : data_(data), axes_(coalesced(axes)), index_(axes_.size()), channels_(channels),
-          packer_(kernel, item_bytes, folded, firing) {
-        states_ = 1;
-        for (const Axis& axis : axes_) states_ *= axis.size;
-        left_ = states_;
-    }
+          states_(product(axes_)), left_(states_),
+          packer_(kernel, item_bytes, folded, firing,
+                  states_ * channels.size * item_bytes > kMostInCache) {}
 
     std::uint64_t states() const override { return states_; }
     std::uint64_t rows() const override { return states_; }
@@ -78,6 +76,14 @@ class Activations final : public Source {
     }
 
   private:
+    static constexpr std::size_t kMostInCache = std::size_t{16} << 20;  // bytes, of usual caches
+
+    static std::uint64_t product(const std::vector<Axis>& axes) {
+        std::uint64_t product = 1;
+        for (const Axis& axis : axes) product *= axis.size;
+        return product;
+    }
+
     // Neighbouring axes that step through memory as one become one.
     static std::vector<Axis> coalesced(const std::vector<Axis>& axes) {
         std::vector<Axis> few;
@@ -118,8 +124,8 @@ class Activations final : public Source {
     std::vector<Axis> axes_;
     std::vector<std::size_t> index_;
     Axis channels_;
-    Packer packer_;
     std::uint64_t states_, left_;
+    Packer packer_;
 };
 
 // Whether packed rows have no bit beyond their neurons.

@@ -142,7 +142,8 @@ std::vector<std::uint64_t> expected_rows(const Case& c) {
 
 bool agrees(const Kernel& kernel, const Case& c, const std::vector<std::uint64_t>& expected) {
     std::vector<std::uint64_t> found(expected.size() + 1, untouched);
-    Packer(kernel, std::size_t{1} << c.width, c.folded, c.firing).pack(c.run, found.data());
+    Packer(kernel, std::size_t{1} << c.width, c.folded, c.firing, below(2) == 0)
+        .pack(c.run, found.data());
     const bool overrun = found.back() != untouched;
     found.pop_back();
     if (found == expected && !overrun) return true;
