@@ -47,10 +47,15 @@ using Cut = void (*)(const std::uint64_t* bits, std::size_t length, std::size_t 
 using Widen = void (*)(const std::uint8_t* rows, std::size_t bytes, std::size_t count,
                        std::uint64_t mask, std::uint64_t* words);
 
-// States of up to 32 bits in, in whole groups of 64. Out come those that differ from the one before
-// them, and how many; in `repeats` bit i % 64 of word i / 64 says that state i does not.
-using FindRuns = std::size_t (*)(const std::uint64_t* states, std::size_t count,
-                                 std::uint32_t* runs, std::uint64_t* repeats);
+struct Sifted {
+    std::size_t prevailing, runs;
+};
+
+// States of up to 32 bits in, in whole groups of 64. Those that are the prevailing one are numbered,
+// by kernels that are quick at it. Of all others, those that differ from the one before them begin
+// `runs`; in `repeats` bit i % 64 of word i / 64 says that state i does not.
+using Sift = Sifted (*)(const std::uint64_t* states, std::size_t count, std::uint32_t prevailing,
+                        std::uint32_t* runs, std::uint64_t* repeats);
 
 inline constexpr std::size_t kMostTogether = 512;  // channels: a vector of words in each row
 inline constexpr std::size_t kMostCut = 57;        // bits that 8 bytes hold wherever they start
@@ -69,7 +74,7 @@ struct Kernel {
     Transpose transpose;
     Cut cut;
     Widen widen;
-    FindRuns find_runs;
+    Sift sift;
 };
 
 }  // namespace tensorstate

@@ -7,7 +7,7 @@
 #if TS_X86
 #include <immintrin.h>
 
-#define TS_AVX2 TS_TARGET("avx2,bmi,bmi2")
+#define TS_AVX2 TS_TARGET("avx2,bmi,bmi2,popcnt")
 
 namespace tensorstate::avx2 {
 
@@ -181,8 +181,57 @@ TS_AVX2 inline void transpose(const std::uint64_t* planes, std::size_t channels,
     }
 }
 
-inline constexpr Kernel kernel{"avx2",      runs_here, true,     TS_COMPARES(compare), transpose,
-                               scalar::cut, scalar::widen, scalar::find_runs};
+// For each choice of 4 words: where their lower halves lie, the chosen ones first.
+struct alignas(32) Chosen {
+    std::int32_t halves[16][8];
+};
+inline constexpr Chosen chosen_first() {
+    Chosen table{};
+    for (int choice = 0; choice < 16; ++choice) {
+        int found = 0;
+        for (int i = 0; i < 4; ++i) {
+            if (choice >> i & 1) table.halves[choice][found++] = 2 * i;
+        }
+    }
+    return table;
+}
+
+TS_AVX2 TS_INLINE unsigned alike(__m256i a, __m256i b) {
+    return static_cast<unsigned>(_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(a, b))));
+}
+
+// 4 states at a time, each beside the one before it.
+TS_AVX2 inline Sifted sift(const std::uint64_t* states, std::size_t count,
+                           std::uint32_t prevailing, std::uint32_t* runs, std::uint64_t* repeats) {
+    static constexpr Chosen table = chosen_first();
+    const __m256i prevails = all<std::uint64_t>(prevailing);
+    __m256i before = all<std::uint64_t>(~states[0]);
+    Sifted found{0, 0};
+    for (std::size_t start = 0; start < count; start += 64) {
+        std::uint64_t word = 0;
+        for (std::size_t i = 0; i < 64; i += 4) {
+            const __m256i here =
+                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(states + start + i));
+            const __m256i turned = _mm256_permute4x64_epi64(here, 0x93);
+            const unsigned prevail = alike(here, prevails);
+            const unsigned repeat = alike(here, _mm256_blend_epi32(turned, before, 3)) & ~prevail;
+            const unsigned begin = 15 & ~(prevail | repeat);
+            const __m256i first = _mm256_permutevar8x32_epi32(
+                here, _mm256_load_si256(reinterpret_cast<const __m256i*>(table.halves[begin])));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(runs + found.runs),
+                             _mm256_castsi256_si128(first));
+            word |= std::uint64_t{repeat} << i;
+            found.runs += static_cast<std::size_t>(_mm_popcnt_u32(begin));
+            found.prevailing += static_cast<std::size_t>(_mm_popcnt_u32(prevail));
+            before = turned;
+        }
+        repeats[start / 64] = word;
+    }
+    return found;
+}
+
+inline constexpr Kernel kernel{"avx2",      runs_here,     true, TS_COMPARES(compare), transpose,
+                               scalar::cut, scalar::widen, sift};
 
 }  // namespace tensorstate::avx2
 #endif

@@ -155,27 +155,32 @@ TS_AVX512 inline void widen(const std::uint8_t* rows, std::size_t bytes, std::si
 }
 
 // 16 states at a time, each beside the one before it.
-TS_AVX512 inline std::size_t find_runs(const std::uint64_t* states, std::size_t count,
-                                       std::uint32_t* runs, std::uint64_t* repeats) {
-    __m512i before = _mm512_set1_epi32(static_cast<int>(~states[0]));
-    std::size_t found = 0;
+TS_AVX512 inline Sifted sift(const std::uint64_t* states, std::size_t count,
+                             std::uint32_t prevailing, std::uint32_t* runs,
+                             std::uint64_t* repeats) {
+    const __m512i prevails = all<std::uint32_t>(prevailing);
+    __m512i before = all<std::uint32_t>(~states[0]);
+    Sifted found{0, 0};
     for (std::size_t i = 0; i < count; i += 16) {
         const __m256i low = _mm512_cvtepi64_epi32(_mm512_loadu_si512(states + i));
         const __m256i high = _mm512_cvtepi64_epi32(_mm512_loadu_si512(states + i + 8));
         const __m512i here = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-        const __mmask16 alike =
-            _mm512_cmpeq_epi32_mask(here, _mm512_alignr_epi32(here, before, 15));
+        const __mmask16 others = _mm512_cmpneq_epi32_mask(here, prevails);
+        const __m512i last = _mm512_alignr_epi32(here, before, 15);
+        const __mmask16 begin = _mm512_mask_cmpneq_epi32_mask(others, here, last);
         // Compressed in a register: Zen 4 takes a hundred times longer on the way to memory.
-        _mm512_storeu_si512(runs + found, _mm512_maskz_compress_epi32(static_cast<__mmask16>(~alike), here));
+        _mm512_storeu_si512(runs + found.runs, _mm512_maskz_compress_epi32(begin, here));
+        const auto alike = static_cast<std::uint16_t>(_cvtmask16_u32(others) & ~_cvtmask16_u32(begin));
         std::memcpy(reinterpret_cast<char*>(repeats) + i / 8, &alike, 2);
-        found += 16 - static_cast<std::size_t>(_mm_popcnt_u32(alike));
+        found.runs += static_cast<std::size_t>(_mm_popcnt_u32(begin));
+        found.prevailing += 16 - static_cast<std::size_t>(_mm_popcnt_u32(others));
         before = here;
     }
     return found;
 }
 
 inline constexpr Kernel kernel{"avx512", runs_here, true, TS_COMPARES(compare), transpose,
-                               cut,      widen,     find_runs};
+                               cut,      widen,     sift};
 
 }  // namespace tensorstate::avx512
 #endif

@@ -102,7 +102,7 @@ void compare(const Lines& lines, Firing firing, const Bits64& bits) {
 // Compilers turn the plain transposition into as good NEON code as there is without movemask.
 inline constexpr Kernel kernel{"neon",           runs_here, false,  TS_COMPARES(compare),
                                scalar::transpose, scalar::cut, scalar::widen,
-                               scalar::find_runs};
+                               scalar::sift};
 
 }  // namespace tensorstate::neon
 #endif

@@ -128,17 +128,17 @@ inline void widen(const std::uint8_t* rows, std::size_t bytes, std::size_t count
 }
 
 // Each state is written as if it began a run; the next one goes over it where it didn't.
-inline std::size_t find_runs(const std::uint64_t* states, std::size_t count,
-                             std::uint32_t* runs, std::uint64_t* repeats) {
-    std::size_t found = 0;
+inline Sifted sift(const std::uint64_t* states, std::size_t count, std::uint32_t,
+                   std::uint32_t* runs, std::uint64_t* repeats) {
+    Sifted found{0, 0};
     std::uint64_t before = ~states[0];
     for (std::size_t start = 0; start < count; start += 64) {
         std::uint64_t word = 0;
         for (std::size_t i = 0; i < 64; ++i) {
             const std::uint64_t state = states[start + i];
             const bool alike = state == before;
-            runs[found] = static_cast<std::uint32_t>(state);
-            found += !alike;
+            runs[found.runs] = static_cast<std::uint32_t>(state);
+            found.runs += !alike;
             word |= std::uint64_t{alike} << i;
             before = state;
         }
@@ -148,7 +148,7 @@ inline std::size_t find_runs(const std::uint64_t* states, std::size_t count,
 }
 
 inline constexpr Kernel kernel{"scalar",  runs_here, false, TS_COMPARES(compare), transpose,
-                               cut,       widen,     find_runs};
+                               cut,       widen,     sift};
 
 }  // namespace scalar
 }  // namespace tensorstate

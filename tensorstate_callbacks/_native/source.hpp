@@ -128,21 +128,37 @@ class Activations final : public Source {
     Packer packer_;
 };
 
+// What the last bytes of packed rows have in common with none, or-ed together: all bytes of many
+// rows at once, for the last byte of each alone would be slower to read.
+template <std::size_t Bytes>
+std::uint8_t last_bytes(const std::uint8_t* rows, std::size_t size) {
+    constexpr std::size_t together = 16;
+    std::uint8_t sums[together * Bytes] = {}, last = 0;
+    for (; size >= together; size -= together, rows += together * Bytes) {
+        for (std::size_t i = 0; i < together * Bytes; ++i) sums[i] |= rows[i];
+    }
+    for (std::size_t i = 1; i <= together; ++i) last |= sums[i * Bytes - 1];
+    for (std::size_t i = 1; i <= size; ++i) last |= rows[i * Bytes - 1];
+    return last;
+}
+
 // Whether packed rows have no bit beyond their neurons.
 inline bool padding_is_clear(const std::uint8_t* rows, std::size_t size, std::size_t neurons) {
-    constexpr std::size_t together = 64, narrow = 8;
     const std::size_t bytes = (neurons + 7) / 8;
     if (neurons % 8 == 0) return true;
     std::uint8_t last = 0;
-    if (bytes <= narrow) {
-        // All bytes of many rows at once: the last byte of each alone would be slower to read.
-        std::uint8_t sums[together * narrow] = {};
-        for (; size >= together; size -= together, rows += together * bytes) {
-            for (std::size_t i = 0; i < together * bytes; ++i) sums[i] |= rows[i];
-        }
-        for (std::size_t i = 1; i <= together; ++i) last |= sums[i * bytes - 1];
+    switch (bytes) {
+        case 1: last = last_bytes<1>(rows, size); break;
+        case 2: last = last_bytes<2>(rows, size); break;
+        case 3: last = last_bytes<3>(rows, size); break;
+        case 4: last = last_bytes<4>(rows, size); break;
+        case 5: last = last_bytes<5>(rows, size); break;
+        case 6: last = last_bytes<6>(rows, size); break;
+        case 7: last = last_bytes<7>(rows, size); break;
+        case 8: last = last_bytes<8>(rows, size); break;
+        default:
+            for (std::size_t i = 1; i <= size; ++i) last |= rows[i * bytes - 1];
     }
-    for (std::size_t i = 1; i <= size; ++i) last |= rows[i * bytes - 1];
     return last >> neurons % 8 == 0;
 }
 
