@@ -25,10 +25,17 @@ from tensorstate_callbacks._native.arguments import (
     plain_array,
 )
 from tensorstate_callbacks._native.fallback import pack_firing
-from tensorstate_callbacks._native.firing import read_firing
+from tensorstate_callbacks._native.firing import Memory, Reading, reading_of
 from tensorstate_callbacks.entropy import Spectrum
 
-__all__ = ["StateCounter", "available_kernels", "kernel_report", "pack_states", "use_kernel"]
+__all__ = [
+    "Memory",
+    "StateCounter",
+    "available_kernels",
+    "kernel_report",
+    "pack_states",
+    "use_kernel",
+]
 
 
 class StateCounter:
@@ -64,6 +71,7 @@ class StateCounter:
         self._n_neurons = checked_width(n_neurons)
         self._keep_states = bool(keep_states)
         self._kernel, self._engine = make_engine(self._n_neurons)
+        self._known: tuple[tuple[Any, ...], Reading] | None = None
 
     @property
     def n_neurons(self) -> int:
@@ -92,7 +100,7 @@ class StateCounter:
 
     def update(
         self,
-        activations: ArrayLike,
+        activations: ArrayLike | Memory,
         channel_axis: int,
         threshold: float = 0.0,
         *,
@@ -106,7 +114,8 @@ class StateCounter:
 
         Args:
             activations: for example (N, C, H, W) or (N, H, W, C) float32; at least one axis;
-                float16, float32, float64, bfloat16 (of ml_dtypes), integers or bool.
+                float16, float32, float64, bfloat16 (of ml_dtypes), integers or bool. A `Memory`
+                says where they lie instead: whoever gives it keeps them there.
             channel_axis: the axis of the neurons; may be negative.
             threshold: a finite number; a neuron fires where its activation is greater.
             bfloat16: int16 or uint16 `activations` are the bits of bfloat16 numbers.
@@ -116,17 +125,22 @@ class StateCounter:
             ValueError: if the channel axis is not there or does not have `n_neurons` entries,
                 or the threshold is not finite.
         """
-        array = plain_array(activations, "activations")
-        axis = checked_axis(array, channel_axis, self._n_neurons)
-        firing = read_firing(array, axis, checked_threshold(threshold), bfloat16)
-        if firing.always_alike:
-            n_positions = math.prod(firing.bits.shape[:-1])
-            alike = np.full((1, self._n_neurons), firing.span > 0)
+        given: NDArray[Any] | Memory = (
+            activations
+            if isinstance(activations, Memory)
+            else plain_array(activations, "activations")
+        )
+        reading = self._reading_of(given, channel_axis, threshold, bfloat16)
+        if reading.always_alike:
+            alike = np.full((1, self._n_neurons), reading.span > 0)
+            n_positions = math.prod(given.shape) // self._n_neurons
             self.add_counts(
                 np.packbits(alike, axis=1, bitorder="little"), np.array([n_positions], np.uint64)
             )
+        elif isinstance(given, Memory):
+            self._engine.add_memory(given, reading)
         else:
-            self._engine.add_firing(firing)
+            self._engine.add_firing(reading.firing(given))
 
     def update_packed(self, rows: NDArray[np.uint8]) -> None:
         """Count states that are packed already.
@@ -257,6 +271,26 @@ class StateCounter:
             f" n_distinct={self.n_distinct}, kernel={self.kernel!r})"
         )
 
+    def _reading_of(
+        self, given: NDArray[Any] | Memory, channel_axis: int, threshold: float, bfloat16: bool
+    ) -> Reading:
+        # Batches of a layer are alike. To find out anew what the last one was asked for would take
+        # longer than to count a small one. Types come first: others may not be comparable.
+        asked = (
+            *(given.dtype, given.ndim, bfloat16, type(channel_axis), channel_axis),
+            *(type(threshold), threshold),
+        )
+        known = self._known
+        if known is not None and known[0] == asked:
+            reading = known[1]
+            if given.shape[reading.order[-1]] == self._n_neurons:
+                return reading
+        axis = checked_axis(given.shape, channel_axis, self._n_neurons)
+        threshold = checked_threshold(threshold)
+        reading = reading_of(given.dtype, given.ndim, axis, threshold, bfloat16)
+        self._known = asked, reading
+        return reading
+
     def __getstate__(self) -> dict[str, Any]:
         states, counts = self.snapshot()
         return {
@@ -297,5 +331,6 @@ def pack_states(
                [2]], dtype=uint8)
     """
     array = plain_array(activations, "activations")
-    axis = checked_axis(array, channel_axis)
-    return pack_firing(read_firing(array, axis, checked_threshold(threshold), bfloat16))
+    axis = checked_axis(array.shape, channel_axis)
+    reading = reading_of(array.dtype, array.ndim, axis, checked_threshold(threshold), bfloat16)
+    return pack_firing(reading.firing(array))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tensorstate_callbacks.counter import StateCounter
+from tensorstate_callbacks.counter import Memory, StateCounter
 from tensorstate_callbacks.entropy import Spectrum
 from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.layer_report import LayerReport
@@ -43,7 +43,12 @@ class Recorder:
         return MappingProxyType(dict(self._counters))
 
     def observe(
-        self, name: str, activations: npt.ArrayLike, channel_axis: int, *, bfloat16: bool = False
+        self,
+        name: str,
+        activations: npt.ArrayLike | Memory,
+        channel_axis: int,
+        *,
+        bfloat16: bool = False,
     ) -> None:
         """Count the states of one batch.
 
@@ -120,7 +125,9 @@ class Recorder:
             self.names, {name: (c.spectrum(), c.fired()) for name, c in seen.items()}
         )
 
-    def _counter(self, name: str, activations: npt.ArrayLike, channel_axis: int) -> StateCounter:
+    def _counter(
+        self, name: str, activations: npt.ArrayLike | Memory, channel_axis: int
+    ) -> StateCounter:
         with self._lock:
             if name not in self._counters:
                 shape = getattr(activations, "shape", None)

@@ -166,3 +166,31 @@ def test_autocast_activations_are_bfloat16() -> None:
         model(torch.randn(30, 6))
     assert kept[0].dtype == torch.bfloat16
     assert counted_states(recording.counters["0"]) == expected_states(kept, 1)
+
+
+class Wrapper(torch.Tensor):
+    """A tensor without memory of its own, as libraries make them."""
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> "Wrapper":
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, *_: Any, **__: Any) -> Any:
+        return NotImplemented
+
+
+def freed(tensor: torch.Tensor) -> torch.Tensor:
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(Wrapper, "could not be counted"), (freed, "have no memory: it was freed")],
+)
+def test_tensor_without_memory_is_an_error(make: Any, message: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    watched = record(model, output_fn=lambda *_: make(torch.ones(2, 3)))
+    with pytest.raises(ProbeError, match=rf"'0'.*{message}"), watched:
+        model(torch.ones(2, 3))

@@ -134,6 +134,26 @@ cdef class NativeEngine:
         finally:
             PyBuffer_Release(&view)
 
+    def add_memory(self, memory, reading):
+        address, shape, strides, _ = memory
+        cdef vector[Axis] positions
+        cdef Axis channels
+        cdef size_t place = address, item_bytes = reading.unsigned.itemsize
+        cdef cbool is_folded = reading.folded
+        cdef Firing in_range = Firing(reading.first, reading.span)
+        for axis in reading.order:
+            positions.push_back(Axis(shape[axis], strides[axis]))
+        channels = positions.back()
+        positions.pop_back()
+        if channels.size != self.n_neurons or item_bytes not in (1, 2, 4, 8):
+            raise ValueError("memory must have the neurons on its channel axis")
+        if place == 0 and 0 not in shape:
+            raise ValueError("the activations have no memory: it was freed")
+        with nogil:
+            self.counter.get().add_activations(
+                <const char*> place, positions, channels, item_bytes, is_folded, in_range
+            )
+
     def add_rows(self, const uint8_t[:, ::1] rows, counts):
         cdef const uint64_t[::1] numbers
         cdef const uint64_t* first_number = NULL

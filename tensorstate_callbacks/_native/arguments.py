@@ -31,6 +31,8 @@ def checked_width(n_neurons: int) -> int:
 
 def plain_array(values: ArrayLike, name: str) -> NDArray[Any]:
     """`values` as a plain array; a mask, which would be lost, is refused."""
+    if type(values) is np.ndarray:
+        return values
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError(
             f"{name} must not be a masked array: a state has no missing neurons; select what is to"
@@ -39,17 +41,17 @@ def plain_array(values: ArrayLike, name: str) -> NDArray[Any]:
     return np.asarray(values)
 
 
-def checked_axis(array: NDArray[Any], channel_axis: int, n_neurons: int | None = None) -> int:
+def checked_axis(shape: tuple[int, ...], channel_axis: int, n_neurons: int | None = None) -> int:
     """The channel axis counted from 0; it must have one entry per neuron, if they are known."""
-    axis = operator.index(channel_axis)
-    if not -array.ndim <= axis < array.ndim:
-        raise ValueError(f"activations of shape {array.shape} have no axis {axis}")
-    if n_neurons is not None and array.shape[axis] != n_neurons:
+    shape, axis = tuple(shape), operator.index(channel_axis)
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"activations of shape {shape} have no axis {axis}")
+    if n_neurons is not None and shape[axis] != n_neurons:
         raise ValueError(
-            f"axis {axis} of activations of shape {array.shape} has {array.shape[axis]}"
+            f"axis {axis} of activations of shape {shape} has {shape[axis]}"
             f" channels, but this counter counts states of {n_neurons} neurons"
         )
-    return axis % array.ndim
+    return axis % len(shape)
 
 
 def checked_threshold(threshold: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstate_callbacks._native.firing import Firing
+from tensorstate_callbacks._native.firing import Firing, Memory, Reading
 
 _COUNT_MAX = 2**64 - 1
 _ROWS_AT_ONCE = 1 << 16
@@ -53,6 +53,9 @@ class NumpyEngine:
 
     def add_firing(self, firing: Firing) -> None:
         self.add_rows(pack_firing(firing), None)
+
+    def add_memory(self, memory: Memory, reading: Reading) -> None:
+        self.add_firing(reading.firing(memory.array()))
 
     def add_rows(self, rows: NDArray[np.uint8], counts: NDArray[np.uint64] | None) -> None:
         if counts is None:

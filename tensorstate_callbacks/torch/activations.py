@@ -3,10 +3,19 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 import torch
 
-_FLOATS = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
+from tensorstate_callbacks.counter import Memory
+
+# As NumPy names them; of bfloat16 the bits.
+_FLOATS: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+    torch.float16: np.dtype(np.float16),
+    torch.bfloat16: np.dtype(np.int16),
+}
 
 
 class HostArray(NamedTuple):
@@ -49,7 +58,7 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
         TypeError: They are complex, or the tensor is one process's part of a larger one.
     """
     if _is_plain(tensor):
-        return tensor.detach()
+        return tensor.detach() if tensor.requires_grad else tensor
     if tensor.is_complex():
         raise TypeError(
             f"its activations are complex ({tensor.dtype}), for which firing, being greater than "
@@ -85,12 +94,29 @@ def host_array(tensor: torch.Tensor) -> HostArray:
     """Return a strided tensor in host memory as an array, in place."""
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
-    if tensor.dtype == torch.bfloat16:
+    dtype = tensor.dtype
+    if dtype is torch.bfloat16:
         return HostArray(tensor.view(torch.int16).numpy(), bfloat16=True)
-    if tensor.dtype.is_floating_point and tensor.element_size() == 1:
+    if dtype not in _FLOATS and dtype.is_floating_point and dtype.itemsize == 1:
         # NumPy has no 8-bit floats; every one of them is a float32.
         tensor = tensor.float()
     return HostArray(tensor.numpy())
+
+
+def host_memory(tensor: torch.Tensor) -> tuple[npt.NDArray[Any] | Memory, bool]:
+    """Return where a strided tensor in host memory lies, and whether it holds bits of bfloat16.
+
+    An array is made only of what isn't plain: making one of every activation takes longer than
+    counting a small layer's.
+    """
+    dtype = _FLOATS.get(tensor.dtype)
+    if dtype is None or type(tensor) is not torch.Tensor or tensor.is_neg():
+        array = host_array(tensor)
+        return array.values, array.bfloat16
+    item = dtype.itemsize
+    strides = tuple([item * stride for stride in tensor.stride()])
+    bfloat16 = tensor.dtype is torch.bfloat16
+    return Memory(tensor.data_ptr(), tensor.shape, strides, dtype), bfloat16
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

@@ -11,6 +11,10 @@ from tensorstate_callbacks.torch.activations import find_tensor
 
 OutputFn: TypeAlias = Callable[[str, Any], torch.Tensor | None]
 
+# What torch.jit.is_tracing asks: a hook's every function has to come from memory.
+_graph_task = torch._C._current_graph_task_id
+_is_tracing = torch._C._is_tracing
+
 
 def taken_in(args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
     """Return the first tensor among a call's arguments, or None."""
@@ -45,7 +49,7 @@ def is_first_run() -> bool:
     Checkpointing runs the forward pass again inside the backward pass; `torch.jit.trace` runs it
     to see what it does.
     """
-    return torch._C._current_graph_task_id() == -1 and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return _graph_task() == -1 and not _is_tracing()
 
 
 def is_symbolic(tensor: torch.Tensor) -> bool:

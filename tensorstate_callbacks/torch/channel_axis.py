@@ -140,6 +140,8 @@ class ChannelAxes:
 
     def _from_user(self, name: str, module: nn.Module, tensor: torch.Tensor) -> int | None:
         given = self._given
+        if given is None:
+            return None
         if isinstance(given, Mapping):
             return next((axis for key, axis in given.items() if matches(key, name, module)), None)
         axis = given(name, module, tensor) if callable(given) else given

@@ -104,7 +104,7 @@ class Watch:
     def _see_input(
         self, probe: str, name: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any]
     ) -> None:
-        if not self._looks():
+        if not (self.active and is_first_run()):
             return
         tensor = taken_in(args, kwargs)
         if tensor is None:
@@ -114,7 +114,7 @@ class Watch:
     def _see_output(
         self, name: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
     ) -> None:
-        if not self._looks():
+        if not (self.active and is_first_run()):
             return
         tensor = given_out(name, output, self._output_fn)
         if self._follows:
@@ -128,7 +128,7 @@ class Watch:
     def _see_axis(
         self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
     ) -> None:
-        tensor = find_tensor(output) if self._looks() else None
+        tensor = find_tensor(output) if self.active and is_first_run() else None
         if tensor is not None:
             self._axes.note(module, taken_in(args, kwargs), tensor)
 
@@ -154,9 +154,6 @@ class Watch:
         own = self.rows.own(probe, module, tensor, channel_axis)
         if own is not None:
             self._recorder.observe_tensor(probe, own, channel_axis)
-
-    def _looks(self) -> bool:
-        return self.active and is_first_run()
 
 
 def _idle_hook() -> Callable[..., None]:

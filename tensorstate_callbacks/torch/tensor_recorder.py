@@ -10,7 +10,7 @@ import torch
 from tensorstate_callbacks.counter import StateCounter
 from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.recorder import Recorder
-from tensorstate_callbacks.torch.activations import host_array, strided
+from tensorstate_callbacks.torch.activations import host_memory, strided
 from tensorstate_callbacks.torch.device_packing import HostCopy, pack
 
 # Copies under way at a time: enough for a device to go on, few enough for its memory.
@@ -57,8 +57,8 @@ class TensorRecorder(Recorder):
         try:
             tensor = strided(tensor)
             if not lies_on_device(tensor):
-                array = host_array(tensor)
-                self.observe(name, array.values, channel_axis, bfloat16=array.bfloat16)
+                activations, bfloat16 = host_memory(tensor)
+                self.observe(name, activations, channel_axis, bfloat16=bfloat16)
                 return
             copy = self._start(name, tensor, channel_axis)
         except ProbeError:
@@ -103,4 +103,4 @@ class _Copy(NamedTuple):
 
 def lies_on_device(tensor: torch.Tensor) -> bool:
     """Tell whether a tensor's memory is an accelerator's."""
-    return tensor.device.type != "cpu"
+    return not tensor.is_cpu
