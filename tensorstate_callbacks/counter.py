@@ -25,7 +25,7 @@ from tensorstate_callbacks._native.arguments import (
     plain_array,
 )
 from tensorstate_callbacks._native.fallback import pack_firing
-from tensorstate_callbacks._native.firing import Memory, Reading, reading_of
+from tensorstate_callbacks._native.reading import LastReading, Memory, reading_of
 from tensorstate_callbacks.entropy import Spectrum
 
 __all__ = [
@@ -71,7 +71,7 @@ class StateCounter:
         self._n_neurons = checked_width(n_neurons)
         self._keep_states = bool(keep_states)
         self._kernel, self._engine = make_engine(self._n_neurons)
-        self._known: tuple[tuple[Any, ...], Reading] | None = None
+        self._last_reading = LastReading(self._n_neurons)
 
     @property
     def n_neurons(self) -> int:
@@ -130,7 +130,7 @@ class StateCounter:
             if isinstance(activations, Memory)
             else plain_array(activations, "activations")
         )
-        reading = self._reading_of(given, channel_axis, threshold, bfloat16)
+        reading = self._last_reading.of(given, channel_axis, threshold, bfloat16)
         if reading.always_alike:
             alike = np.full((1, self._n_neurons), reading.span > 0)
             n_positions = math.prod(given.shape) // self._n_neurons
@@ -270,26 +270,6 @@ class StateCounter:
             f"StateCounter(n_neurons={self.n_neurons}, n_states={self.n_states},"
             f" n_distinct={self.n_distinct}, kernel={self.kernel!r})"
         )
-
-    def _reading_of(
-        self, given: NDArray[Any] | Memory, channel_axis: int, threshold: float, bfloat16: bool
-    ) -> Reading:
-        # Batches of a layer are alike. To find out anew what the last one was asked for would take
-        # longer than to count a small one. Types come first: others may not be comparable.
-        asked = (
-            *(given.dtype, given.ndim, bfloat16, type(channel_axis), channel_axis),
-            *(type(threshold), threshold),
-        )
-        known = self._known
-        if known is not None and known[0] == asked:
-            reading = known[1]
-            if given.shape[reading.order[-1]] == self._n_neurons:
-                return reading
-        axis = checked_axis(given.shape, channel_axis, self._n_neurons)
-        threshold = checked_threshold(threshold)
-        reading = reading_of(given.dtype, given.ndim, axis, threshold, bfloat16)
-        self._known = asked, reading
-        return reading
 
     def __getstate__(self) -> dict[str, Any]:
         states, counts = self.snapshot()

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorstate_callbacks._native.fallback import NumpyEngine
-from tensorstate_callbacks._native.firing import Firing, Memory, Reading
+from tensorstate_callbacks._native.firing import Firing
+from tensorstate_callbacks._native.reading import Memory, Reading
 from tensorstate_callbacks.errors import TensorStateWarning
 
 try:

@@ -1,7 +1,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstate_callbacks._native.firing import Firing, Memory, Reading
+from tensorstate_callbacks._native.firing import Firing
+from tensorstate_callbacks._native.reading import Memory, Reading
 
 class NativeEngine:
     def __init__(self, n_neurons: int, kernel: str) -> None: ...

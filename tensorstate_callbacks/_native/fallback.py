@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstate_callbacks._native.firing import Firing, Memory, Reading
+from tensorstate_callbacks._native.firing import Firing
+from tensorstate_callbacks._native.reading import Memory, Reading
 
 _COUNT_MAX = 2**64 - 1
 _ROWS_AT_ONCE = 1 << 16

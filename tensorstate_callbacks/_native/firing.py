@@ -1,4 +1,4 @@
-"""Activations and a threshold in; out come their bits and the range of bits that fires.
+"""A number type and a threshold in; out comes the range of bits that fires.
 
 Every supported number type turns into unsigned integers of its own width, so that `value >
 threshold` becomes `(key - first) mod 2**bits < span`: exact, without a copy, and not moved by
@@ -9,7 +9,6 @@ two's complement of their magnitude, which puts all floats into their numeric or
 
 from __future__ import annotations
 
-import ctypes
 import math
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -43,92 +42,19 @@ class Firing(NamedTuple):
         return self.span in (0, 1 << (8 * self.bits.itemsize))
 
 
-class Memory(NamedTuple):
-    """Activations of which no array is made: where they lie, as long as their owner is there.
-
-    Attributes:
-        address: of the first one.
-        shape: one number for each axis.
-        strides: from one entry of an axis to the next, in bytes; at least 0.
-        dtype: a number type in the machine's byte order.
-    """
-
-    address: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
-
-    def array(self) -> NDArray[Any]:
-        """An array over the same memory, which it doesn't own."""
-        ends = (stride * (size - 1) for stride, size in zip(self.strides, self.shape, strict=True))
-        n_bytes = self.dtype.itemsize + sum(ends) if math.prod(self.shape) else 0
-        if n_bytes and not self.address:
-            raise ValueError("the activations have no memory: it was freed")
-        memory = (ctypes.c_char * n_bytes).from_address(self.address)
-        return np.ndarray(self.shape, self.dtype, memoryview(memory), strides=self.strides)
-
-
-class Reading(NamedTuple):
-    """How to read the activations of a layer, whose batches are all of one kind.
-
-    Attributes:
-        dtype: that they are turned into first, where they are not in the machine's byte order.
-        unsigned: of the same width.
-        order: their axes, the channel axis last.
-        folded: see `Firing`.
-        first: see `Firing`.
-        span: see `Firing`.
-    """
-
-    dtype: np.dtype[Any] | None
-    unsigned: np.dtype[Any]
-    order: tuple[int, ...]
-    folded: bool
-    first: int
-    span: int
-
-    @property
-    def always_alike(self) -> bool:
-        """See `Firing`."""
-        return self.span in (0, 1 << (8 * self.unsigned.itemsize))
-
-    def firing(self, activations: NDArray[Any]) -> Firing:
-        """Say which bits fire, of activations of the kind that `reading_of` was asked for."""
-        if self.dtype is not None:
-            activations = activations.astype(self.dtype)
-        bits = activations.view(self.unsigned).transpose(self.order)
-        return Firing(bits, self.folded, self.first, self.span)
-
-
-def reading_of(
-    dtype: np.dtype[Any], n_axes: int, channel_axis: int, threshold: float, bfloat16: bool
-) -> Reading:
-    """Say how to read activations.
+# Batches of all layers ask the same; finding out costs more than counting a small one.
+@lru_cache(maxsize=256)
+def firing_range(dtype: np.dtype[Any], threshold: float, bfloat16: bool) -> tuple[bool, int, int]:
+    """Whether keys are folded, the first that fires and how many do; see `Firing`.
 
     Args:
-        dtype: of the activations, any supported one.
-        n_axes: at least one.
-        channel_axis: the axis of the neurons, 0 <= channel_axis < n_axes.
+        dtype: of the activations, in the machine's byte order.
         threshold: finite; an element fires if it is greater, exactly.
         bfloat16: whether int16 or uint16 elements are the bits of bfloat16 numbers.
 
     Raises:
         TypeError: if the dtype is not supported.
     """
-    native = None if dtype.isnative else dtype.newbyteorder("=")
-    folded, first, span = _firing_range(native or dtype, threshold, bfloat16)
-    order = (*(axis for axis in range(n_axes) if axis != channel_axis), channel_axis)
-    return Reading(native, np.dtype(f"u{dtype.itemsize}"), order, folded, first, span)
-
-
-# Every batch of a layer asks the same; finding out costs more than counting a small one.
-@lru_cache(maxsize=256)
-def _firing_range(dtype: np.dtype[Any], threshold: float, bfloat16: bool) -> tuple[bool, int, int]:
     size = dtype.itemsize
     if dtype.name == "bfloat16" or (bfloat16 and dtype.kind in "iu" and size == 2):
         folded, first, span = _bfloat16_range(threshold)
