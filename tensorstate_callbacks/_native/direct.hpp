@@ -68,8 +68,8 @@ class DirectCounts {
 
   private:
     // One state is often most of a layer's, and neighbours are often alike; a count that was just
-    // stored is slow to read again. So the prevailing state is only numbered, then where a run of
-    // others begins is counted, and then the rest of each run as one.
+    // stored is slow to read again. So the prevailing state is counted as one number, then where a
+    // run of others begins, and then the rest of each run as one.
     std::size_t add_once(const Rows& rows) noexcept {
         std::uint32_t runs[kMostAtOnce];
         std::uint64_t repeats[kMostAtOnce / 64];

@@ -51,9 +51,9 @@ struct Sifted {
     std::size_t prevailing, runs;
 };
 
-// States of up to 32 bits in, in whole groups of 64. Those that are the prevailing one are numbered,
-// by kernels that are quick at it. Of all others, those that differ from the one before them begin
-// `runs`; in `repeats` bit i % 64 of word i / 64 says that state i does not.
+// States of up to 32 bits in, in whole groups of 64. Kernels that are quick at it tell how many are
+// the prevailing one, and leave these out. Of all others, those that differ from the one before
+// them begin `runs`; in `repeats` bit i % 64 of word i / 64 says that state i does not.
 using Sift = Sifted (*)(const std::uint64_t* states, std::size_t count, std::uint32_t prevailing,
                         std::uint32_t* runs, std::uint64_t* repeats);
 
