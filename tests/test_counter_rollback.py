@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from counter_oracle import native_kernels, new_counter
+from counter_oracle import assert_counts, native_kernels, new_counter
 
 
 def until_it_succeeds(counter, add, most=None):
@@ -129,3 +129,28 @@ def test_nbytes_tells_at_least_what_states_and_counts_need(kernel, width):
     if width <= 128:  # small counts that spill over
         assert counter.nbytes >= small + 16 * n_states
     assert counter.n_states == n_states * (2**32 + 1)
+
+
+@native_kernels
+@pytest.mark.parametrize("width", [50, 100, 200, 512])
+def test_blocks_of_activations_are_taken_back_from_whichever_finds_no_memory(kernel, width):
+    # A counter that failed once has grown: only a new one fails in the last of three blocks.
+    from tensorstate_callbacks._native._counter import fail_allocation
+
+    rng = np.random.default_rng(width)
+    before, batch = (rng.standard_normal((n, width), np.float32) for n in (100, 10_000))
+    failures, failed = 0, True
+    while failed:
+        counter = new_counter(kernel, width)
+        counter.update(before, 1)
+        fail_allocation(failures + 1)
+        try:
+            counter.update(batch, 1)
+            failed = False
+        except MemoryError:
+            failures += 1
+        finally:
+            fail_allocation(0)
+        states = [before > 0] if failed else [before > 0, batch > 0]
+        assert_counts(counter, np.concatenate(states))
+    assert failures >= 5
