@@ -262,3 +262,15 @@ def test_repr_says_what_was_counted():
     counter = new_counter("numpy", 4)
     counter.update(np.ones((3, 4)), 1)
     assert repr(counter) == "StateCounter(n_neurons=4, n_states=3, n_distinct=1, kernel='numpy')"
+
+
+@every_kernel
+@pytest.mark.parametrize("width", [16, 20, 64, 72, 127, 200])
+@pytest.mark.parametrize("place", [0, -1])
+def test_states_that_differ_in_one_byte_are_sorted_by_it(kernel, width, place, rng):
+    rows = np.zeros((16, -(-width // 8)), np.uint8)
+    rows[:, place] = rng.permutation(16)  # a last byte has at least 4 bits
+    rows[:, 1:-1] = rng.integers(0, 256)
+    counter = new_counter(kernel, width)
+    counter.update_packed(rows)
+    assert [row.tobytes() for row in counter.states()] == sorted(row.tobytes() for row in rows)
