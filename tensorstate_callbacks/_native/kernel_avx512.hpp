@@ -170,7 +170,8 @@ TS_AVX512 inline Sifted sift(const std::uint64_t* states, std::size_t count,
         const __mmask16 begin = _mm512_mask_cmpneq_epi32_mask(others, here, last);
         // Compressed in a register: Zen 4 takes a hundred times longer on the way to memory.
         _mm512_storeu_si512(runs + found.runs, _mm512_maskz_compress_epi32(begin, here));
-        const auto alike = static_cast<std::uint16_t>(_cvtmask16_u32(others) & ~_cvtmask16_u32(begin));
+        const auto alike =
+            static_cast<std::uint16_t>(_cvtmask16_u32(others) & ~_cvtmask16_u32(begin));
         std::memcpy(reinterpret_cast<char*>(repeats) + i / 8, &alike, 2);
         found.runs += static_cast<std::size_t>(_mm_popcnt_u32(begin));
         found.prevailing += 16 - static_cast<std::size_t>(_mm_popcnt_u32(others));

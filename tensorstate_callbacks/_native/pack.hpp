@@ -80,7 +80,8 @@ class Packer {
             kernel_.cut(whole, lines.length, lines.count, bits.words);
         } else if (dense && lines.length % 64 == 0 &&
                    (lines.length == 64 || bits.word_pitch == 1)) {
-            compare_({lines.data, 1, 0, lines.count * lines.length, far_}, firing_, {bits.words, 0, 1});
+            compare_({lines.data, 1, 0, lines.count * lines.length, far_}, firing_,
+                     {bits.words, 0, 1});
         } else {
             compare_(lines, firing_, bits);
         }

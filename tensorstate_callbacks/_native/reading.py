@@ -34,7 +34,11 @@ class Memory(NamedTuple):
         return len(self.shape)
 
     def array(self) -> NDArray[Any]:
-        """An array over the same memory, which it doesn't own."""
+        """An array over the same memory, which it doesn't own.
+
+        Raises:
+            ValueError: if there is no memory, of other than no activations.
+        """
         ends = (stride * (size - 1) for stride, size in zip(self.strides, self.shape, strict=True))
         n_bytes = self.dtype.itemsize + sum(ends) if math.prod(self.shape) else 0
         if n_bytes and not self.address:

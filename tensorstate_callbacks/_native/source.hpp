@@ -128,8 +128,8 @@ class Activations final : public Source {
     Packer packer_;
 };
 
-// What the last bytes of packed rows have in common with none, or-ed together: all bytes of many
-// rows at once, for the last byte of each alone would be slower to read.
+// The last bytes of packed rows, or-ed together. All bytes of many rows are at once: the last byte
+// of each alone would be slower to read.
 template <std::size_t Bytes>
 std::uint8_t last_bytes(const std::uint8_t* rows, std::size_t size) {
     constexpr std::size_t together = 16;
