@@ -87,7 +87,7 @@ extern "C" double pack_seconds(const char* kernel, const char* data, std::size_t
         Activations source(*found, data, positions, channels, item_bytes, false,
                            Firing{first, span});
         std::uint64_t* target = all == nullptr ? block.data() : all;
-        while (const std::size_t size = source.next(Rows{target, nullptr, room})) {
+        while (const std::size_t size = source.next(Room{target, nullptr, room}).size) {
             if (all != nullptr) target += size * words;
             sink = *block.data();
         }

@@ -17,6 +17,7 @@ from tensorstate_callbacks._native import (
     use_kernel,
 )
 from tensorstate_callbacks._native.arguments import (
+    check_padding,
     checked_axis,
     checked_counts,
     checked_rows,
@@ -186,6 +187,7 @@ class StateCounter:
         counts = checked_counts(counts, len(rows))
         seen = counts > 0
         if not seen.all():
+            check_padding(rows, self._n_neurons)
             rows, counts = rows[seen], counts[seen]
         self._engine.add_rows(rows, counts)
 

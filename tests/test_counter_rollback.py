@@ -67,7 +67,8 @@ def test_runs_before_the_one_that_finds_no_memory_are_taken_back(kernel):
         counter.add_counts(np.array([[full]], np.uint8), np.array([200], np.uint64))
         before = counter.counts()
         failures = until_it_succeeds(counter, lambda counter=counter: counter.update_packed(runs))
-        assert failures >= 2
+        # 5 prevails: where it finds no memory for its count, it goes on prevailing.
+        assert failures == (1 if full == 5 else 2)
         assert counter.counts().tolist() == (before + 3 * np.array([16, 32, 32, 16, 32])).tolist()
 
 

@@ -31,7 +31,7 @@ _warned = False
 
 
 class Engine(Protocol):
-    """What a counter's engine does; arguments are checked before they get here."""
+    """What a counter's engine does; arguments but the padding of rows are checked before."""
 
     @property
     def n_states(self) -> int: ...

@@ -44,8 +44,6 @@ cdef extern from "counter.hpp" namespace "tensorstate" nogil:
         vector[uint64_t] fired() except +
 
     vector[string] kernel_names() except +
-    cbool native_padding_is_clear "tensorstate::padding_is_clear"(
-        const uint8_t* rows, size_t size, size_t neurons)
     void set_failing_allocation "tensorstate::fail_allocation"(uint64_t number)
 
 
@@ -205,16 +203,6 @@ cdef class NativeEngine:
 def kernels():
     """Names of the kernels that this processor runs, fastest first."""
     return tuple(name.decode() for name in kernel_names())
-
-
-def padding_is_clear(const uint8_t[:, ::1] rows, size_t n_neurons):
-    """Whether packed rows have no bit set beyond their neurons."""
-    cdef size_t size = rows.shape[0]
-    cdef cbool clear = True
-    if size != 0 and <size_t> rows.shape[1] == (n_neurons + 7) // 8:
-        with nogil:
-            clear = native_padding_is_clear(&rows[0, 0], size, n_neurons)
-    return clear
 
 
 def fail_allocation(uint64_t number):

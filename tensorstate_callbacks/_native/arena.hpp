@@ -47,6 +47,9 @@ class Arena {
         }
         if (full_ == chunks_.size() && !take_chunk()) return false;
         std::uint64_t* const target = at(full_, in_last_);
+        // Memory to write to is asked for ahead too: what comes after these entries.
+        TS_PREFETCH(target + kWordsAhead);
+        TS_PREFETCH(target + kWordsAhead + 8);
         target[0] = count;
         for (std::size_t i = 0; i < width; ++i) target[i + 1] = row[i];
         place = static_cast<std::uint32_t>(full_ << in_chunk_bits_ | in_last_++);
@@ -62,6 +65,8 @@ class Arena {
     }
 
   private:
+    static constexpr std::size_t kWordsAhead = 128;
+
     std::uint64_t* at(std::size_t chunk, std::size_t in_chunk) const noexcept {
         return static_cast<std::uint64_t*>(chunks_[chunk].get()) + in_chunk * entry_words_;
     }

@@ -10,13 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-try:
-    from tensorstate_callbacks._native._counter import padding_is_clear as _padding_is_clear
-except ImportError:
-
-    def _padding_is_clear(rows: NDArray[np.uint8], n_neurons: int) -> bool:
-        return not (n_neurons % 8 and len(rows) and rows[:, -1].max() >> n_neurons % 8)
-
 
 def checked_width(n_neurons: int) -> int:
     """The number of neurons as an int of at least 1."""
@@ -66,7 +59,7 @@ def checked_threshold(threshold: float) -> float:
 
 
 def checked_rows(rows: NDArray[np.uint8], n_neurons: int) -> NDArray[np.uint8]:
-    """Packed rows in C order, without a bit beyond the neurons."""
+    """Packed rows in C order; engines look at the padding of each row while they count."""
     rows = plain_array(rows, "packed rows")
     width = -(-n_neurons // 8)
     if rows.dtype != np.uint8:
@@ -75,10 +68,13 @@ def checked_rows(rows: NDArray[np.uint8], n_neurons: int) -> NDArray[np.uint8]:
         raise ValueError(
             f"packed rows of {n_neurons} neurons have the shape (m, {width}), not {rows.shape}"
         )
-    rows = np.ascontiguousarray(rows)
-    if not _padding_is_clear(rows, n_neurons):
+    return np.ascontiguousarray(rows)
+
+
+def check_padding(rows: NDArray[np.uint8], n_neurons: int) -> None:
+    """Raise ValueError if checked rows have a bit beyond the neurons."""
+    if n_neurons % 8 and len(rows) and rows[:, -1].max() >> n_neurons % 8:
         raise ValueError(f"packed rows have bits set beyond their {n_neurons} neurons")
-    return rows
 
 
 def checked_counts(counts: NDArray[np.uint64], n_rows: int) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-// A word of bits in; where its lowest ones are out.
+// A word of bits in; where its lowest one is out.
 #pragma once
 
 #include <cstddef>
@@ -21,17 +21,6 @@ TS_INLINE std::size_t lowest_bit(std::uint64_t bits) noexcept {
 #else
     return static_cast<std::size_t>(__builtin_ctzll(bits));
 #endif
-}
-
-struct Ones {
-    std::size_t first, size;
-};
-
-// The lowest ones without a 0 between them, of bits that are not all 0.
-TS_INLINE Ones first_ones(std::uint64_t bits) noexcept {
-    const std::size_t first = lowest_bit(bits);
-    const std::uint64_t behind = ~(bits >> first);
-    return Ones{first, behind == 0 ? 64 : lowest_bit(behind)};
 }
 
 }  // namespace tensorstate

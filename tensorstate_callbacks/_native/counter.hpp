@@ -11,6 +11,7 @@
 
 #include "kernels.hpp"
 #include "narrow.hpp"
+#include "packed_rows.hpp"
 #include "summaries.hpp"
 #include "wide.hpp"
 
@@ -80,7 +81,10 @@ class Counter {
         std::uint64_t rows() const override { return engine_.distinct(); }
         bool counted() const override { return true; }
         void rewind() override { cursor_ = 0; }
-        std::size_t next(const Rows& room) override { return engine_.read(cursor_, room); }
+        Rows next(const Room& room) override {
+                const std::size_t size = engine_.read(cursor_, room);
+                return Rows{room.words, room.counts, size};
+            }
 
       private:
         const Engine& engine_;
@@ -96,18 +100,16 @@ class Counter {
               rows_(allocate<std::uint64_t>(size_ * words)),
               counts_(allocate<std::uint64_t>(size_)), states_(states) {
             std::size_t cursor = 0;
-            engine.read(cursor, Rows{rows_.get(), counts_.get(), size_});
+            engine.read(cursor, Room{rows_.get(), counts_.get(), size_});
         }
         std::uint64_t states() const override { return states_; }
         std::uint64_t rows() const override { return size_; }
         bool counted() const override { return true; }
         void rewind() override { done_ = 0; }
-        std::size_t next(const Rows& room) override {
-            const std::size_t size = std::min(room.size, size_ - done_);
-            std::copy_n(rows_.get() + done_ * words_, size * words_, room.words);
-            std::copy_n(counts_.get() + done_, size, room.counts);
+        Rows next(const Room& room) override {
+            const std::size_t size = std::min(room.size, size_ - done_), first = done_;
             done_ += size;
-            return size;
+            return Rows{rows_.get() + first * words_, counts_.get() + first, size};
         }
 
       private:
@@ -125,8 +127,8 @@ class Counter {
         return std::make_unique<WideEngine>(neurons_);
     }
 
-    // Blocks are small enough for the cache. Where memory runs out in one of them, what it added
-    // is taken back, then the source runs again and so are the blocks before.
+    // Blocks are small enough for the cache. Where memory runs out in one of them, or what it would
+    // add is refused, the source runs again and what the blocks before it added is taken back.
     void add(Source& source) {
         const std::uint64_t states = exact_sum(states_, source.states());
         const std::size_t words = words_of(neurons_);
@@ -135,21 +137,23 @@ class Counter {
         auto* const rows = static_cast<std::uint64_t*>(memory.get());
         const Block<std::uint64_t> counts =
             source.counted() ? allocate<std::uint64_t>(room) : nullptr;
-        std::size_t blocks = 0;
         if (!engine_->expect(source.rows())) throw std::bad_alloc();
-        while (const std::size_t size = source.next(Rows{rows, counts.get(), room})) {
-            const std::size_t added = engine_->add(Rows{rows, counts.get(), size});
-            if (added == size) {
+        const Room place{rows, counts.get(), room, engine_->takes_packed()};
+        std::size_t blocks = 0;
+        try {
+            for (Rows block = source.next(place); block.size != 0; block = source.next(place)) {
+                const std::size_t size = block.size;
+                block.size = engine_->add(block);
+                if (block.size != size) {
+                    engine_->remove(block);
+                    throw std::bad_alloc();
+                }
                 ++blocks;
-                continue;
             }
-            engine_->remove(Rows{rows, counts.get(), added});
-            for (source.rewind(); blocks != 0; --blocks) {
-                const std::size_t before = source.next(Rows{rows, counts.get(), room});
-                engine_->remove(Rows{rows, counts.get(), before});
-            }
+        } catch (...) {
+            for (source.rewind(); blocks != 0; --blocks) engine_->remove(source.next(place));
             engine_->purge();
-            throw std::bad_alloc();
+            throw;
         }
         states_ = states;
     }

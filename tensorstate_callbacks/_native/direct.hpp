@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "bits.hpp"
 #include "engine.hpp"
 #include "kernel.hpp"
 #include "memory.hpp"
@@ -40,17 +39,18 @@ class DirectCounts {
     }
 
     std::size_t add(const Rows& rows) noexcept {
-        return rows.counts == nullptr ? add_once(rows) : add_counted(rows);
+        const ShortRows states = short_rows(rows);
+        return rows.counts == nullptr ? add_once(states) : add_counted(states, rows.counts);
     }
 
     void remove(const Rows& rows) noexcept {
+        const ShortRows states = short_rows(rows);
         for (std::size_t i = 0; i < rows.size; ++i) {
-            const std::uint64_t state = rows.words[i];
-            counts_.subtract(small_[state], state, rows.counts == nullptr ? 1 : rows.counts[i]);
+            subtract(state_at(states, i), rows.counts == nullptr ? 1 : rows.counts[i]);
         }
     }
 
-    std::size_t read(std::size_t& cursor, const Rows& room) const noexcept {
+    std::size_t read(std::size_t& cursor, const Room& room) const noexcept {
         std::size_t found = 0;
         while (cursor < size_ && found < room.size) {
             if (cursor % 8 == 0 && none_of_eight(cursor)) {
@@ -59,7 +59,7 @@ class DirectCounts {
             }
             if (small_[cursor] != 0) {
                 if (room.words != nullptr) room.words[found] = cursor;
-                room.counts[found++] = counts_.value(small_[cursor], cursor);
+                room.counts[found++] = value(static_cast<std::uint32_t>(cursor));
             }
             ++cursor;
         }
@@ -67,104 +67,119 @@ class DirectCounts {
     }
 
   private:
+    ShortRows short_rows(const Rows& rows) const noexcept {
+        const auto mask = static_cast<std::uint32_t>(size_ - 1);
+        if (rows.words == nullptr) return ShortRows{rows.packed, rows.bytes, rows.size, mask};
+        return ShortRows{reinterpret_cast<const std::uint8_t*>(rows.words), 8, rows.size, mask};
+    }
+
+    TS_INLINE static std::uint32_t state_at(const ShortRows& rows, std::size_t i) noexcept {
+        std::uint32_t state = 0;
+        std::memcpy(&state, rows.rows + i * rows.bytes, std::min(rows.bytes, sizeof state));
+        return state & rows.mask;
+    }
+
     // One state is often most of a layer's, and neighbours are often alike; a count that was just
-    // stored is slow to read again. So the prevailing state is counted as one number, then where a
-    // run of others begins, and then the rest of each run as one.
-    std::size_t add_once(const Rows& rows) noexcept {
-        std::uint32_t runs[kMostAtOnce];
-        std::uint64_t repeats[kMostAtOnce / 64];
-        const std::size_t whole = rows.size / 64 * 64;
-        for (std::size_t start = 0; start < whole; start += kMostAtOnce) {
-            const std::size_t size = std::min(kMostAtOnce, whole - start);
-            const std::uint64_t* const states = rows.words + start;
-            const Sifted sifted = sift_(states, size, prevailing_, runs, repeats);
-            if (!add_sifted(sifted, states, runs, repeats, size)) return start;
-            const std::size_t repeated = size - sifted.runs - sifted.prevailing;
-            if (repeated > sifted.prevailing) {
-                prevailing_ = static_cast<std::uint32_t>(states[first_one(repeats)]);
-            }
+    // stored is slow to read again. So the prevailing state is counted as one number, then all
+    // others but those like the one before them, and then these.
+    std::size_t add_once(const ShortRows& rows) noexcept {
+        std::uint32_t begin[kMostSifted], again[kMostSifted];
+        const std::size_t whole = rows.count / 16 * 16;
+        for (std::size_t start = 0; start < whole; start += kMostSifted) {
+            const ShortRows some{rows.rows + start * rows.bytes, rows.bytes,
+                                 std::min(kMostSifted, whole - start), rows.mask};
+            Sifted sifted{begin, again, 0, 0};
+            sift_(some, prevailing_, sifted);
+            const std::size_t prevail = some.count - sifted.n_begin - sifted.n_again;
+            if (!add_sifted(sifted, prevail)) return start;
+            if (sifted.n_again > prevail) let_prevail(again[0]);
         }
-        for (std::size_t i = whole; i < rows.size; ++i) {
-            if (!counts_.add(small_[rows.words[i]], rows.words[i], 1)) return i;
+        for (std::size_t i = whole; i < rows.count; ++i) {
+            if (!add(state_at(rows, i), 1)) return i;
         }
-        return rows.size;
+        return rows.count;
+    }
+
+    std::size_t add_counted(const ShortRows& rows, const std::uint64_t* counts) noexcept {
+        std::size_t i = 0;
+        while (i < rows.count && add(state_at(rows, i), counts[i])) ++i;
+        return i;
     }
 
     // False, and nothing changed, for want of memory.
-    bool add_sifted(const Sifted& sifted, const std::uint64_t* states, const std::uint32_t* runs,
-                    const std::uint64_t* repeats, std::size_t size) noexcept {
-        std::uint8_t& prevailing = small_[prevailing_];
-        if (sifted.prevailing != 0 && !counts_.add(prevailing, prevailing_, sifted.prevailing)) {
-            return false;
+    bool add_sifted(const Sifted& sifted, std::size_t prevail) noexcept {
+        if (prevail != 0 && !add_prevailing(prevail)) return false;
+        const std::size_t begun = count_each(sifted.begin, sifted.n_begin);
+        std::size_t repeated = 0;
+        if (begun == sifted.n_begin) {
+            // Few are counted sooner than runs of them are found.
+            repeated = sifted.n_again < kMostSifted / 8 ? count_each(sifted.again, sifted.n_again)
+                                                        : count_runs(sifted.again, sifted.n_again);
+            if (repeated == sifted.n_again) return true;
         }
-        const std::size_t counted = count_each(runs, sifted.runs);
-        if (counted == sifted.runs && count_repeats(states, repeats, size)) return true;
-        for (std::size_t i = 0; i < counted; ++i) counts_.subtract(small_[runs[i]], runs[i], 1);
-        if (sifted.prevailing != 0) counts_.subtract(prevailing, prevailing_, sifted.prevailing);
+        for (std::size_t i = 0; i < begun; ++i) subtract(sifted.begin[i], 1);
+        for (std::size_t i = 0; i < repeated; ++i) subtract(sifted.again[i], 1);
+        if (prevail != 0) subtract(prevailing_, prevail);
         return false;
-    }
-
-    static std::size_t first_one(const std::uint64_t* bits) noexcept {
-        std::size_t word = 0;
-        while (bits[word] == 0) ++word;
-        return 64 * word + lowest_bit(bits[word]);
     }
 
     // How many of the states were counted: fewer for want of memory.
     std::size_t count_each(const std::uint32_t* states, std::size_t size) noexcept {
         // A local: a member could be one of the counts, for all a compiler knows.
         std::uint8_t* const small = small_.get();
+        const auto fails = [&](std::size_t i) {
+            return ++small[states[i]] == 0 && !carry(states[i]);
+        };
         std::size_t i = 0;
         for (; i + 4 <= size; i += 4) {
-            // Counts rarely run over: those that may have are taken back and counted with care.
-            const std::uint8_t a = ++small[states[i]], b = ++small[states[i + 1]];
-            const std::uint8_t c = ++small[states[i + 2]], d = ++small[states[i + 3]];
-            if (a && b && c && d) continue;
-            for (std::size_t n = i; n < i + 4; ++n) --small[states[n]];
-            for (std::size_t n = i; n < i + 4; ++n) {
-                if (!counts_.add(small[states[n]], states[n], 1)) return n;
-            }
+            if (fails(i)) return i;
+            if (fails(i + 1)) return i + 1;
+            if (fails(i + 2)) return i + 2;
+            if (fails(i + 3)) return i + 3;
         }
         for (; i < size; ++i) {
-            if (!counts_.add(small[states[i]], states[i], 1)) return i;
+            if (fails(i)) return i;
         }
         return size;
     }
 
-    // Counts the states whose bit is set; false, and nothing changed, for want of memory.
-    bool count_repeats(const std::uint64_t* states, const std::uint64_t* repeats,
-                       std::size_t size) noexcept {
-        for (std::size_t start = 0; start < size; start += 64) {
-            for (std::uint64_t left = repeats[start / 64]; left != 0;) {
-                const Ones ones = first_ones(left);
-                const std::uint64_t state = states[start + ones.first];
-                if (!counts_.add(small_[state], state, ones.size)) {
-                    undo_repeats(states, repeats, start, repeats[start / 64] ^ left);
-                    return false;
-                }
-                left &= left + (std::uint64_t{1} << ones.first);
-            }
+    std::size_t count_runs(const std::uint32_t* states, std::size_t size) noexcept {
+        for (std::size_t start = 0, end = 0; start < size; start = end) {
+            while (end < size && states[end] == states[start]) ++end;
+            if (!add(states[start], end - start)) return start;
         }
+        return size;
+    }
+
+    // Once more with care: one more was more than a byte holds.
+    TS_NOINLINE bool carry(std::uint32_t state) noexcept {
+        --small_[state];
+        return add(state, 1);
+    }
+
+    TS_INLINE bool add(std::uint32_t state, std::uint64_t count) noexcept {
+        return counts_.add(small_[state], state, count);
+    }
+    void subtract(std::uint32_t state, std::uint64_t count) noexcept {
+        const std::uint64_t more = state == prevailing_ ? std::min(more_, count) : 0;
+        more_ -= more;
+        if (count != more) counts_.subtract(small_[state], state, count - more);
+    }
+    std::uint64_t value(std::uint32_t state) const noexcept {
+        return counts_.value(small_[state], state) + (state == prevailing_ ? more_ : 0);
+    }
+
+    // Its byte tells only that it was seen.
+    bool add_prevailing(std::uint64_t count) noexcept {
+        if (small_[prevailing_] == 0) return add(prevailing_, count);
+        more_ += count;
         return true;
     }
-
-    void undo_repeats(const std::uint64_t* states, const std::uint64_t* repeats, std::size_t size,
-                      std::uint64_t last) noexcept {
-        for (std::size_t i = 0; i < size + 64; ++i) {
-            const std::uint64_t word = i < size ? repeats[i / 64] : last;
-            if (word >> i % 64 & 1) counts_.subtract(small_[states[i]], states[i], 1);
-        }
+    void let_prevail(std::uint32_t state) noexcept {
+        if (more_ != 0 && !add(prevailing_, more_)) return;
+        more_ = 0;
+        prevailing_ = state;
     }
-
-    std::size_t add_counted(const Rows& rows) noexcept {
-        std::size_t i = 0;
-        while (i < rows.size && counts_.add(small_[rows.words[i]], rows.words[i], rows.counts[i])) {
-            ++i;
-        }
-        return i;
-    }
-
-    static constexpr std::size_t kMostAtOnce = 512;
 
     // Most states of most layers were never seen.
     bool none_of_eight(std::size_t first) const noexcept {
@@ -175,6 +190,7 @@ class DirectCounts {
 
     Sift sift_ = nullptr;
     std::uint32_t prevailing_ = 0;  // a guess: it costs time where it is wrong
+    std::uint64_t more_ = 0;        // of the prevailing state, beside its count
     Block<std::uint8_t> small_;
     std::size_t size_ = 0;
     SpilledCounts<std::uint8_t, std::uint64_t, Hash> counts_;

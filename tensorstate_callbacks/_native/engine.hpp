@@ -14,6 +14,8 @@ class Engine {
 
     // Told how many rows add() will be given next; false for want of memory.
     virtual bool expect(std::uint64_t) noexcept { return true; }
+    // Whether rows may come packed until expect() is told of others.
+    virtual bool takes_packed() const noexcept { return false; }
     // How many rows went in, from the first on: all of them, or fewer for want of memory.
     virtual std::size_t add(const Rows& rows) noexcept = 0;
     // Takes back rows that were added; purge() then drops the states that are gone.
@@ -22,7 +24,7 @@ class Engine {
 
     // Copies up to room.size distinct states from `cursor` on, which starts at 0; 0: no more.
     // room.words may be null.
-    virtual std::size_t read(std::size_t& cursor, const Rows& room) const noexcept = 0;
+    virtual std::size_t read(std::size_t& cursor, const Room& room) const noexcept = 0;
     virtual std::size_t distinct() const noexcept = 0;
     virtual std::size_t nbytes() const noexcept = 0;
 };

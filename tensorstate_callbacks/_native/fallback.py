@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tensorstate_callbacks._native.arguments import check_padding
 from tensorstate_callbacks._native.firing import Firing
 from tensorstate_callbacks._native.reading import Memory, Reading
 
@@ -59,6 +60,7 @@ class NumpyEngine:
         self.add_firing(reading.firing(memory.array()))
 
     def add_rows(self, rows: NDArray[np.uint8], counts: NDArray[np.uint64] | None) -> None:
+        check_padding(rows, self._n_neurons)
         if counts is None:
             added = len(rows)
             keys, times = np.unique(self._keys(rows), return_counts=True)

@@ -47,17 +47,26 @@ using Cut = void (*)(const std::uint64_t* bits, std::size_t length, std::size_t 
 using Widen = void (*)(const std::uint8_t* rows, std::size_t bytes, std::size_t count,
                        std::uint64_t mask, std::uint64_t* words);
 
-struct Sifted {
-    std::size_t prevailing, runs;
+// States of up to 32 bits: those bits of rows of 1 to 4 bytes, or of 8, that are in `mask`.
+struct ShortRows {
+    const std::uint8_t* rows;
+    std::size_t bytes, count;
+    std::uint32_t mask;
 };
 
-// States of up to 32 bits in, in whole groups of 64. Kernels that are quick at it tell how many are
-// the prevailing one, and leave these out. Of all others, those that differ from the one before
-// them begin `runs`; in `repeats` bit i % 64 of word i / 64 says that state i does not.
-using Sift = Sifted (*)(const std::uint64_t* states, std::size_t count, std::uint32_t prevailing,
-                        std::uint32_t* runs, std::uint64_t* repeats);
+// What becomes of states that are not the prevailing one: those that differ from the one before
+// them come first in line, those that do not in another. Both have room for all, and keep order.
+struct Sifted {
+    std::uint32_t* begin;
+    std::uint32_t* again;
+    std::size_t n_begin, n_again;
+};
+
+// Whole groups of 16 states, at most kMostSifted. Those that prevail are in neither line.
+using Sift = void (*)(const ShortRows& rows, std::uint32_t prevailing, Sifted& sifted);
 
 inline constexpr std::size_t kMostTogether = 512;  // channels: a vector of words in each row
+inline constexpr std::size_t kMostSifted = 512;
 inline constexpr std::size_t kMostCut = 57;        // bits that 8 bytes hold wherever they start
 inline constexpr std::size_t kBeyond = 8;          // words: a vector
 

@@ -200,34 +200,33 @@ TS_AVX2 TS_INLINE unsigned alike(__m256i a, __m256i b) {
     return static_cast<unsigned>(_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(a, b))));
 }
 
+TS_AVX2 TS_INLINE std::uint32_t* store_chosen(__m256i states, const Chosen& table, unsigned choice,
+                                              std::uint32_t* out) {
+    const auto* halves = reinterpret_cast<const __m256i*>(table.halves[choice]);
+    const __m256i first = _mm256_permutevar8x32_epi32(states, _mm256_load_si256(halves));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(first));
+    return out + _mm_popcnt_u32(choice);
+}
+
 // 4 states at a time, each beside the one before it.
-TS_AVX2 inline Sifted sift(const std::uint64_t* states, std::size_t count,
-                           std::uint32_t prevailing, std::uint32_t* runs, std::uint64_t* repeats) {
+TS_AVX2 inline void sift(const ShortRows& rows, std::uint32_t prevailing, Sifted& sifted) {
     static constexpr Chosen table = chosen_first();
+    alignas(32) std::uint64_t states[kMostSifted];
+    scalar::widen(rows.rows, rows.bytes, rows.count, rows.mask, states);
     const __m256i prevails = all<std::uint64_t>(prevailing);
     __m256i before = all<std::uint64_t>(~states[0]);
-    Sifted found{0, 0};
-    for (std::size_t start = 0; start < count; start += 64) {
-        std::uint64_t word = 0;
-        for (std::size_t i = 0; i < 64; i += 4) {
-            const __m256i here =
-                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(states + start + i));
-            const __m256i turned = _mm256_permute4x64_epi64(here, 0x93);
-            const unsigned prevail = alike(here, prevails);
-            const unsigned repeat = alike(here, _mm256_blend_epi32(turned, before, 3)) & ~prevail;
-            const unsigned begin = 15 & ~(prevail | repeat);
-            const __m256i first = _mm256_permutevar8x32_epi32(
-                here, _mm256_load_si256(reinterpret_cast<const __m256i*>(table.halves[begin])));
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(runs + found.runs),
-                             _mm256_castsi256_si128(first));
-            word |= std::uint64_t{repeat} << i;
-            found.runs += static_cast<std::size_t>(_mm_popcnt_u32(begin));
-            found.prevailing += static_cast<std::size_t>(_mm_popcnt_u32(prevail));
-            before = turned;
-        }
-        repeats[start / 64] = word;
+    std::uint32_t *begin = sifted.begin, *again = sifted.again;
+    for (std::size_t i = 0; i < rows.count; i += 4) {
+        const __m256i here = _mm256_load_si256(reinterpret_cast<const __m256i*>(states + i));
+        const __m256i turned = _mm256_permute4x64_epi64(here, 0x93);
+        const unsigned others = 15 & ~alike(here, prevails);
+        const unsigned repeated = alike(here, _mm256_blend_epi32(turned, before, 3));
+        begin = store_chosen(here, table, others & ~repeated, begin);
+        again = store_chosen(here, table, others & repeated, again);
+        before = turned;
     }
-    return found;
+    sifted.n_begin = static_cast<std::size_t>(begin - sifted.begin);
+    sifted.n_again = static_cast<std::size_t>(again - sifted.again);
 }
 
 inline constexpr Kernel kernel{"avx2",      runs_here,     true, TS_COMPARES(compare), transpose,

@@ -154,30 +154,55 @@ TS_AVX512 inline void widen(const std::uint8_t* rows, std::size_t bytes, std::si
                              _mm512_and_si512(_mm512_permutexvar_epi8(gather, rest), kept));
 }
 
+// Where the bytes of 16 rows of up to 4 bytes go, so that each row gets 4.
+TS_AVX512 TS_INLINE __m512i short_places(std::size_t bytes) {
+    const __m512i row = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i first = _mm512_mullo_epi32(row, all<std::uint32_t>(bytes * 0x01010101u));
+    return _mm512_add_epi8(first, all<std::uint32_t>(0x03020100u));
+}
+
+template <bool Words>
+TS_AVX512 TS_INLINE __m512i sixteen(const std::uint8_t* rows, __m512i places, __mmask64 some) {
+    const char* data = reinterpret_cast<const char*>(rows);
+    if constexpr (Words) {
+        const __m256i low = _mm512_cvtepi64_epi32(_mm512_loadu_si512(data));
+        const __m256i high = _mm512_cvtepi64_epi32(_mm512_loadu_si512(data + 64));
+        return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+    }
+    return _mm512_permutexvar_epi8(places, load<std::uint8_t>(data, some));
+}
+
+// Compressed in a register: Zen 4 takes a hundred times longer on the way to memory.
+TS_AVX512 TS_INLINE std::uint32_t* store_chosen(__m512i states, __mmask16 chosen,
+                                                std::uint32_t* out) {
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(chosen, states));
+    return out + _mm_popcnt_u32(_cvtmask16_u32(chosen));
+}
+
 // 16 states at a time, each beside the one before it.
-TS_AVX512 inline Sifted sift(const std::uint64_t* states, std::size_t count,
-                             std::uint32_t prevailing, std::uint32_t* runs,
-                             std::uint64_t* repeats) {
-    const __m512i prevails = all<std::uint32_t>(prevailing);
-    __m512i before = all<std::uint32_t>(~states[0]);
-    Sifted found{0, 0};
-    for (std::size_t i = 0; i < count; i += 16) {
-        const __m256i low = _mm512_cvtepi64_epi32(_mm512_loadu_si512(states + i));
-        const __m256i high = _mm512_cvtepi64_epi32(_mm512_loadu_si512(states + i + 8));
-        const __m512i here = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-        const __mmask16 others = _mm512_cmpneq_epi32_mask(here, prevails);
+template <bool Words>
+TS_AVX512 void sift_rows(const ShortRows& rows, std::uint32_t prevailing, Sifted& sifted) {
+    const __m512i prevails = all<std::uint32_t>(prevailing), mask = all<std::uint32_t>(rows.mask);
+    const __m512i places = short_places(rows.bytes);
+    const auto some = first_of<__mmask64>(16 * rows.bytes);
+    const std::uint8_t* data = rows.rows;
+    std::uint32_t *begin = sifted.begin, *again = sifted.again;
+    __m512i before = all<std::uint32_t>(~std::uint64_t{data[0]});
+    for (std::size_t i = 0; i < rows.count; i += 16, data += 16 * rows.bytes) {
+        const __m512i here = _mm512_and_si512(sixteen<Words>(data, places, some), mask);
         const __m512i last = _mm512_alignr_epi32(here, before, 15);
-        const __mmask16 begin = _mm512_mask_cmpneq_epi32_mask(others, here, last);
-        // Compressed in a register: Zen 4 takes a hundred times longer on the way to memory.
-        _mm512_storeu_si512(runs + found.runs, _mm512_maskz_compress_epi32(begin, here));
-        const auto alike =
-            static_cast<std::uint16_t>(_cvtmask16_u32(others) & ~_cvtmask16_u32(begin));
-        std::memcpy(reinterpret_cast<char*>(repeats) + i / 8, &alike, 2);
-        found.runs += static_cast<std::size_t>(_mm_popcnt_u32(begin));
-        found.prevailing += 16 - static_cast<std::size_t>(_mm_popcnt_u32(others));
+        const __mmask16 others = _mm512_cmpneq_epi32_mask(here, prevails);
+        begin = store_chosen(here, _mm512_mask_cmpneq_epi32_mask(others, here, last), begin);
+        again = store_chosen(here, _mm512_mask_cmpeq_epi32_mask(others, here, last), again);
         before = here;
     }
-    return found;
+    sifted.n_begin = static_cast<std::size_t>(begin - sifted.begin);
+    sifted.n_again = static_cast<std::size_t>(again - sifted.again);
+}
+
+TS_AVX512 inline void sift(const ShortRows& rows, std::uint32_t prevailing, Sifted& sifted) {
+    return rows.bytes == 8 ? sift_rows<true>(rows, prevailing, sifted)
+                           : sift_rows<false>(rows, prevailing, sifted);
 }
 
 inline constexpr Kernel kernel{"avx512", runs_here, true, TS_COMPARES(compare), transpose,

@@ -127,24 +127,22 @@ inline void widen(const std::uint8_t* rows, std::size_t bytes, std::size_t count
     }
 }
 
-// Each state is written as if it began a run; the next one goes over it where it didn't.
-inline Sifted sift(const std::uint64_t* states, std::size_t count, std::uint32_t,
-                   std::uint32_t* runs, std::uint64_t* repeats) {
-    Sifted found{0, 0};
+// Each state is written to both lines; the next one goes over it where it doesn't belong.
+inline void sift(const ShortRows& rows, std::uint32_t prevailing, Sifted& sifted) {
+    std::uint64_t states[kMostSifted];
+    widen(rows.rows, rows.bytes, rows.count, rows.mask, states);
+    std::size_t begin = 0, again = 0;
     std::uint64_t before = ~states[0];
-    for (std::size_t start = 0; start < count; start += 64) {
-        std::uint64_t word = 0;
-        for (std::size_t i = 0; i < 64; ++i) {
-            const std::uint64_t state = states[start + i];
-            const bool alike = state == before;
-            runs[found.runs] = static_cast<std::uint32_t>(state);
-            found.runs += !alike;
-            word |= std::uint64_t{alike} << i;
-            before = state;
-        }
-        repeats[start / 64] = word;
+    for (std::size_t i = 0; i < rows.count; ++i) {
+        const std::uint64_t state = states[i];
+        const bool prevails = state == prevailing, alike = state == before;
+        sifted.begin[begin] = sifted.again[again] = static_cast<std::uint32_t>(state);
+        begin += !prevails & !alike;
+        again += !prevails & alike;
+        before = state;
     }
-    return found;
+    sifted.n_begin = begin;
+    sifted.n_again = again;
 }
 
 inline constexpr Kernel kernel{"scalar",  runs_here, false, TS_COMPARES(compare), transpose,

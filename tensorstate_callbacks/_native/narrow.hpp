@@ -16,6 +16,7 @@ class NarrowEngine final : public Engine {
     bool expect(std::uint64_t rows) noexcept override {
         return direct_.used() || !direct_pays(rows) || move_to_direct();
     }
+    bool takes_packed() const noexcept override { return direct_.used(); }
     std::size_t add(const Rows& rows) noexcept override {
         if (direct_.used()) return direct_.add(rows);
         const std::size_t added = table_.add(rows);
@@ -28,7 +29,7 @@ class NarrowEngine final : public Engine {
         rows_ -= rows.size;
     }
     void purge() noexcept override { table_.purge(); }
-    std::size_t read(std::size_t& cursor, const Rows& room) const noexcept override {
+    std::size_t read(std::size_t& cursor, const Room& room) const noexcept override {
         return direct_.used() ? direct_.read(cursor, room) : table_.read(cursor, room);
     }
     std::size_t distinct() const noexcept override {
@@ -50,7 +51,7 @@ class NarrowEngine final : public Engine {
             DirectCounts direct(neurons_, kernel_);
             std::uint64_t words[64], counts[64];
             std::size_t cursor = 0;
-            while (const std::size_t size = table_.read(cursor, Rows{words, counts, 64})) {
+            while (const std::size_t size = table_.read(cursor, Room{words, counts, 64})) {
                 if (direct.add(Rows{words, counts, size}) != size) return false;
             }
             direct_ = std::move(direct);

@@ -12,10 +12,21 @@
 
 namespace tensorstate {
 
+// Rows to read: words of 64 bits, or `packed` in `bytes` bytes each, where `words` is null.
 struct Rows {
-    std::uint64_t* words = nullptr;
-    std::uint64_t* counts = nullptr;  // null: each row once
+    const std::uint64_t* words = nullptr;
+    const std::uint64_t* counts = nullptr;  // null: each row once
     std::size_t size = 0;
+    const std::uint8_t* packed = nullptr;
+    std::size_t bytes = 0;
+};
+
+// Where rows may be written, and whether they may stay packed.
+struct Room {
+    std::uint64_t* words = nullptr;
+    std::uint64_t* counts = nullptr;
+    std::size_t size = 0;
+    bool packed = false;
 };
 
 inline std::uint64_t exact_sum(std::uint64_t a, std::uint64_t b) {
@@ -32,7 +43,8 @@ class Source {
     virtual std::uint64_t rows() const = 0;    // how many rows will come, repeats included
     virtual bool counted() const = 0;          // whether they come with counts
     virtual void rewind() = 0;
-    virtual std::size_t next(const Rows& room) = 0;  // fills at most room.size rows; 0: no more
+    // At most room.size rows, in the room or where they lie anyway; none: no more.
+    virtual Rows next(const Room& room) = 0;
 };
 
 struct Axis {
@@ -59,7 +71,7 @@ class Activations final : public Source {
         left_ = states_;
     }
 
-    std::size_t next(const Rows& room) override {
+    Rows next(const Room& room) override {
         const std::size_t words = words_of(channels_.size);
         std::size_t filled = 0;
         while (filled < room.size && left_ != 0) {
@@ -72,7 +84,7 @@ class Activations final : public Source {
             filled += count;
             advance(count);
         }
-        return filled;
+        return Rows{room.words, nullptr, filled};
     }
 
   private:
@@ -126,111 +138,6 @@ class Activations final : public Source {
     Axis channels_;
     std::uint64_t states_, left_;
     Packer packer_;
-};
-
-// The last bytes of packed rows, or-ed together. All bytes of many rows are at once: the last byte
-// of each alone would be slower to read.
-template <std::size_t Bytes>
-std::uint8_t last_bytes(const std::uint8_t* rows, std::size_t size) {
-    constexpr std::size_t together = 16;
-    std::uint8_t sums[together * Bytes] = {}, last = 0;
-    for (; size >= together; size -= together, rows += together * Bytes) {
-        for (std::size_t i = 0; i < together * Bytes; ++i) sums[i] |= rows[i];
-    }
-    for (std::size_t i = 1; i <= together; ++i) last |= sums[i * Bytes - 1];
-    for (std::size_t i = 1; i <= size; ++i) last |= rows[i * Bytes - 1];
-    return last;
-}
-
-// Whether packed rows have no bit beyond their neurons.
-inline bool padding_is_clear(const std::uint8_t* rows, std::size_t size, std::size_t neurons) {
-    const std::size_t bytes = (neurons + 7) / 8;
-    if (neurons % 8 == 0) return true;
-    std::uint8_t last = 0;
-    switch (bytes) {
-        case 1: last = last_bytes<1>(rows, size); break;
-        case 2: last = last_bytes<2>(rows, size); break;
-        case 3: last = last_bytes<3>(rows, size); break;
-        case 4: last = last_bytes<4>(rows, size); break;
-        case 5: last = last_bytes<5>(rows, size); break;
-        case 6: last = last_bytes<6>(rows, size); break;
-        case 7: last = last_bytes<7>(rows, size); break;
-        case 8: last = last_bytes<8>(rows, size); break;
-        default:
-            for (std::size_t i = 1; i <= size; ++i) last |= rows[i * bytes - 1];
-    }
-    return last >> neurons % 8 == 0;
-}
-
-// Rows of bytes that are packed already, with or without counts; all counts are at least 1.
-class PackedRows final : public Source {
-  public:
-    PackedRows(const Kernel& kernel, const std::uint8_t* rows, const std::uint64_t* counts,
-               std::size_t size, std::size_t neurons)
-        : kernel_(kernel), rows_(rows), counts_(counts), size_(size), bytes_((neurons + 7) / 8),
-          words_(words_of(neurons)),
-          last_mask_(~std::uint64_t{0} >> (64 * words_ - neurons)) {}
-
-    std::uint64_t states() const override {
-        if (counts_ == nullptr) return size_;
-        std::uint64_t states = 0;
-        for (std::size_t i = 0; i < size_; ++i) states = exact_sum(states, counts_[i]);
-        return states;
-    }
-
-    std::uint64_t rows() const override { return size_; }
-    bool counted() const override { return counts_ != nullptr; }
-    void rewind() override { done_ = 0; }
-
-    std::size_t next(const Rows& room) override {
-        // They are to lie in the nearest cache until they are counted.
-        const std::size_t most = std::min(room.size, std::max<std::size_t>(1, kMostWords / words_));
-        const std::size_t count = std::min(most, size_ - done_);
-        const std::uint8_t* rows = rows_ + done_ * bytes_;
-        // Padding was checked; a narrow layer's table must not depend on it.
-        if (bytes_ == 8 * words_) {
-            std::memcpy(room.words, rows, count * bytes_);
-        } else if (words_ == 1) {
-            kernel_.widen(rows, bytes_, count, last_mask_, room.words);
-        } else {
-            const std::size_t whole = words_ == 2 ? copy_pairs(count, room.words) : 0;
-            for (std::size_t i = whole; i < count; ++i) {
-                std::uint64_t* row = room.words + i * words_;
-                row[words_ - 1] = 0;
-                std::memcpy(row, rows + i * bytes_, bytes_);
-                row[words_ - 1] &= last_mask_;
-            }
-        }
-        if (counts_ != nullptr) std::copy_n(counts_ + done_, count, room.counts);
-        done_ += count;
-        // The next rows come closer while these are counted.
-        const std::size_t coming = std::min(count, size_ - done_) * bytes_;
-        for (std::size_t i = 0; i < coming; i += 64) TS_PREFETCH_READ(rows + count * bytes_ + i);
-        return count;
-    }
-
-  private:
-    static constexpr std::size_t kMostWords = 1024;
-
-    // One load a word, where rows follow: the mask drops the next row. How many it copied.
-    std::size_t copy_pairs(std::size_t count, std::uint64_t* words) const {
-        const std::size_t bytes = bytes_, left = size_ - done_, behind = 15 / bytes;
-        const std::size_t whole = std::min(count, left - std::min(left, behind));
-        const std::uint8_t* row = rows_ + done_ * bytes;
-        const std::uint64_t mask = last_mask_;
-        for (std::size_t i = 0; i < whole; ++i, row += bytes, words += 2) {
-            std::memcpy(words, row, 16);
-            words[1] &= mask;
-        }
-        return whole;
-    }
-
-    const Kernel& kernel_;
-    const std::uint8_t* rows_;
-    const std::uint64_t* counts_;
-    std::size_t size_, bytes_, words_;
-    std::uint64_t last_mask_;
-    std::size_t done_ = 0;
 };
 
 }  // namespace tensorstate

@@ -28,7 +28,7 @@ inline Snapshot sorted_snapshot(const Engine& engine, std::size_t neurons) {
     const std::size_t bytes = (neurons + 7) / 8;
     Words rows(size * words), counts(size);
     std::size_t cursor = 0;
-    engine.read(cursor, Rows{rows.data(), counts.data(), size});
+    engine.read(cursor, Room{rows.data(), counts.data(), size});
 
     Snapshot snapshot{Words((size * bytes + 7) / 8), Words(size)};
     char* target = reinterpret_cast<char*>(snapshot.rows.data());
@@ -61,7 +61,7 @@ inline Spectrum spectrum_of(const Engine& engine) {
     constexpr std::size_t small = 4096, block = 1024;
     Words dense(small), large, counts(block);
     std::size_t cursor = 0;
-    while (const std::size_t size = engine.read(cursor, Rows{nullptr, counts.data(), block})) {
+    while (const std::size_t size = engine.read(cursor, Room{nullptr, counts.data(), block})) {
         for (std::size_t i = 0; i < size; ++i) {
             if (counts[i] < small) {
                 ++dense[counts[i]];
@@ -100,7 +100,7 @@ inline Words fired_of(const Engine& engine, std::size_t neurons) {
         std::fill(histograms.begin(), histograms.end(), 0);
         std::size_t cursor = 0;
         while (const std::size_t size =
-                   engine.read(cursor, Rows{rows.data(), counts.data(), block})) {
+                   engine.read(cursor, Room{rows.data(), counts.data(), block})) {
             for (std::size_t i = 0; i < size; ++i) {
                 const auto* row =
                     reinterpret_cast<const unsigned char*>(&rows[i * words + start]);

@@ -55,7 +55,7 @@ class Table final : public Engine {
         return bucket == nullptr ? 0 : counts_.value(bucket->counts[slot], key);
     }
 
-    std::size_t read(std::size_t& cursor, const Rows& room) const noexcept override {
+    std::size_t read(std::size_t& cursor, const Room& room) const noexcept override {
         // The cursor counts buckets; what does not fit whole waits.
         const std::size_t buckets = tree_.n_buckets(), end = tree_.n_segments() * buckets;
         std::size_t found = 0;

@@ -77,7 +77,7 @@ class WideEngine final : public Engine {
         }
     }
 
-    std::size_t read(std::size_t& cursor, const Rows& room) const noexcept override {
+    std::size_t read(std::size_t& cursor, const Room& room) const noexcept override {
         std::size_t found = 0;
         for (; cursor < arena_.size() && found < room.size; ++cursor) {
             const std::uint64_t* source = arena_.entry(arena_.place(cursor));

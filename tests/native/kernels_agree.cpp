@@ -176,29 +176,34 @@ bool widens(const Kernel& kernel, const Guarded& memory, std::size_t bytes, std:
     return false;
 }
 
-// States of which many prevail, or are like the one before.
-bool sifts(const Kernel& kernel, std::size_t count) {
-    const std::uint32_t few[] = {0, 1, 0xFFFFFFFFu, 7};
-    std::vector<std::uint64_t> states(count);
-    for (std::uint64_t& state : states) state = few[below(below(2) == 0 ? 2 : 3)];
-    const std::uint32_t prevailing = few[below(4)];
-    std::vector<std::uint32_t> expected, runs(count);
-    std::vector<std::uint64_t> repeats(count / 64), alike(count / 64, untouched);
-    const Sifted found = kernel.sift(states.data(), count, prevailing, runs.data(), alike.data());
-    const bool vectors = kernel.sift != scalar::sift;  // these number the prevailing state
-    std::size_t prevail = 0;
+// Rows of 1 to 4 bytes, or of 8, which end where the memory ends. Many prevail, or are like the one
+// before.
+bool sifts(const Kernel& kernel, const Guarded& memory, std::size_t bytes, std::size_t count,
+           std::uint32_t mask) {
+    auto* const rows = reinterpret_cast<std::uint8_t*>(memory.end()) - count * bytes;
+    const std::vector<std::uint8_t> before(rows, rows + count * bytes);
+    const std::uint64_t few[] = {0, 1, 0xFFFFFFFFFFFFFFFFu, 0x8070605040302010u};
     for (std::size_t i = 0; i < count; ++i) {
-        if (vectors && states[i] == prevailing) {
-            ++prevail;
-        } else if (i > 0 && states[i] == states[i - 1]) {
-            repeats[i / 64] |= std::uint64_t{1} << i % 64;
-        } else {
-            expected.push_back(static_cast<std::uint32_t>(states[i]));
-        }
+        std::memcpy(rows + i * bytes, &few[below(below(2) == 0 ? 2 : 4)], bytes);
     }
-    runs.resize(found.runs);
-    if (runs == expected && found.prevailing == prevail && alike == repeats) return true;
-    std::fprintf(stderr, "%s sifts %zu states otherwise\n", kernel.name, count);
+    const std::uint32_t prevailing = static_cast<std::uint32_t>(few[below(4)]) & mask;
+    std::vector<std::uint32_t> begin, again, first(count), other(count);
+    Sifted sifted{first.data(), other.data(), 0, 0};
+    kernel.sift({rows, bytes, count, mask}, prevailing, sifted);
+    std::uint64_t last = ~std::uint64_t{0};
+    for (std::size_t i = 0; i < count; ++i) {
+        std::uint64_t state = 0;
+        std::memcpy(&state, rows + i * bytes, bytes);
+        state &= mask;
+        if (state != prevailing) (state == last ? again : begin).push_back(state);
+        last = state;
+    }
+    std::memcpy(rows, before.data(), before.size());
+    first.resize(sifted.n_begin);
+    other.resize(sifted.n_again);
+    if (first == begin && other == again) return true;
+    std::fprintf(stderr, "%s sifts %zu rows of %zu bytes wrongly, mask %#x\n", kernel.name, count,
+                 bytes, mask);
     return false;
 }
 
@@ -224,7 +229,9 @@ int main(int count, char** arguments) {
             const std::size_t bytes = 1 + below(8);
             const std::uint64_t mask = ~std::uint64_t{0} >> (64 - 8 * bytes + below(8));
             if (!widens(*kernel, memory, bytes, below(100), mask)) return 1;
-            if (!sifts(*kernel, 64 * (1 + below(8)))) return 1;
+            const std::size_t narrow = below(5) < 4 ? 1 + below(4) : 8;
+            const std::size_t unused = 32 - 8 * std::min<std::size_t>(narrow, 4) + below(8);
+            if (!sifts(*kernel, memory, narrow, 16 * (1 + below(32)), ~0u >> unused)) return 1;
             ++checked[kernel->name];
         }
     }

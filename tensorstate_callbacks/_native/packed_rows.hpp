@@ -1,0 +1,135 @@
+// Rows that are packed already: bytes in, blocks of rows out, read where they lie if possible.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "source.hpp"
+
+namespace tensorstate {
+
+// The last bytes of packed rows, or-ed together. All bytes of many rows are at once: the last byte
+// of each alone would be slower to read.
+template <std::size_t Bytes>
+std::uint8_t last_bytes(const std::uint8_t* rows, std::size_t size) {
+    constexpr std::size_t together = 16;
+    std::uint8_t sums[together * Bytes] = {}, last = 0;
+    for (; size >= together; size -= together, rows += together * Bytes) {
+        for (std::size_t i = 0; i < together * Bytes; ++i) sums[i] |= rows[i];
+    }
+    for (std::size_t i = 1; i <= together; ++i) last |= sums[i * Bytes - 1];
+    for (std::size_t i = 1; i <= size; ++i) last |= rows[i * Bytes - 1];
+    return last;
+}
+
+// Whether packed rows have no bit beyond their neurons.
+inline bool padding_is_clear(const std::uint8_t* rows, std::size_t size, std::size_t neurons) {
+    const std::size_t bytes = (neurons + 7) / 8;
+    if (neurons % 8 == 0) return true;
+    std::uint8_t last = 0;
+    switch (bytes) {
+        case 1: last = last_bytes<1>(rows, size); break;
+        case 2: last = last_bytes<2>(rows, size); break;
+        case 3: last = last_bytes<3>(rows, size); break;
+        case 4: last = last_bytes<4>(rows, size); break;
+        case 5: last = last_bytes<5>(rows, size); break;
+        case 6: last = last_bytes<6>(rows, size); break;
+        case 7: last = last_bytes<7>(rows, size); break;
+        case 8: last = last_bytes<8>(rows, size); break;
+        default:
+            for (std::size_t i = 1; i <= size; ++i) last |= rows[i * bytes - 1];
+    }
+    return last >> neurons % 8 == 0;
+}
+
+// Rows of bytes that are packed already, with or without counts; all counts are at least 1.
+class PackedRows final : public Source {
+  public:
+    PackedRows(const Kernel& kernel, const std::uint8_t* rows, const std::uint64_t* counts,
+               std::size_t size, std::size_t neurons)
+        : kernel_(kernel), rows_(rows), counts_(counts), size_(size), neurons_(neurons),
+          bytes_((neurons + 7) / 8), words_(words_of(neurons)),
+          last_mask_(~std::uint64_t{0} >> (64 * words_ - neurons)) {}
+
+    std::uint64_t states() const override {
+        if (counts_ == nullptr) return size_;
+        std::uint64_t states = 0;
+        for (std::size_t i = 0; i < size_; ++i) states = exact_sum(states, counts_[i]);
+        return states;
+    }
+
+    std::uint64_t rows() const override { return size_; }
+    bool counted() const override { return counts_ != nullptr; }
+    void rewind() override { done_ = 0; }
+
+    // invalid_argument where a row has bits beyond its neurons.
+    Rows next(const Room& room) override {
+        const std::size_t count = std::min(std::min(room.size, at_once()), size_ - done_);
+        const std::uint8_t* const rows = rows_ + done_ * bytes_;
+        if (!padding_is_clear(rows, count, neurons_)) {
+            throw std::invalid_argument("packed rows have bits set beyond their " +
+                                        std::to_string(neurons_) + " neurons");
+        }
+        Rows found{nullptr, counts_ == nullptr ? nullptr : counts_ + done_, count, rows, bytes_};
+        if (!room.packed) found.words = as_words(rows, count, room.words);
+        done_ += count;
+        // The next rows come closer while these are counted.
+        const std::size_t coming = std::min(count, size_ - done_) * bytes_;
+        for (std::size_t i = 0; i < coming; i += 64) TS_PREFETCH_READ(rows + count * bytes_ + i);
+        return found;
+    }
+
+  private:
+    static constexpr std::size_t kMostBytes = 1536;  // memory answers while so many are counted
+
+    std::size_t at_once() const {
+        const std::size_t most = std::max<std::size_t>(1, kMostBytes / bytes_);
+        return most < 64 ? most : most / 64 * 64;
+    }
+
+    // Where they lie, or in `room`. The padding is masked even so: what another thread writes
+    // there meanwhile must not lead a narrow layer's table astray.
+    const std::uint64_t* as_words(const std::uint8_t* rows, std::size_t count,
+                                  std::uint64_t* room) const {
+        if (bytes_ == 8 * words_) {
+            if (reinterpret_cast<std::uintptr_t>(rows) % alignof(std::uint64_t) == 0) {
+                return reinterpret_cast<const std::uint64_t*>(rows);
+            }
+            std::memcpy(room, rows, count * bytes_);
+        } else if (words_ == 1) {
+            kernel_.widen(rows, bytes_, count, last_mask_, room);
+        } else {
+            const std::size_t whole = words_ == 2 ? copy_pairs(count, room) : 0;
+            for (std::size_t i = whole; i < count; ++i) {
+                std::uint64_t* row = room + i * words_;
+                row[words_ - 1] = 0;
+                std::memcpy(row, rows + i * bytes_, bytes_);
+                row[words_ - 1] &= last_mask_;
+            }
+        }
+        return room;
+    }
+
+    // One load a word, where rows follow: the mask drops the next row. How many it copied.
+    std::size_t copy_pairs(std::size_t count, std::uint64_t* words) const {
+        const std::size_t bytes = bytes_, left = size_ - done_, behind = 15 / bytes;
+        const std::size_t whole = std::min(count, left - std::min(left, behind));
+        const std::uint8_t* row = rows_ + done_ * bytes;
+        const std::uint64_t mask = last_mask_;
+        for (std::size_t i = 0; i < whole; ++i, row += bytes, words += 2) {
+            std::memcpy(words, row, 16);
+            words[1] &= mask;
+        }
+        return whole;
+    }
+
+    const Kernel& kernel_;
+    const std::uint8_t* rows_;
+    const std::uint64_t* counts_;
+    std::size_t size_, neurons_, bytes_, words_;
+    std::uint64_t last_mask_;
+    std::size_t done_ = 0;
+};
+
+}  // namespace tensorstate
