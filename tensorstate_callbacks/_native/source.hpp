@@ -77,7 +77,8 @@ class Activations final : public Source {
         while (filled < room.size && left_ != 0) {
             const Axis& inner = axes_.back();
             const std::size_t rest = inner.size - index_.back(), space = room.size - filled;
-            if (rest > space && filled != 0) break;  // whole runs pack faster
+            // Whole runs pack faster, and rows are counted sooner in the nearest cache.
+            if (filled != 0 && (rest > space || filled >= kEnough)) break;
             const std::size_t count = std::min({rest, space, kMostPositions});
             packer_.pack({position(), count, inner.stride, channels_.size, channels_.stride},
                          room.words + filled * words);
@@ -88,6 +89,7 @@ class Activations final : public Source {
     }
 
   private:
+    static constexpr std::size_t kEnough = 2048;
     static constexpr std::size_t kMostInCache = std::size_t{16} << 20;  // bytes, of usual caches
 
     static std::uint64_t product(const std::vector<Axis>& axes) {
