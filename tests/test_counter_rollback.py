@@ -73,6 +73,35 @@ def test_runs_before_the_one_that_finds_no_memory_are_taken_back(kernel):
 
 
 @native_kernels
+@pytest.mark.parametrize("before", range(8))
+@pytest.mark.parametrize("behind", range(4))
+def test_whichever_of_many_states_finds_no_memory_those_before_are_taken_back(
+    kernel, before, behind
+):
+    # 99 is full; 0 prevails; the others stand one by one in front of it and behind it.
+    counter = new_counter(kernel, 8)
+    counter.add_counts(np.array([[99]], np.uint8), np.array([255], np.uint64))
+    counter.update_packed(np.zeros((5, 1), np.uint8))
+    others = np.arange(1, before + behind + 1)
+    numbers = np.concatenate([others[:before], [99], others[before:], np.zeros(20, int)])
+    rows = np.resize(numbers.astype(np.uint8), (32, 1))[: len(numbers) // 16 * 16]
+    assert until_it_succeeds(counter, lambda: counter.update_packed(rows)) == 2
+    expected = np.bincount(rows[:, 0], minlength=100)
+    expected[99] += 255
+    expected[0] += 5
+    assert counter.counts().tolist() == expected[expected > 0].tolist()
+
+
+@native_kernels
+@pytest.mark.parametrize("width", [8, 16])
+def test_a_state_that_prevails_from_the_first_block_on_finds_no_memory(kernel, width):
+    counter = new_counter(kernel, width)
+    zeros = np.zeros((600, width // 8), np.uint8)
+    assert until_it_succeeds(counter, lambda: counter.update_packed(zeros)) == 3
+    assert counter.counts().tolist() == [600]
+
+
+@native_kernels
 @pytest.mark.parametrize("width", [17, 18, 22])
 def test_moving_to_another_engine_with_large_counts_fails_without_a_trace(kernel, width):
     # Few rows with large counts, then a quarter as many rows as there are possible states: these

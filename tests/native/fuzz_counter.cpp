@@ -153,9 +153,12 @@ void update(Choices& choices, Counter& counter, Oracle& oracle, std::size_t neur
 }
 
 void update_packed(Choices& choices, Counter& counter, Oracle& oracle, std::size_t neurons) {
-    const std::size_t size = choices.below(90), bytes = (neurons + 7) / 8;
+    const std::size_t bytes = (neurons + 7) / 8;
+    const std::size_t blocks = choices.byte() % 4 == 0 ? 1 + choices.below(12) : 1;
+    const std::size_t size = choices.below(90) * blocks, before = choices.below(9);
     const bool counted = choices.byte() % 2 == 0;
-    const std::unique_ptr<std::uint8_t[]> rows(new std::uint8_t[size * bytes]);
+    const std::unique_ptr<std::uint8_t[]> memory(new std::uint8_t[before + size * bytes]);
+    std::uint8_t* const rows = memory.get() + before;  // at any address
     const std::unique_ptr<std::uint64_t[]> counts(new std::uint64_t[size]);
     // Some counts are more than a small one holds.
     const unsigned large = choices.byte() % 33;
@@ -169,9 +172,12 @@ void update_packed(Choices& choices, Counter& counter, Oracle& oracle, std::size
         const std::uint64_t count = 1 + choices.byte();
         counts[i] = count << (choices.byte() % 2 == 0 ? 0 : large);
     }
-    counter.add_packed(rows.get(), counted ? counts.get() : nullptr, size);
+    const bool wrong = size != 0 && neurons % 8 != 0 && choices.byte() % 8 == 0;
+    if (wrong) rows[(choices.below(size) + 1) * bytes - 1] |= 128;
+    counter.add_packed(rows, counted ? counts.get() : nullptr, size);
+    require(!wrong, "a bit beyond the neurons is refused");
     for (std::size_t i = 0; i < size; ++i) {
-        std::vector<std::uint8_t> row(rows.get() + i * bytes, rows.get() + (i + 1) * bytes);
+        std::vector<std::uint8_t> row(rows + i * bytes, rows + (i + 1) * bytes);
         oracle[row] += counted ? counts[i] : 1;
     }
 }
@@ -242,6 +248,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             }
             oracle.swap(after);
         } catch (const std::bad_alloc&) {  // all or nothing: the oracle stays as it was
+        } catch (const std::invalid_argument&) {  // a bit beyond the neurons: likewise
         }
         fail_allocation(0);
         compare(counter, oracle, neurons);
