@@ -82,9 +82,9 @@ class Counter {
         bool counted() const override { return true; }
         void rewind() override { cursor_ = 0; }
         Rows next(const Room& room) override {
-                const std::size_t size = engine_.read(cursor_, room);
-                return Rows{room.words, room.counts, size};
-            }
+            const std::size_t size = engine_.read(cursor_, room);
+            return Rows{room.words, room.counts, size};
+        }
 
       private:
         const Engine& engine_;

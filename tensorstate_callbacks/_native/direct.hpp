@@ -80,8 +80,8 @@ class DirectCounts {
     }
 
     // One state is often most of a layer's, and neighbours are often alike; a count that was just
-    // stored is slow to read again. So the prevailing state is counted as one number, then all
-    // others but those like the one before them, and then these.
+    // stored is slow to read again. So the prevailing state is counted as one number, then those
+    // of the others where a run begins, and then the rest of the runs.
     std::size_t add_once(const ShortRows& rows) noexcept {
         std::uint32_t begin[kMostSifted], again[kMostSifted];
         const std::size_t whole = rows.count / 16 * 16;

@@ -54,15 +54,15 @@ struct ShortRows {
     std::uint32_t mask;
 };
 
-// What becomes of states that are not the prevailing one: those that differ from the one before
-// them come first in line, those that do not in another. Both have room for all, and keep order.
+// Two lines of states that are not the prevailing one: those that differ from the one before them,
+// where a run begins, and those that are it again. Both keep their order and have room for all.
 struct Sifted {
     std::uint32_t* begin;
     std::uint32_t* again;
     std::size_t n_begin, n_again;
 };
 
-// Whole groups of 16 states, at most kMostSifted. Those that prevail are in neither line.
+// Whole groups of 16 states, at most kMostSifted. Those that prevail are in no line.
 using Sift = void (*)(const ShortRows& rows, std::uint32_t prevailing, Sifted& sifted);
 
 inline constexpr std::size_t kMostTogether = 512;  // channels: a vector of words in each row

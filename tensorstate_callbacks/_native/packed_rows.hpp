@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 
 #include "source.hpp"
@@ -65,7 +66,7 @@ class PackedRows final : public Source {
 
     // invalid_argument where a row has bits beyond its neurons.
     Rows next(const Room& room) override {
-        const std::size_t count = std::min(std::min(room.size, at_once()), size_ - done_);
+        const std::size_t count = std::min({room.size, at_once(), size_ - done_});
         const std::uint8_t* const rows = rows_ + done_ * bytes_;
         if (!padding_is_clear(rows, count, neurons_)) {
             throw std::invalid_argument("packed rows have bits set beyond their " +
@@ -81,12 +82,9 @@ class PackedRows final : public Source {
     }
 
   private:
-    static constexpr std::size_t kMostBytes = 1536;  // memory answers while so many are counted
-
-    std::size_t at_once() const {
-        const std::size_t most = std::max<std::size_t>(1, kMostBytes / bytes_);
-        return most < 64 ? most : most / 64 * 64;
-    }
+    // As many as memory takes to answer for the next ones, in whole groups of those that engines
+    // look up together.
+    std::size_t at_once() const { return std::max<std::size_t>(32, 1536 / bytes_ / 32 * 32); }
 
     // Where they lie, or in `room`. The padding is masked even so: what another thread writes
     // there meanwhile must not lead a narrow layer's table astray.
