@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_models import loader, pl, trainer
-from rank_runs import ODD, ExactClassifier
+from rank_models import ODD, ExactClassifier
 
 from tensorstate_callbacks.lightning import EfficiencyCallback
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rank_models
 import rank_runs
 from lightning_models import QUIET
 from rank_processes import TESTS, run
@@ -41,7 +42,7 @@ def test_fit_and_test_of_ddp_are_those_of_one_process(
         report["step"] = report["step"] and report["step"] // 2
     assert [r["stage"] for r in expected["first"]] == ["val", "val", "val", "test"]
     assert [r["epoch"] for r in expected["second"]] == [1, None]
-    assert expected["first"][0]["layers"]["net.0"]["n_states"] == rank_runs.N_ODD
+    assert expected["first"][0]["layers"]["net.0"]["n_states"] == rank_models.N_ODD
     assert 0 < expected["logged"]["test_aiq"] < 1
     # The first rank says for all that coverage is low: for both callbacks, in fit and in test.
     coverage = expected.pop("coverage")
