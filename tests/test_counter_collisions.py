@@ -19,17 +19,19 @@ def mixed(key):
     return key ^ key >> 32
 
 
+INVERSES = {factor: pow(factor, -1, WORD) for factor in (FIRST, SECOND, 0x9E3779B97F4A7C15)}
+
+
 def unmixed(mix):
     """The key whose hash is `mix`."""
-    key = (mix ^ mix >> 32) * pow(SECOND, -1, WORD) % WORD
-    return (key ^ key >> 32) * pow(FIRST, -1, WORD) % WORD
+    key = (mix ^ mix >> 32) * INVERSES[SECOND] % WORD
+    return (key ^ key >> 32) * INVERSES[FIRST] % WORD
 
 
-def colliding(width, n_states):
-    """(n_states, width // 8) rows that all belong in the last bucket a search can begin at."""
+def hashed_to(width, hashes):
+    """(n, width // 8) rows that have these hashes, of 64 bits; of wide rows the upper 32 count."""
     states = []
-    for number in range(n_states):
-        hashed = 0x5A5AFFFF << 32 | 0xFFFFFF00 + number
+    for number, hashed in enumerate(hashes):
         if width == 64:
             words = [unmixed(hashed)]
         elif width == 128:
@@ -37,10 +39,15 @@ def colliding(width, n_states):
         else:  # the first word makes the product of the first two 0
             start = 0x243F6A8885A308D3
             start = (start << 29 | start >> 35) % WORD
-            last = (start ^ unmixed(hashed)) * pow(0x9E3779B97F4A7C15, -1, WORD) % WORD
+            last = (start ^ unmixed(hashed)) * INVERSES[0x9E3779B97F4A7C15] % WORD
             words = [0x9E3779B97F4A7C15, 5, last]
         states.append(words)
     return np.array(states, "<u8").view(np.uint8)
+
+
+def colliding(width, n_states):
+    """(n_states, width // 8) rows that all belong in the last bucket a search can begin at."""
+    return hashed_to(width, [0x5A5AFFFF << 32 | 0xFFFFFF00 + n for n in range(n_states)])
 
 
 def bits_of(rows):
@@ -80,6 +87,21 @@ def test_one_colliding_state_too_many_is_an_error_that_changes_nothing(kernel, w
     assert counter.nbytes < 100 * 2**20
     counter.update_packed(np.concatenate([others, rows[:100]]))
     assert counter.n_states == 2 * counter.n_distinct == 2 * 3100
+
+
+@native_kernels
+@pytest.mark.parametrize("width", [64, 128, 192])
+def test_a_table_grows_where_its_states_are_whatever_its_other_parts_did(kernel, width):
+    # First all states share their leading bits, so that one part splits again and again; then the
+    # others split, for each of which the directory has many entries.
+    random = np.random.default_rng(width)
+    first, rest = (random.integers(0, 2**64, n, np.uint64) for n in (25_000, 40_000))
+    first >>= np.uint64(6)
+    counter = new_counter(kernel, width)
+    expected = [hashed_to(width, part.tolist()) for part in (first, rest)]
+    for rows in (*expected, *expected):
+        counter.update_packed(rows)
+    assert_counts(counter, bits_of(np.concatenate(expected * 2)))
 
 
 def test_among_a_million_wide_states_hashes_of_32_bits_collide_and_states_do_not():

@@ -75,16 +75,18 @@ def test_runs_before_the_one_that_finds_no_memory_are_taken_back(kernel):
 @native_kernels
 @pytest.mark.parametrize("before", range(8))
 @pytest.mark.parametrize("behind", range(4))
+@pytest.mark.parametrize("prevail", [20, 15, 0])
 def test_whichever_of_many_states_finds_no_memory_those_before_are_taken_back(
-    kernel, before, behind
+    kernel, before, behind, prevail
 ):
-    # 99 is full; 0 prevails; the others stand one by one in front of it and behind it.
+    # 99 is full; 0 prevails; the others stand one by one in front of it and behind it, in a group
+    # of 16 or in the rest.
     counter = new_counter(kernel, 8)
     counter.add_counts(np.array([[99]], np.uint8), np.array([255], np.uint64))
     counter.update_packed(np.zeros((5, 1), np.uint8))
     others = np.arange(1, before + behind + 1)
-    numbers = np.concatenate([others[:before], [99], others[before:], np.zeros(20, int)])
-    rows = np.resize(numbers.astype(np.uint8), (32, 1))[: len(numbers) // 16 * 16]
+    numbers = np.concatenate([np.zeros(prevail), others[:before], [99], others[before:], [0] * 9])
+    rows = numbers.astype(np.uint8)[:, None]
     assert until_it_succeeds(counter, lambda: counter.update_packed(rows)) == 2
     expected = np.bincount(rows[:, 0], minlength=100)
     expected[99] += 255
