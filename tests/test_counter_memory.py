@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from counter_oracle import assert_counts, native_kernels, new_counter
 
+from tensorstate_callbacks.counter import StateCounter
+
 
 @native_kernels
 @pytest.mark.parametrize("width", [20, 22, 50, 64, 65, 128, 129, 512])
@@ -18,6 +20,23 @@ def test_memory_per_distinct_state_is_bounded_while_states_grow(kernel, width):
         counter.update_packed(rows)
         if counter.n_distinct >= 10_000:
             assert counter.nbytes <= bound * counter.n_distinct
+
+
+def test_more_memory_than_is_kept_for_the_next_counter_is_given_back():
+    # Twice what is kept, in two counters whose memory comes back in turn.
+    rows = np.random.default_rng(8).integers(0, 2**64, (2, 3_200_000), np.uint64)
+    rows = rows.view(np.uint8).reshape(2, -1, 8)
+    for _ in range(2):
+        counters = [StateCounter(64), StateCounter(64)]
+        for counter, part in zip(counters, rows, strict=True):
+            counter.update_packed(part)
+        assert sum(counter.nbytes for counter in counters) > 2 * 64 * 2**20
+        assert [counter.n_distinct for counter in counters] == [3_200_000] * 2
+        for counter in counters:
+            counter.reset()
+            assert counter.nbytes == 0
+    counters[0].update_packed(rows[0][:1000])
+    assert_counts(counters[0], np.unpackbits(rows[0][:1000], axis=1, bitorder="little"))
 
 
 @native_kernels
