@@ -163,6 +163,9 @@ void update_packed(Choices& choices, Counter& counter, Oracle& oracle, std::size
     // Some counts are more than a small one holds.
     const unsigned large = choices.byte() % 33;
     const std::uint8_t seed = choices.byte(), few = static_cast<std::uint8_t>(choices.byte() | 1);
+    // Chosen before the rows take what is left: then there are zeros only.
+    const bool wrong = choices.byte() % 8 == 1 && size != 0 && neurons % 8 != 0;
+    const std::size_t wrong_row = choices.below(std::max<std::size_t>(size, 1));
     for (std::size_t i = 0; i < size; ++i) {
         for (std::size_t byte = 0; byte < bytes; ++byte) {
             rows[i * bytes + byte] =
@@ -172,8 +175,7 @@ void update_packed(Choices& choices, Counter& counter, Oracle& oracle, std::size
         const std::uint64_t count = 1 + choices.byte();
         counts[i] = count << (choices.byte() % 2 == 0 ? 0 : large);
     }
-    const bool wrong = size != 0 && neurons % 8 != 0 && choices.byte() % 8 == 0;
-    if (wrong) rows[(choices.below(size) + 1) * bytes - 1] |= 128;
+    if (wrong) rows[(wrong_row + 1) * bytes - 1] |= 128;
     counter.add_packed(rows, counted ? counts.get() : nullptr, size);
     require(!wrong, "a bit beyond the neurons is refused");
     for (std::size_t i = 0; i < size; ++i) {
