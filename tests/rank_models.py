@@ -1,14 +1,17 @@
-"""Which rank this process is, and the data and models that ranks differ in."""
+"""What runs on ranks share: which rank this is, how they train and warn, their data and models."""
 
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from lightning_models import Classifier, data
+from lightning_models import QUIET, Classifier, data, trainer
+from own_warnings import ours
 from torch import nn
 from torch.utils.data import IterableDataset
 
+from tensorstate_callbacks import EfficiencyReport
 from tensorstate_callbacks.torch import own_samples
 
 # Neither 2 nor 4 ranks divide it, and batches of 8 end within what a rank has.
@@ -22,6 +25,29 @@ def rank() -> int:
 
 def n_ranks() -> int:
     return int(os.environ.get("N_RANKS", "1"))
+
+
+def many(*callbacks: Any, **options: Any) -> Any:
+    if n_ranks() > 1:
+        options = {"strategy": "ddp", "devices": n_ranks(), **options}
+    return trainer(*callbacks, **options)
+
+
+def dicts(reports: list[EfficiencyReport]) -> list[dict[str, Any]]:
+    return [report.to_dict() for report in reports]
+
+
+def quietly(run: Callable[[], Any], which: Callable[[Any], Any] = ours) -> tuple[Any, Any]:
+    """What it returns and which of our warnings came; every warning not known is an error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("error")
+        warnings.filterwarnings("always", category=UserWarning, module="tensorstate_callbacks")
+        warnings.filterwarnings("always", ".*DistributedSampler.*")
+        warnings.filterwarnings("ignore", "Using `DistributedSampler` with the dataloaders")
+        for text in QUIET:
+            warnings.filterwarnings("ignore", text.removeprefix("ignore:"))
+        result = run()
+    return result, which(caught)
 
 
 class ExactClassifier(Classifier):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning_models import QUIET, TRAIN, Classifier, loader, trainer
+from lightning_models import TRAIN, Classifier, loader
 from own_warnings import of_coverage, ours
 from rank_models import (
     ODD,
@@ -20,7 +20,10 @@ from rank_models import (
     Flattening,
     OneSided,
     Stream,
+    dicts,
+    many,
     n_ranks,
+    quietly,
     rank,
 )
 from torch import nn
@@ -34,29 +37,6 @@ from tensorstate_callbacks.torch import exchange, process_groups, record
 
 DIED_ON_PURPOSE = 3
 TIMEOUT = timedelta(seconds=60)
-
-
-def many(*callbacks: Any, **options: Any) -> Any:
-    if n_ranks() > 1:
-        options = {"strategy": "ddp", "devices": n_ranks(), **options}
-    return trainer(*callbacks, **options)
-
-
-def dicts(reports: list[EfficiencyReport]) -> list[dict[str, Any]]:
-    return [report.to_dict() for report in reports]
-
-
-def quietly(run: Callable[[], Any], which: Callable[[Any], Any] = ours) -> tuple[Any, Any]:
-    """What it returns and which of our warnings came; every warning not known is an error."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("error")
-        warnings.filterwarnings("always", category=UserWarning, module="tensorstate_callbacks")
-        warnings.filterwarnings("always", ".*DistributedSampler.*")
-        warnings.filterwarnings("ignore", "Using `DistributedSampler` with the dataloaders")
-        for text in QUIET:
-            warnings.filterwarnings("ignore", text.removeprefix("ignore:"))
-        result = run()
-    return result, which(caught)
 
 
 def lightning_fit() -> dict[str, Any]:
