@@ -18,15 +18,13 @@ from tensorstate_callbacks._native import (
 )
 from tensorstate_callbacks._native.arguments import (
     check_padding,
-    checked_axis,
     checked_counts,
     checked_rows,
-    checked_threshold,
     checked_width,
     plain_array,
 )
-from tensorstate_callbacks._native.fallback import pack_firing
-from tensorstate_callbacks._native.reading import LastReading, Memory, reading_of
+from tensorstate_callbacks._native.packing import pack_states
+from tensorstate_callbacks._native.reading import LastReading, Memory
 from tensorstate_callbacks.entropy import Spectrum
 
 __all__ = [
@@ -285,34 +283,3 @@ class StateCounter:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["n_neurons"], keep_states=state["keep_states"])  # type: ignore[misc]
         self.add_counts(state["states"], state["counts"])
-
-
-def pack_states(
-    activations: ArrayLike, channel_axis: int, threshold: float = 0.0, *, bfloat16: bool = False
-) -> NDArray[np.uint8]:
-    """The states of all positions, packed: what `StateCounter.update` counts, as rows.
-
-    Args:
-        activations: see `StateCounter.update`.
-        channel_axis: the axis of the neurons; may be negative.
-        threshold: a finite number; a neuron fires where its activation is greater.
-        bfloat16: int16 or uint16 `activations` are the bits of bfloat16 numbers.
-
-    Returns:
-        (m, ceil(n_neurons / 8)) uint8, one row per position in C order of the other axes; neuron
-        0 is bit 0 of byte 0.
-
-    Raises:
-        TypeError: if the dtype is not supported or an argument is not a number.
-        ValueError: if the channel axis is not there, or the threshold is not finite.
-
-    Example:
-        >>> import numpy as np
-        >>> pack_states(np.array([[1.0, -1.0, 2.0], [0.0, 3.0, 0.0]]), channel_axis=1)
-        array([[5],
-               [2]], dtype=uint8)
-    """
-    array = plain_array(activations, "activations")
-    axis = checked_axis(array.shape, channel_axis)
-    reading = reading_of(array.dtype, array.ndim, axis, checked_threshold(threshold), bfloat16)
-    return pack_firing(reading.firing(array))
