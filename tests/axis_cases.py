@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from axis_oracle import Axes
 from case_modules import (
     Attention,
@@ -21,6 +20,7 @@ from case_modules import (
     windows,
 )
 from torch import nn
+from torch.nn import functional
 
 Shape = tuple[int, ...]
 Case = tuple[Callable[[], list[nn.Module]], list[Shape], dict[str, Axes]]
@@ -41,7 +41,7 @@ def pair(x: torch.Tensor) -> torch.Tensor:
 
 def last_gate(x: torch.Tensor) -> torch.Tensor:
     a, b = x.split(x.shape[-1] // 2, -1)
-    return F.gelu(a) * b
+    return functional.gelu(a) * b
 
 
 # Of each the layers, the input's shapes, and the axes of the probed layers. The second shape makes
@@ -56,7 +56,11 @@ CASES: dict[str, Case] = {
         [(40, 3, 20), EQUAL_LINES, CUBE_LINES],
         {"0": 1, "1": 1, "2": 1},
     ),
-    "pad": (lambda: [conv(), Fn(lambda x: F.pad(x, (2, 1))), nn.GELU()], ALL_LINES, {"2": 1}),
+    "pad": (
+        lambda: [conv(), Fn(lambda x: functional.pad(x, (2, 1))), nn.GELU()],
+        ALL_LINES,
+        {"2": 1},
+    ),
     "every second place": (
         lambda: [conv(), Fn(lambda x: x[..., ::2].contiguous()), nn.ReLU()],
         [LINES, (5, 3, 16)],
@@ -164,12 +168,12 @@ CASES: dict[str, Case] = {
         {"2.drop": 2, "3": 2},
     ),
     "own convolution": (
-        lambda: [Fn(lambda x, w: F.conv1d(x, w, padding=1), (8, 3, 3)), nn.ReLU()],
+        lambda: [Fn(lambda x, w: functional.conv1d(x, w, padding=1), (8, 3, 3)), nn.ReLU()],
         ALL_LINES,
         {"1": 1},
     ),
     "own dense layer": (
-        lambda: [Fn(lambda x, w: F.linear(x.mT, w), (8, 3)), nn.GELU()],
+        lambda: [Fn(lambda x, w: functional.linear(x.mT, w), (8, 3)), nn.GELU()],
         ALL_LINES,
         {"1": 2},
     ),
@@ -192,7 +196,7 @@ CASES: dict[str, Case] = {
         {"2": 3, "4": 1},
     ),
     "interpolated": (
-        lambda: [image(), Fn(lambda x: F.interpolate(x, scale_factor=0.5)), nn.ReLU()],
+        lambda: [image(), Fn(lambda x: functional.interpolate(x, scale_factor=0.5)), nn.ReLU()],
         [IMAGES, (5, 3, 16, 16)],
         {"2": 1},
     ),
@@ -232,10 +236,11 @@ CASES: dict[str, Case] = {
         {"2": 1},
     ),
     "pooled and squeezed": (
-        lambda: (
-            [image(), Fn(lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1))]
-            + [nn.Dropout()]
-        ),
+        lambda: [
+            image(),
+            Fn(lambda x: functional.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1)),
+            nn.Dropout(),
+        ],
         ALL_IMAGES,
         {"2": 1},
     ),
@@ -280,10 +285,10 @@ CASES: dict[str, Case] = {
         {"0.patches": 1, "0.drop": 2, "1": 2},
     ),
     "recurrent": (
-        lambda: (
-            [Fn(lambda x: x.mT), nn.GRU(3, 8, batch_first=True), Fn(lambda x: x[0].mT)]
-            + [nn.ReLU()]
-        ),
+        lambda: [
+            *(Fn(lambda x: x.mT), nn.GRU(3, 8, batch_first=True), Fn(lambda x: x[0].mT)),
+            nn.ReLU(),
+        ],
         ALL_LINES,
         {"3": 1},
     ),

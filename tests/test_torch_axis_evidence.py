@@ -39,18 +39,17 @@ def seed() -> None:
 def test_norm_has_the_axis_that_its_weight_lies_on(
     norm: nn.Module, shape: tuple[int, ...], axis: int, behind: str
 ) -> None:
-    before: list[nn.Module] = []
+    layers: list[nn.Module] = [norm, nn.GELU()]
     if behind == "a convolution":
-        # Gives the same shapes, and says that their neurons lie on the second axis.
-        kind = nn.Conv1d if len(shape) == 3 else nn.Conv2d
-        before = [kind(shape[1], shape[1], 1), Fn(lambda x: x.movedim(1, axis).contiguous())]
-        shape = (shape[0], shape[axis], *[n for i, n in enumerate(shape) if i not in (0, axis)])
-        before[0] = kind(shape[1], shape[1], 1)
-    model = nn.Sequential(*before, norm, nn.GELU())
-    at = len(before)
+        # It gives the norm what is of `shape`, with the convolution's channels on the norm's axis.
+        n = shape[axis]
+        convolution = (nn.Conv1d if len(shape) == 3 else nn.Conv2d)(n, n, 1)
+        layers = [convolution, Fn(lambda x: x.movedim(1, axis).contiguous()), *layers]
+        shape = (shape[0], n, *(size for i, size in enumerate(shape) if i not in (0, axis)))
+    at = len(layers) - 2
     with torch.no_grad():
         batches = torch.randn(*shape), torch.randn(2, *shape[1:])
-        check_axes(model, {str(at): axis, str(at + 1): axis}, *batches)
+        check_axes(nn.Sequential(*layers), {str(at): axis, str(at + 1): axis}, *batches)
 
 
 @pytest.mark.parametrize(
@@ -96,23 +95,16 @@ def test_activation_of_a_model_with_a_norm_by_hand_is_counted() -> None:
     check_axes(model, axes, torch.randn(4, 5, 6))
 
 
-@pytest.mark.parametrize("layer", [nn.Conv1d(3, 8, 3, padding=1), nn.BatchNorm1d(3)])
-def test_unbatched_data_is_followed(layer: nn.Module) -> None:
-    model = nn.Sequential(layer, Fn(lambda x: x[..., 1:]), nn.ReLU()).eval()
-    if not isinstance(layer, nn.BatchNorm1d):
-        check_axes(model, {"0": 0, "2": 0}, torch.randn(3, 13))
-        check_axes(model, {"0": 0, "2": 0}, torch.randn(3, 9))
-    check_axes(model, {"0": -2, "2": -2}, torch.randn(5, 3, 13), torch.randn(2, 3, 13))
+def test_unbatched_data_is_followed() -> None:
+    model = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), Fn(lambda x: x[..., 1:]), nn.ReLU())
+    check_axes(model, {"0": 0, "2": 0}, torch.randn(3, 13), torch.randn(3, 9))
+    check_axes(model, {"0": -2, "2": -2}, torch.randn(5, 3, 13), torch.randn(3, 9))
 
 
 def test_unbatched_image_is_followed() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 7, 3), LayerNormFree(), nn.ReLU(), nn.MaxPool2d(2))
+    centre = Fn(lambda x: x - x.mean((-2, -1), keepdim=True))
+    model = nn.Sequential(nn.Conv2d(3, 7, 3), centre, nn.ReLU(), nn.MaxPool2d(2))
     check_axes(model, {"0": 0, "2": 0, "3": 0}, torch.randn(3, 9, 9))
-
-
-class LayerNormFree(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x - x.mean((-2, -1), keepdim=True)
 
 
 def test_unknown_origin_is_one_warning_that_says_what_was_taken() -> None:
@@ -138,14 +130,15 @@ def test_given_axis_is_no_guess() -> None:
 
 def test_guess_that_changes_its_size_is_an_error_that_names_the_way_out() -> None:
     model = nn.Sequential(nn.Tanh())
-    with (
-        pytest.raises(ProbeError, match=r"'0'[\s\S]*channel_axis"),
-        warnings.catch_warnings(),
-        record(model, "0"),
-    ):
-        warnings.simplefilter("ignore")
-        for n_places in (9, 7):
-            model(torch.randn(4, 3, n_places))
+
+    def run() -> None:
+        with warnings.catch_warnings(), record(model, "0"):
+            warnings.simplefilter("ignore")
+            for n_places in (9, 7):
+                model(torch.randn(4, 3, n_places))
+
+    with pytest.raises(ProbeError, match=r"'0'[\s\S]*channel_axis"):
+        run()
 
 
 @pytest.mark.parametrize("given", [(-2, -1), (2, 3), {"1": (-2, -1)}, lambda *_: (2, 3)])

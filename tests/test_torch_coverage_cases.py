@@ -82,8 +82,7 @@ def test_what_was_asked_for_is_not_said_to_cover_too_little() -> None:
     assert recorded(model, torch.randn(4, 5, 6), attach_to="0") == (["0"], [])
 
 
-def test_embedding_is_no_weight_that_is_missed_in_silence_or_with_noise() -> None:
-    """A model of dense layers that covers nearly all its weights is not warned of."""
+def test_default_that_covers_nearly_all_weights_is_not_warned_of() -> None:
     model = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.LayerNorm(30), nn.Linear(30, 2))
     assert recorded(model, torch.randn(4, 5, 6)) == (["0"], [])
 

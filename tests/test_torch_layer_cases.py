@@ -56,16 +56,13 @@ def test_activation_used_at_two_widths_is_a_probe_of_each(inplace: bool) -> None
     }
 
 
-def test_activation_used_at_two_widths_is_two_probes_before_it_too() -> None:
-    with record(Bottleneck(), "relu", method="both") as recording:
-        recording_model(recording)(torch.randn(4, 3, 9, 8))
+def test_activation_used_at_two_widths_is_two_probes_of_its_inputs_too() -> None:
+    model = Bottleneck()
+    with torch.no_grad(), record(model, "relu", method="both") as recording:
+        model(torch.randn(4, 3, 9, 8))
     widths = {name: counter.n_neurons for name, counter in recording.counters.items()}
     assert sorted(widths.values()) == [6, 6, 12, 12]
     assert all(re.search(rf"@{width}\b", name) for name, width in widths.items())
-
-
-def recording_model(recording: Any) -> nn.Module:
-    return recording._model
 
 
 class OneWidth(nn.Module):
@@ -102,14 +99,14 @@ class BothLayouts(nn.Module):
 @pytest.mark.parametrize("n_places", [10, 7])
 def test_activation_shared_by_both_layouts_is_summed_where_its_widths_agree(n_places: int) -> None:
     model = BothLayouts(7)
-    first, last = collect_calls(model, ["activation"])["activation"], []
+    kept = collect_calls(model, ["activation"])["activation"]
     with torch.no_grad(), record(model, "GELU") as recording:
         model(torch.randn(4, 3, n_places))
         model(torch.randn(3, 3, n_places))
-    first, last = first[::2], first[1::2]
-    expected = unit_states([*first, *(batch.transpose(1, 2) for batch in last)], 1)
+    last = [batch.transpose(1, 2) for batch in kept[1::2]]
     assert list(recording.counters) == ["activation"]
-    assert counted_states(recording.counters["activation"]) == expected
+    found = counted_states(recording.counters["activation"])
+    assert found == unit_states([*kept[::2], *last], 1)
 
 
 def test_activation_shared_by_both_layouts_at_two_widths_is_two_probes() -> None:
