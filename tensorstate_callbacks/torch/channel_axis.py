@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from tensorstate_callbacks.channel_axis import (
     Axis,
@@ -47,7 +48,7 @@ _SECOND = {
 }
 _NORMALIZED = tuple(cls for cls in (nn.LayerNorm, getattr(nn, "RMSNorm", None)) if cls)
 # What a module says of the number of its neurons, by the base that gives it the rule.
-_WIDTHS = ("out_channels", "out_features", "num_features", "num_channels", "embedding_dim")
+_WIDTHS = ("out_channels", "out_features", "embedding_dim")
 
 
 class _Rule(NamedTuple):
@@ -98,8 +99,8 @@ def rule_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     Torch's own classes are known: the axis before the spatial ones for convolution, pooling,
     padding and instance normalization; the second for batch and group normalization; the first of
     the normalized ones for layer normalization; the last for linear, embedding, recurrent,
-    attention and transformer layers. A subclass with a forward of its own is taken at its word only
-    where the axis has as many entries as the module says it has neurons.
+    attention and transformer layers. Of subclasses with a forward of their own only those count
+    that make neurons, and only where the axis has as many entries as they say.
 
     Args:
         module: Any module.
@@ -109,8 +110,10 @@ def rule_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     n_axes = len(shape)
     if rule is None:
         return _dense_axis(module, shape)
+    if rule.own_forward and not _makes_neurons(rule):
+        return None
     if rule.base in _NORMALIZED:
-        return None if rule.own_forward else -len(module.normalized_shape)  # type: ignore[arg-type]
+        return -len(module.normalized_shape)  # type: ignore[arg-type]
     if rule.n_axes is not None and n_axes not in rule.n_axes:
         return None
     axis = 1 - n_axes if rule.axis is None else rule.axis
@@ -348,6 +351,10 @@ def _is_unruled(module: nn.Module) -> bool:
     rule = _find_rule(type(module))
     if rule is not None and not rule.own_forward:
         return False
-    if rule is not None and rule.base in _NORMALIZED:
+    if rule is not None and not _makes_neurons(rule):
         return True
     return not any(isinstance(getattr(module, name, None), int) for name in _WIDTHS)
+
+
+def _makes_neurons(rule: _Rule) -> bool:
+    return rule.base in _LAST or issubclass(rule.base, _ConvNd)
