@@ -30,8 +30,10 @@ class EfficiencyMixin:
     `val_aiq`, `val_efficiency` and `val_efficiency/<layer>` (`test_...` in a test) through the
     LightningModule's own `log`, after everything else of that pass has been logged: loggers,
     EarlyStopping, ModelCheckpoint, learning rate schedulers and progress bars see them, wherever
-    this callback stands in the list. Training isn't touched, no pass is added, the sanity check is
-    left out, and the model carries nothing of it when the pass is over.
+    this callback stands in the list. Training isn't touched, no pass is added, and the model
+    carries nothing of it when the pass is over. Only what the model runs within `validation_step`
+    or `test_step` is counted. In the sanity check the probes are tried, so that a layer that can't
+    be counted ends the run there, but nothing is logged.
 
     A value that this pass doesn't have is taken out of `trainer.callback_metrics`, so that nobody
     acts on an old one: `val_aiq` where the accuracy is missing, all keys in the epochs that
@@ -255,24 +257,31 @@ class EfficiencyMixin:
         return self._layers
 
     def _open(self, trainer: Any, module: Any, stage: str) -> None:
-        if trainer.sanity_checking:
-            return
         self._close()
-        epoch = fit_epoch(trainer)
-        if not (epoch is None or trainer.fast_dev_run or self._settings.is_due(epoch)):
+        trial, epoch = trainer.sanity_checking, fit_epoch(trainer)
+        due = epoch is None or trainer.fast_dev_run or self._settings.is_due(epoch)
+        if not (due or trial):
             self._log.write(trainer, module, stage, None)
             return
-        recording = Recording(
+        finish = self._end_trial if trial else partial(self._finish, trainer, module)
+        index = self._dataloader_idx
+        ranks = find_ranks(trainer, index, self._warn)
+        self._window = Window(
+            trainer, module, self._new_recording(module), stage, index, ranks, finish, trial=trial
+        )
+
+    def _new_recording(self, module: Any) -> Recording:
+        return Recording(
             module,
             self._pick_layers(module),
             self._settings,
             channel_axis=self._channel_axis,
             output_fn=self._output_fn,
         )
-        finish = partial(self._finish, trainer, module)
-        index = self._dataloader_idx
-        ranks = find_ranks(trainer, index, self._warn)
-        self._window = Window(trainer, module, recording, stage, index, ranks, finish)
+
+    def _end_trial(self, window: Window) -> None:
+        self._close()
+        window.check()
 
     def _finish(self, trainer: Any, module: Any, window: Window) -> None:
         self._close()
