@@ -1,11 +1,13 @@
 """The Lightning callback's logic: rides on validation and test passes; knows no namespace."""
 
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from tensorstate_callbacks.errors import NoLayerMatchedError
 from tensorstate_callbacks.history import History
 from tensorstate_callbacks.lightning.metric_log import MetricLog
 from tensorstate_callbacks.lightning.namespace import Namespace, check_trainer
@@ -143,6 +145,9 @@ class EfficiencyMixin:
         self.history = History()
         self._warn = WarnOnce()
         self._layers: dict[str, nn.Module] | None = None
+        # The modules that these were picked from, and the layers of this run's latest report.
+        self._modules: dict[str, weakref.ref[nn.Module]] = {}
+        self._reported: tuple[str, ...] | None = None
         self._window: Window | None = None
         self._log = MetricLog(self._settings)
         self._recorded = False
@@ -168,7 +173,13 @@ class EfficiencyMixin:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, or a spawned process, begins between two evaluations.
-        return {**vars(self), "_window": None, "_layers": None, "_trackers": Trackers()}
+        ended: dict[str, Any] = {
+            "_window": None,
+            "_layers": None,
+            "_modules": {},
+            "_trackers": Trackers(),
+        }
+        return {**vars(self), **ended}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin a run."""
@@ -181,7 +192,7 @@ class EfficiencyMixin:
         """End a run; also what was left open by one that ended in an error."""
         self._close()
         self._trackers.end()
-        self._layers = None
+        self._layers, self._modules, self._reported = None, {}, None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the model as it was, and the other processes not waiting for this one."""
@@ -252,8 +263,17 @@ class EfficiencyMixin:
     on_test_batch_end = on_validation_batch_end
 
     def _pick_layers(self, module: nn.Module) -> dict[str, nn.Module]:
-        if self._layers is None:
-            self._layers = pick_layers(module, self._settings.attach_to, self._settings.exclude)
+        """Return the layers to probe, picked anew where the model has other modules than before."""
+        modules = {name: weakref.ref(part) for name, part in module.named_modules()}
+        if self._layers is None or modules != self._modules:
+            try:
+                self._layers = pick_layers(module, self._settings.attach_to, self._settings.exclude)
+            except NoLayerMatchedError as error:
+                if self._layers is None:
+                    raise
+                # In the middle of a fit: it goes on, and the old layers will have seen nothing.
+                self._warn("layers", str(error))
+            self._modules = modules
         return self._layers
 
     def _open(self, trainer: Any, module: Any, stage: str) -> None:
@@ -286,9 +306,10 @@ class EfficiencyMixin:
     def _finish(self, trainer: Any, module: Any, window: Window) -> None:
         self._close()
         self._recorded = True
-        report = window.conclude(self._settings, self._warn)
+        report = window.conclude(self._settings, self._warn, self._reported)
         self._log.write(trainer, module, window.stage, report)
         if report is not None:
+            self._reported = tuple(report.layers)
             self.history.append(report)
             if trainer.state.fn == "fit":
                 self._trackers.add(report)

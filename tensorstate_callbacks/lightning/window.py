@@ -1,6 +1,6 @@
 """One evaluation of a LightningModule: opened as it begins, closed however it ends."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -116,7 +116,9 @@ class Window:
         # What lies on a device is counted as late as here.
         _ = self._recording.counters
 
-    def conclude(self, settings: Settings, warn: WarnOnce) -> EfficiencyReport | None:
+    def conclude(
+        self, settings: Settings, warn: WarnOnce, before: Collection[str] | None
+    ) -> EfficiencyReport | None:
         """Return the report of the evaluation over all ranks; see `evaluation.conclude`.
 
         Raises:
@@ -142,6 +144,7 @@ class Window:
             epoch=self._epoch,
             step=self._step,
             stage=self.stage,
+            before=before,
         )
 
     def _find_accuracy(self, accuracy: Accuracy) -> FoundAccuracy:
