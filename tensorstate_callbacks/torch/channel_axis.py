@@ -288,6 +288,8 @@ class ChannelAxes:
             if found not in known:
                 known.append(found)
                 self._has_news = True
+                if self.follower is not None:
+                    self.follower.follow_again()
         if probe in self._guessed_widths and not tensor.is_nested:
             self._check_guess(probe, name, tensor, found.axis)
         return found
