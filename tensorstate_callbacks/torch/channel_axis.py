@@ -246,7 +246,8 @@ class ChannelAxes:
         Raises:
             ValueError: The axis that was guessed turns out to be none of neurons: its size changes.
         """
-        axis = given_axis(self.given, name, module, tensor)
+        given = self.given
+        axis = None if given is None else given_axis(given, name, module, tensor)
         is_given = axis is not None
         if axis is None:
             axis = rule_axis(module, shape_of(tensor))
