@@ -19,7 +19,7 @@ from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.eager import forced_eager
 from tensorstate_callbacks.torch.hooks import Watch
 from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
-from tensorstate_callbacks.torch.own_samples import BatchSamples
+from tensorstate_callbacks.torch.own_samples import ActiveLoader, BatchSamples
 from tensorstate_callbacks.torch.rank_loops import merge_report, own_batches
 from tensorstate_callbacks.torch.tensor_parallel import refuse_split_layers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
@@ -69,6 +69,7 @@ class Recording:
         Args:
             trial: Nobody asks for the counts, so states that are missing are no loss.
         """
+        self._watch.rows.loader = ActiveLoader()
         with self._watch.on(self._model), forced_eager(warn=not trial):
             yield self
 
@@ -93,11 +94,12 @@ class Recording:
     def batches(self, loader: Iterable[Batch], process_group: Any = None) -> Iterator[Batch]:
         """Yield a data loader's batches, and count of each only what is this rank's own.
 
-        `DistributedSampler` repeats samples where the ranks don't divide them; without them, the
-        ranks' merged counts are those of one process.
+        `DistributedSampler` and Accelerate repeat samples where the ranks don't divide them;
+        without them, the ranks' merged counts are those of one process. A loader of Accelerate's
+        tells of itself: a loop over it needs no `batches`.
 
         Args:
-            loader: A DataLoader with a `DistributedSampler`.
+            loader: A DataLoader with a `DistributedSampler`, or one that Accelerate has prepared.
             process_group: The ranks that share the data; None means all of them.
 
         Warns:
@@ -134,7 +136,7 @@ class Recording:
         Warns:
             TensorStateWarning: Which activations belong to repeated samples had to be assumed.
         """
-        self._watch.conclude()
+        self._watch.find_output()
         figures: Recorder | PassFigures = self.recorder
         if process_group is not None:
             figures, accuracy = merge_report(self.recorder, process_group, accuracy, self.doubts)
