@@ -1,0 +1,115 @@
+"""Networks for images of the sweep, from timm: families as different as can be, small inputs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sweep_oracle import Inputs, Network
+from torch import nn
+
+TOKENS = "a layer over the tokens, of which there are as many as the image has patches"
+
+
+def declare_operators() -> None:
+    """Tell torch of torchvision's compiled operators, where its wheel was made for another torch.
+
+    torchvision for CUDA can't load them beside torch for the CPU, and then not even be imported.
+    No network of the sweep calls them.
+    """
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _kept.append(library)
+
+
+_kept: list[Any] = []
+
+
+def images(n: int, size: int) -> Inputs:
+    generator = torch.Generator().manual_seed(n)
+    return (torch.randn(n, 3, size, size, generator=generator),)
+
+
+def timm(name: str, *, sized: bool = False, **options: Any) -> Callable[[int], nn.Module]:
+    """How to build a network: `sized` ones are told the size of their images."""
+
+    def build(size: int) -> nn.Module:
+        import timm as library
+
+        torch.manual_seed(0)
+        given = {**options, "img_size": size} if sized else options
+        return library.create_model(name, num_classes=5, **given)
+
+    return build
+
+
+def network(
+    name: str, sizes: tuple[int, int] = (64, 96), varying: dict[str, str] | None = None, **how: Any
+) -> Network:
+    return Network(timm(name, **how), images, sizes, varying or {})
+
+
+# Convolutional networks, at any size.
+_PLAIN = [
+    "resnet18",
+    "resnetv2_18",
+    "regnety_002",
+    "mobilenetv3_small_050",
+    "efficientnet_b0",
+    "convnext_atto",
+    "convnextv2_atto",
+    "poolformer_s12",
+    "poolformerv2_s12",
+    "densenet121",
+    "dpn48b",
+    "hrnet_w18_small",
+    "res2net50_14w_8s",
+    "resnest14d",
+    "skresnet18",
+    "inception_next_atto",
+    "ghostnet_050",
+    "nf_regnet_b0",
+    "repvgg_a0",
+    "mobileone_s0",
+    "edgenext_xx_small",
+    "pvt_v2_b0",
+    "xcit_nano_12_p16_224",
+]
+
+IMAGE_NETWORKS: dict[str, Network] = {name: network(name) for name in _PLAIN}
+IMAGE_NETWORKS |= {
+    "inception_v3": network("inception_v3", (96, 128)),
+    "xception41": network("xception41"),
+    "nfnet_l0": network("nfnet_l0"),
+    "tresnet_m": network("tresnet_m"),
+    "focalnet": network("focalnet_tiny_srf", depths=(1, 1, 1, 1), embed_dim=24),
+    "davit": network("davit_tiny", depths=(1, 1, 1, 1), embed_dims=(24, 48, 72, 96)),
+    "convmixer": network("convmixer_768_32", (56, 84), dim=24, depth=2),
+    "vit": network("vit_tiny_patch16_224", sized=True, depth=2),
+    "deit": network("deit_tiny_distilled_patch16_224", sized=True, depth=2),
+    "swin": network(
+        "swin_tiny_patch4_window7_224",
+        sized=True,
+        depths=(2, 1, 1),
+        embed_dim=24,
+        num_heads=(3, 3, 3),
+        window_size=4,
+    ),
+    "swinv2": network(
+        "swinv2_tiny_window8_256",
+        sized=True,
+        depths=(2, 1, 1),
+        embed_dim=24,
+        num_heads=(3, 3, 3),
+        window_size=4,
+    ),
+    "mixer": network("mixer_s32_224", varying={"*mlp_tokens*": TOKENS}, sized=True, num_blocks=2),
+    "gmlp": network("gmlp_ti16_224", varying={"*.proj": TOKENS}, sized=True, num_blocks=2),
+    "resmlp": network(
+        "resmlp_12_224", varying={"*.linear_tokens": TOKENS}, sized=True, num_blocks=2
+    ),
+    "cait": network("cait_xxs24_224", sized=True, depth=2),
+    "beit": network("beit_base_patch16_224", sized=True, depth=2, embed_dim=48, num_heads=3),
+    "eva02": network("eva02_tiny_patch14_224", (56, 84), sized=True, depth=2),
+}
