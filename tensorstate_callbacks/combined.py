@@ -1,13 +1,15 @@
 """What several processes counted in one evaluation pass in, one EfficiencyReport out."""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.entropy import Spectrum
-from tensorstate_callbacks.recorder import PassFigures
+from tensorstate_callbacks.recorder import PassFigures, Width
+
+Name = TypeVar("Name")
 
 
 class ShareFigures(NamedTuple):
@@ -23,7 +25,7 @@ class ShareFigures(NamedTuple):
     fired: npt.NDArray[np.uint64]
 
 
-def unite(orders: Iterable[Iterable[str]]) -> list[str]:
+def unite(orders: Iterable[Iterable[Name]]) -> list[Name]:
     """Return the names of several processes in one fixed order.
 
     Args:
@@ -36,21 +38,22 @@ def unite(orders: Iterable[Iterable[str]]) -> list[str]:
     return list(dict.fromkeys(name for order in orders for name in order))
 
 
-def combine(names: Iterable[str], shares: Mapping[str, Iterable[ShareFigures]]) -> PassFigures:
+def combine(names: Iterable[str], shares: Mapping[Width, Iterable[ShareFigures]]) -> PassFigures:
     """Add the figures of all processes up.
 
     Args:
         names: All probes, seen or not.
-        shares: For each probe that some process saw, in forward order, each process's figures.
+        shares: For each probe and number of neurons that some process saw, in forward order, each
+            process's figures.
 
     Returns:
         The pass, as one process would have recorded it: exactly, since all is integers.
     """
     figures = {}
-    for name, parts in shares.items():
+    for width, parts in shares.items():
         parts = list(parts)
         fired = np.stack([part.fired for part in parts]).sum(axis=0, dtype=np.uint64)
-        figures[name] = (add_spectra(part.spectrum for part in parts), fired)
+        figures[width] = (add_spectra(part.spectrum for part in parts), fired)
     return PassFigures(tuple(names), figures)
 
 

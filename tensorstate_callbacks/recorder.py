@@ -3,22 +3,34 @@
 import threading
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from tensorstate_callbacks.channel_axis import Axis, folded
 from tensorstate_callbacks.counter import Memory, StateCounter
 from tensorstate_callbacks.entropy import Spectrum
 from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.layer_report import LayerReport
 from tensorstate_callbacks.report import EfficiencyReport
 
+Entry = TypeVar("Entry")
+
+
+class Width(NamedTuple):
+    """What a counter is for: a probe, and a number of neurons that it was seen with."""
+
+    probe: str
+    n_neurons: int
+
 
 class Recorder:
     """Counters of the probed layers over one evaluation pass.
 
-    Nothing but counts is kept of the activations. Several threads may observe at once.
+    Nothing but counts is kept of the activations. Several threads may observe at once. A layer that
+    is used with several numbers of neurons, as one activation for a whole network is, has a counter
+    for each: `relu@64` and `relu@256`.
 
     Args:
         names: Names of the probes, in any order: reports list them in the order in which they
@@ -32,21 +44,43 @@ class Recorder:
     def __init__(self, names: Iterable[str], *, threshold: float = 0.0) -> None:
         self.names = tuple(names)
         self._threshold = threshold
-        self._counters: dict[str, StateCounter] = {}
+        self._counters: dict[Width, StateCounter] = {}
+        self._dropped: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self.error: ProbeError | None = None
 
     @property
     def counters(self) -> Mapping[str, StateCounter]:
         """Counter of each probe, in the order in which they were first reached, read-only."""
+        return MappingProxyType(name_widths(self.by_width()))
+
+    def by_width(self) -> dict[Width, StateCounter]:
+        """Return the counter of each probe and number of neurons, in the order of `counters`."""
         # A copy: another thread may be adding a probe's first batch.
-        return MappingProxyType(dict(self._counters))
+        return {
+            width: counter
+            for width, counter in dict(self._counters).items()
+            if width.probe not in self._dropped
+        }
+
+    @property
+    def dropped(self) -> frozenset[str]:
+        """The probes that were forgotten."""
+        return self._dropped
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget probes, and what they saw."""
+        gone = self._dropped | frozenset(names)
+        self._dropped = gone
+        self.names = tuple(name for name in self.names if name not in gone)
+        with self._lock:
+            self._counters = {w: c for w, c in self._counters.items() if w.probe not in gone}
 
     def observe(
         self,
         name: str,
         activations: npt.ArrayLike | Memory,
-        channel_axis: int,
+        channel_axis: Axis,
         *,
         bfloat16: bool = False,
     ) -> None:
@@ -55,24 +89,25 @@ class Recorder:
         Args:
             name: The probe.
             activations: Activations of any shape; see `StateCounter.update`.
-            channel_axis: The axis of the neurons; may be negative.
+            channel_axis: The axis of the neurons, or several that are one unit; may be negative.
             bfloat16: The activations are the bits of bfloat16 numbers as 16-bit integers.
 
         Raises:
-            ProbeError: They can't be counted: a type that can't fire, a number of neurons other
-                than before, no memory. The batch isn't counted, what was counted before stays.
+            ProbeError: They can't be counted: a type that can't fire, no such axis, no memory. The
+                batch isn't counted, what was counted before stays.
         """
-        counter = self._counters.get(name)
-        if counter is None and name not in self.names:
+        if name not in self.names:
+            if name in self._dropped:
+                return
             raise KeyError(f"no probe is named {name!r}; there are {', '.join(self.names)}")
         try:
-            if counter is None:
-                counter = self._counter(name, activations, channel_axis)
-            counter.update(activations, channel_axis, self._threshold, bfloat16=bfloat16)
+            array, axis = _on_one_axis(activations, channel_axis)
+            counter = self._counter(name, array.shape, axis)
+            counter.update(array, axis, self._threshold, bfloat16=bfloat16)
         except Exception as error:
             raise ProbeError(f"layer {name!r} could not be counted: {error}") from error
 
-    def observe_later(self, name: str, activations: npt.ArrayLike, channel_axis: int) -> None:
+    def observe_later(self, name: str, activations: npt.ArrayLike, channel_axis: Axis) -> None:
         """Like `observe`, where an error raised at once would be lost: `report` raises it."""
         try:
             self.observe(name, activations, channel_axis)
@@ -81,7 +116,7 @@ class Recorder:
 
     def seen(self) -> list[str]:
         """Return the probes that have seen a state, in forward order."""
-        return [name for name, counter in self.counters.items() if counter.n_states]
+        return list(dict.fromkeys(w.probe for w, c in self.by_width().items() if c.n_states))
 
     def unseen(self) -> list[str]:
         """Return the probes that have seen none."""
@@ -120,21 +155,51 @@ class Recorder:
 
     def figures(self) -> "PassFigures":
         """Return what was counted so far, summed up: all that a report depends on."""
-        seen = {name: counter for name, counter in self.counters.items() if counter.n_states}
+        seen = {width: counter for width, counter in self.by_width().items() if counter.n_states}
         return PassFigures(
-            self.names, {name: (c.spectrum(), c.fired()) for name, c in seen.items()}
+            self.names, {width: (c.spectrum(), c.fired()) for width, c in seen.items()}
         )
 
-    def _counter(
-        self, name: str, activations: npt.ArrayLike | Memory, channel_axis: int
-    ) -> StateCounter:
-        with self._lock:
-            if name not in self._counters:
-                shape = getattr(activations, "shape", None)
-                if not shape:
-                    raise ValueError(f"activations need an axis of neurons; got shape {shape}")
-                self._counters[name] = StateCounter(int(shape[channel_axis]))
-            return self._counters[name]
+    def _counter(self, name: str, shape: tuple[int, ...], channel_axis: int) -> StateCounter:
+        if not shape:
+            raise ValueError(f"activations need an axis of neurons; got shape {shape}")
+        if not -len(shape) <= channel_axis < len(shape):
+            raise ValueError(
+                f"its activations, of shape {tuple(shape)}, have no axis {channel_axis}"
+            )
+        width = Width(name, int(shape[channel_axis]))
+        counter = self._counters.get(width)
+        if counter is None:
+            with self._lock:
+                counter = self._counters.setdefault(width, StateCounter(width.n_neurons))
+        return counter
+
+
+def _on_one_axis(activations: Any, axis: Axis) -> tuple[Any, int]:
+    if not hasattr(activations, "shape"):
+        activations = np.asarray(activations)
+    if isinstance(axis, int):
+        return activations, axis
+    return folded(np.asarray(activations), axis)
+
+
+def name_widths(entries: Mapping[Width, Entry]) -> dict[str, Entry]:
+    """Return entries by names: the probe's, followed by its width where it has several.
+
+    Example:
+        >>> name_widths({Width("relu", 6): "a", Width("conv", 6): "b", Width("relu", 12): "c"})
+        {'relu@6': 'a', 'conv': 'b', 'relu@12': 'c'}
+    """
+    probes = [width.probe for width in entries]
+    named: dict[str, Entry] = {}
+    for width, entry in entries.items():
+        name = width.probe
+        if probes.count(name) > 1:
+            name = f"{name}@{width.n_neurons}"
+            while name in probes:
+                name += "'"  # A layer is really called so.
+        named[name] = entry
+    return named
 
 
 class PassFigures(NamedTuple):
@@ -142,19 +207,21 @@ class PassFigures(NamedTuple):
 
     Attributes:
         names: All probes.
-        figures: Spectrum and firing counts of each probe that saw a state, in forward order.
+        figures: Spectrum and firing counts of each probe that saw a state, and of each number of
+            neurons that it saw them with, in forward order.
     """
 
     names: tuple[str, ...]
-    figures: Mapping[str, tuple[Spectrum, npt.NDArray[np.uint64]]]
+    figures: Mapping[Width, tuple[Spectrum, npt.NDArray[np.uint64]]]
 
     def seen(self) -> list[str]:
         """Return the probes that have seen a state, in forward order."""
-        return list(self.figures)
+        return list(dict.fromkeys(width.probe for width in self.figures))
 
     def unseen(self) -> list[str]:
         """Return the probes that have seen none."""
-        return [name for name in self.names if name not in self.figures]
+        seen = set(self.seen())
+        return [name for name in self.names if name not in seen]
 
     def report(
         self,
@@ -169,7 +236,7 @@ class PassFigures(NamedTuple):
         """Return the figures of all probes that saw a state; see `Recorder.report`."""
         layers = {
             name: LayerReport.from_spectrum(name, spectrum, fired, alpha)
-            for name, (spectrum, fired) in self.figures.items()
+            for name, (spectrum, fired) in name_widths(self.figures).items()
         }
         if not layers:
             raise ProbeError(

@@ -49,11 +49,44 @@ def test_threshold_is_applied():
 def test_a_failing_batch_names_its_layer_and_loses_nothing():
     recorder = Recorder(["fc"])
     recorder.observe("fc", np.eye(3), 1)
-    with pytest.raises(ProbeError, match="layer 'fc'"):
-        recorder.observe("fc", np.eye(4), 1)
+    with pytest.raises(ProbeError, match=r"layer 'fc'.*shape \(4, 4\), have no axis 2"):
+        recorder.observe("fc", np.eye(4), 2)
     with pytest.raises(ProbeError, match="layer 'fc'.*complex"):
         recorder.observe("fc", np.eye(3) * 1j, 1)
     assert recorder.report().layers["fc"].n_states == 3
+
+
+def test_each_width_of_a_probe_is_counted_on_its_own_and_summed_where_widths_agree():
+    recorder = Recorder(["relu", "fc"])
+    for n in (3, 4, 3):
+        recorder.observe("relu", np.eye(n), 1)
+    recorder.observe("fc", np.eye(2), 1)
+    layers = recorder.report().layers
+    assert {name: layer.n_states for name, layer in layers.items()} == {
+        "relu@3": 6,
+        "relu@4": 4,
+        "fc": 2,
+    }
+    assert recorder.counters["relu@3"].counts().tolist() == [2, 2, 2]
+    assert (recorder.seen(), recorder.unseen()) == (["relu", "fc"], [])
+
+
+def test_several_axes_are_one_unit():
+    recorder, data = Recorder(["q"]), np.random.default_rng(1).normal(size=(5, 3, 2, 4))
+    recorder.observe("q", data, (-2, -1))
+    folded = np.packbits(data.reshape(15, 8) > 0, axis=1, bitorder="little")
+    assert recorder.counters["q"].n_neurons == 8
+    assert recorder.counters["q"].states().tolist() == np.unique(folded, axis=0).tolist()
+
+
+def test_a_dropped_probe_is_forgotten_and_counts_no_more():
+    recorder = Recorder(["a", "b"])
+    recorder.observe("a", np.eye(3), 1)
+    recorder.observe("b", np.eye(3), 1)
+    recorder.drop(["a"])
+    recorder.observe("a", np.eye(3), 1)
+    assert list(recorder.report().layers) == ["b"]
+    assert recorder.names == ("b",)
 
 
 def test_an_error_kept_for_later_is_raised_by_report():

@@ -7,7 +7,7 @@ import torch
 from state_oracle import counted_states, expected_states
 from torch import nn
 
-from tensorstate_callbacks import ProbeError
+from tensorstate_callbacks import ProbeError, TensorStateWarning
 from tensorstate_callbacks.torch import record
 from tensorstate_callbacks.torch.channel_axis import rule_axis
 
@@ -64,12 +64,13 @@ def test_embedding_and_attention_have_neurons_last() -> None:
     assert recording.counters["layer"].n_states == 12
 
 
-def test_quantized_linear_is_a_relative_by_name() -> None:
+def test_a_class_that_only_bears_the_name_of_torchs_has_no_rule() -> None:
     class Linear(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x
 
-    assert rule_axis(Linear(), 4) == -1
+    assert rule_axis(Linear(), (2, 3, 4, 5)) is None
+    assert rule_axis(nn.Linear(3, 5), (2, 3, 4, 5)) == -1
 
 
 class ConvNeXtBlock(nn.Module):
@@ -144,10 +145,14 @@ def test_residual_block_keeps_the_axis_of_its_input() -> None:
     assert neurons(model, "Residual", torch.randn(2, 3, 9)) == [5]
 
 
-def test_unknown_origin_takes_the_last_of_three_axes_else_the_second() -> None:
+def test_unknown_origin_takes_the_last_of_three_axes_else_the_second_and_says_so() -> None:
     model = nn.Sequential(nn.Tanh())
-    assert neurons(model, "0", torch.randn(2, 3, 9)) == [9]
-    assert neurons(model, "0", torch.randn(2, 3, 9, 8)) == [3]
+    with pytest.warns(
+        TensorStateWarning, match=r"0 \(shape \(2, 3, 9\), axis -1 taken\).*channel_a"
+    ):
+        assert neurons(model, "0", torch.randn(2, 3, 9)) == [9]
+    with pytest.warns(TensorStateWarning, match=r"0 \(shape \(2, 3, 9, 8\), axis -3 taken\)"):
+        assert neurons(model, "0", torch.randn(2, 3, 9, 8)) == [3]
     assert neurons(model, "0", torch.randn(2, 3)) == [3]
     assert neurons(model, "0", torch.randn(3)) == [3]
 

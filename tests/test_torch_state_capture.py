@@ -10,7 +10,7 @@ from state_oracle import expected_states
 from torch import nn
 from torch_models import collect, images, small_net
 
-from tensorstate_callbacks import ProbeError
+from tensorstate_callbacks import ProbeError, TensorStateWarning
 from tensorstate_callbacks.torch import StateCaptureHook
 
 
@@ -60,7 +60,9 @@ def test_output_that_is_a_dict_is_not_taken_for_arguments(with_kwargs: bool) -> 
 
     layer, data, hook = Gives(), torch.randn(2, 5, 3), StateCaptureHook("layer")
     layer.register_forward_hook(hook, with_kwargs=with_kwargs)
-    layer(data)
+    with pytest.warns(TensorStateWarning, match=r"layer \(shape \(2, 5, 3\), axis -1 taken\)"):
+        layer(data)
+    layer(data[:0])  # Said once.
     assert captured(hook) == expected_states([data - 0.5], 2)
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from tensorstate_callbacks.channel_axis import ChannelAxis
 from tensorstate_callbacks.history import History
 from tensorstate_callbacks.lightning.metric_log import MetricLog
 from tensorstate_callbacks.lightning.namespace import Namespace, check_trainer
@@ -16,8 +17,8 @@ from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Accuracy, Method, Settings
 from tensorstate_callbacks.torch.calls import OutputFn
-from tensorstate_callbacks.torch.channel_axis import ChannelAxis
-from tensorstate_callbacks.torch.layers import pick_layers
+from tensorstate_callbacks.torch.channel_axis import ChannelAxes
+from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
 from tensorstate_callbacks.torch.record import Recording
 from tensorstate_callbacks.tracking.tracker import Trackers
 from tensorstate_callbacks.warn_once import WarnOnce
@@ -140,7 +141,8 @@ class EfficiencyMixin:
         self._dataloader_idx = dataloader_idx
         self.history = History()
         self._warn = WarnOnce()
-        self._layers: dict[str, nn.Module] | None = None
+        self._layers: PickedLayers | None = None
+        self._axes = ChannelAxes(channel_axis, {})
         self._window: Window | None = None
         self._log = MetricLog(self._settings)
         self._recorded = False
@@ -249,9 +251,10 @@ class EfficiencyMixin:
     on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
 
-    def _pick_layers(self, module: nn.Module) -> dict[str, nn.Module]:
+    def _pick_layers(self, module: nn.Module) -> PickedLayers:
         if self._layers is None:
             self._layers = pick_layers(module, self._settings.attach_to, self._settings.exclude)
+            self._axes = ChannelAxes(self._channel_axis, self._layers)
         return self._layers
 
     def _open(self, trainer: Any, module: Any, stage: str) -> None:
@@ -266,7 +269,7 @@ class EfficiencyMixin:
             module,
             self._pick_layers(module),
             self._settings,
-            channel_axis=self._channel_axis,
+            axes=self._axes,
             output_fn=self._output_fn,
         )
         finish = partial(self._finish, trainer, module)

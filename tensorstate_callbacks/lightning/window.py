@@ -81,6 +81,8 @@ class Window:
         Raises:
             RankError: Another rank failed, or is gone; the message names it.
         """
+        for kind, text in self._recording.conclude().items():
+            warn(kind, text)
         figures: Recorder | PassFigures = self._recording.recorder
         find = partial(self._find_accuracy, settings.accuracy)
         if self._ranks is None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tensorstate_callbacks.channel_axis import Axis, folded, normal_axes
 from tensorstate_callbacks.counter import Memory
 
 # As NumPy names them; of bfloat16 the bits.
@@ -47,12 +48,30 @@ def find_tensor(value: Any) -> torch.Tensor | None:
     return next((found for part in value if (found := find_tensor(part)) is not None), None)
 
 
+def on_one_axis(tensor: torch.Tensor, axis: Axis) -> tuple[torch.Tensor, int]:
+    """Return activations whose neurons lie on one axis, and that axis.
+
+    Args:
+        tensor: Of any shape. Of a nested tensor the positions of all components become one axis.
+        axis: The axis of the neurons, or several that are one unit; may be negative.
+
+    Raises:
+        ValueError: There is no such axis, or it is the one of a nested tensor's components.
+    """
+    if not tensor.is_nested:
+        return folded(tensor, axis)
+    axes = normal_axes(axis, (0,) * tensor.ndim)
+    if 0 in axes:
+        raise ValueError("axis 0 of a nested tensor counts its components and can't hold neurons")
+    parts = [folded(part, tuple(each - 1 for each in axes))[0] for part in tensor.unbind()]
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts]), -1
+
+
 def strided(tensor: torch.Tensor) -> torch.Tensor:
     """Return the activations as a tensor of plain memory, without gradient.
 
     Args:
-        tensor: Real numbers of any shape, layout and device. A nested tensor, of components
-            `(length, C)`, becomes `(sum of lengths, C)`.
+        tensor: Real numbers of any shape, layout and device, but not nested: see `on_one_axis`.
 
     Raises:
         TypeError: They are complex, or the tensor is one process's part of a larger one.
@@ -71,8 +90,6 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
             "exclude layers that are split over processes"
         )
     tensor = tensor.detach()
-    if tensor.is_nested:
-        return torch.cat([part.reshape(-1, part.shape[-1]) for part in tensor.unbind()])
     if tensor.is_quantized:
         return tensor.dequantize()
     return tensor if tensor.layout == torch.strided else tensor.to_dense()

@@ -7,6 +7,7 @@ the neurons, for some modules the axis of the batch, and the shapes of the batch
 import torch
 from torch import nn
 
+from tensorstate_callbacks.channel_axis import Axis, normal_axes
 from tensorstate_callbacks.torch.channel_axis import rule_axis
 from tensorstate_callbacks.torch.own_samples import BatchSamples
 
@@ -25,7 +26,7 @@ class BatchRows:
         self._candidates: dict[str, set[int]] = {}
 
     def own(
-        self, probe: str, module: nn.Module, tensor: torch.Tensor, channel_axis: int
+        self, probe: str, module: nn.Module, tensor: torch.Tensor, channel_axis: Axis
     ) -> torch.Tensor | None:
         """Return the activations of the rank's own samples; None where there is none.
 
@@ -45,7 +46,7 @@ class BatchRows:
             return None
         if tensor.is_nested:
             if tensor.size(0) == n_all:
-                return torch.cat([p.reshape(-1, p.shape[-1]) for p in tensor.unbind()[:n_own]])
+                return torch.nested.as_nested_tensor(list(tensor.unbind()[:n_own]))
             axes = set()
         if len(axes) > 1:
             self._doubt(probe, tensor, "its axis 0 was taken for the batch", n_all)
@@ -58,14 +59,14 @@ class BatchRows:
         return tensor
 
     def _axes(
-        self, probe: str, module: nn.Module, tensor: torch.Tensor, channel_axis: int, n_all: int
+        self, probe: str, module: nn.Module, tensor: torch.Tensor, channel_axis: Axis, n_all: int
     ) -> set[int]:
         """The axes that may be the batch, as far as this and earlier batches tell."""
         if tensor.is_nested:
             return set()
         axes = {axis for axis in range(tensor.ndim) if tensor.shape[axis] == n_all}
-        axes.discard(channel_axis % tensor.ndim)
-        known = _batch_axis(module, tensor.ndim)
+        axes -= set(normal_axes(channel_axis, tensor.shape))
+        known = _batch_axis(module, tuple(tensor.shape))
         if known is not None:
             axes &= {known}
         axes &= self._candidates.get(probe, axes)
@@ -79,20 +80,21 @@ class BatchRows:
         self.doubts.setdefault(probe, f"{probe} {shape}, of {n_all} samples: {assumed}")
 
 
-def _batch_axis(module: nn.Module, n_axes: int) -> int | None:
+def _batch_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     """The axis that the module's type says is the batch; -1 for none, None where it isn't said."""
+    n_axes = len(shape)
     batch_first = getattr(module, "batch_first", None)
     if isinstance(batch_first, bool):
         return int(not batch_first) if n_axes == 3 else -1
-    axis = rule_axis(module, n_axes)
+    axis = rule_axis(module, shape)
     # Before the neurons of convolution, pooling and batch normalization comes the batch.
     if axis is None or axis == -1 or hasattr(module, "normalized_shape"):
         return None
     return n_axes + axis - 1
 
 
-def _is_flat(module: nn.Module, tensor: torch.Tensor, channel_axis: int, n_all: int) -> bool:
+def _is_flat(module: nn.Module, tensor: torch.Tensor, channel_axis: Axis, n_all: int) -> bool:
     # The rows of a PackedSequence, all that a recurrent layer takes with two axes, go by time.
     packed = isinstance(module, nn.RNNBase)
-    first_is_free = tensor.ndim > 1 and channel_axis % tensor.ndim != 0
+    first_is_free = tensor.ndim > 1 and 0 not in normal_axes(channel_axis, tensor.shape)
     return not packed and first_is_free and tensor.shape[0] % n_all == 0

@@ -21,26 +21,24 @@ def taken_in(args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
     return find_tensor((args, dict(kwargs)))
 
 
-def given_out(name: str, output: Any, output_fn: OutputFn | None) -> torch.Tensor:
-    """Return the tensor that holds the activations in what a module gave.
+def given_out(name: str, output: Any, output_fn: OutputFn | None) -> torch.Tensor | None:
+    """Return the tensor that holds the activations in what a module gave, or None.
 
     Args:
         name: The layer.
         output: What it gave.
         output_fn: `(name, output)` to the tensor, or None to leave it to `find_tensor`.
-
-    Raises:
-        ProbeError: There is none.
     """
     tensor = None if output_fn is None else output_fn(name, output)
-    if tensor is None:
-        tensor = find_tensor(output)
-    if tensor is None:
-        raise ProbeError(
-            f"layer {name!r} gave a {type(output).__name__} without a tensor in it: exclude "
-            "it, or give output_fn=(name, output) -> tensor"
-        )
-    return tensor
+    return find_tensor(output) if tensor is None else tensor
+
+
+def no_tensor(name: str, output: Any) -> ProbeError:
+    """Return the error that a layer gave nothing to count."""
+    return ProbeError(
+        f"layer {name!r} gave a {type(output).__name__} without a tensor in it: exclude it, or "
+        "give output_fn=(name, output) -> tensor"
+    )
 
 
 def is_first_run() -> bool:

@@ -1,70 +1,160 @@
-"""A module and a tensor it took or gave in, the axis that holds the neurons out.
+"""Tell which axis of a module's tensor holds its neurons.
 
 All axes found here count from the end, so that they hold for batched and unbatched tensors.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.nn.modules.conv import _ConvNd
 
-from tensorstate_callbacks.selection import Pattern, inventory, matches
-
-ChannelAxis: TypeAlias = (
-    int | Mapping[Pattern, int] | Callable[[str, nn.Module, torch.Tensor], int | None] | None
+from tensorstate_callbacks.channel_axis import (
+    Axis,
+    ChannelAxis,
+    check_channel_axis,
+    check_keys,
+    given_axis,
 )
+from tensorstate_callbacks.channel_axis import n_neurons as neurons_on
+from tensorstate_callbacks.torch.axis_rules import Place
+from tensorstate_callbacks.torch.following import Follower, Places, resolve, shape_of
 
-# Names, not types: quantized and parametrized classes are relatives by name only.
-_SPATIAL = re.compile(r"(?:Conv|ConvTranspose|InstanceNorm|\w*(?:Pool|Unpool|Pad))([123])d")
-_LAST = {
-    *("Linear", "Bilinear", "Embedding", "EmbeddingBag", "MultiheadAttention"),
-    *("RNNBase", "RNNCellBase", "Transformer", "TransformerEncoder", "TransformerDecoder"),
-    *("TransformerEncoderLayer", "TransformerDecoderLayer"),
+_SPATIAL = {
+    cls: int(name[-2])
+    for name in dir(nn)
+    if name.endswith(("1d", "2d", "3d")) and isinstance(cls := getattr(nn, name), type)
+    # Dropout, BatchNorm and what changes the number of axes have rules of their own.
+    if name.startswith(("Conv", "InstanceNorm", "LazyConv", "LazyInstanceNorm"))
+    or "Pool" in name
+    or "Pad" in name
+    or "Unpool" in name
 }
-_SECOND = {"_BatchNorm", "GroupNorm", "LocalResponseNorm", "CrossMapLRN2d"}
-_NORMALIZED = {"LayerNorm", "RMSNorm"}
+_LAST = (
+    *(nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention),
+    *(nn.RNNBase, nn.RNNCellBase, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
+    *(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
+)
+_SECOND = {
+    nn.BatchNorm1d: (2, 3),
+    nn.BatchNorm2d: (4,),
+    nn.BatchNorm3d: (5,),
+    nn.SyncBatchNorm: range(2, 6),
+    nn.GroupNorm: range(2, 8),
+    nn.LocalResponseNorm: range(3, 8),
+    nn.CrossMapLRN2d: (4,),
+}
+_NORMALIZED = tuple(cls for cls in (nn.LayerNorm, getattr(nn, "RMSNorm", None)) if cls)
+# What a module says of the number of its neurons, by the base that gives it the rule.
+_WIDTHS = ("out_channels", "out_features", "embedding_dim")
 
 
-def rule_axis(module: nn.Module, n_axes: int) -> int | None:
-    """Return the axis that the module's type says holds its neurons, counted from the end.
+class _Rule(NamedTuple):
+    """What the type of a module says.
 
-    Args:
-        module: Any module.
-        n_axes: Number of axes of the tensor it took or gave.
-
-    Returns:
-        The axis before the spatial ones for convolution, pooling and padding; the second for batch
-        and group normalization; the first of the normalized ones for layer normalization; the last
-        for linear, embedding, recurrent, attention and transformer layers; None for the others.
+    Attributes:
+        base: The class of torch's that it goes by.
+        own_forward: A subclass computes something of its own.
+        axis: Counted from the end; None: the second of all.
+        n_axes: Numbers of axes that its tensors may have; None: any.
     """
-    rule = _rule(type(module))
-    if isinstance(rule, int):
-        return rule
-    if rule == "second":
-        return 1 - n_axes
-    return -len(module.normalized_shape) if rule == "normalized" else None  # type: ignore[arg-type]
+
+    base: type
+    own_forward: bool
+    axis: int | None
+    n_axes: Iterable[int] | None
 
 
-def _find_rule(module_type: type) -> int | str | None:
+def _is_torchs(module_type: type) -> bool:
+    """Tell whether a class of modules computes what one of torch's own does."""
+    # Not getattr, which the classes of scripted modules don't stand.
+    forward = next(vars(c)["forward"] for c in module_type.__mro__ if "forward" in vars(c))
+    return str(getattr(forward, "__module__", "")).startswith(("torch.nn.", "torch.ao."))
+
+
+def _look_up_rule(module_type: type) -> _Rule | None:
+    own = not _is_torchs(module_type)
     for base in module_type.__mro__:
-        name = base.__name__
-        if spatial := _SPATIAL.fullmatch(name):
-            return -int(spatial[1]) - 1
-        if name in _LAST:
-            return -1
-        if name in _SECOND:
-            return "second"
-        if name in _NORMALIZED:
-            return "normalized"
+        if base in _SPATIAL:
+            n_spatial = _SPATIAL[base]
+            return _Rule(base, own, -n_spatial - 1, (n_spatial + 1, n_spatial + 2))
+        if base in _LAST:
+            return _Rule(base, own, -1, None)
+        if base in _SECOND:
+            return _Rule(base, own, None, _SECOND[base])
+        if base in _NORMALIZED:
+            return _Rule(base, own, 0, None)
     return None
 
 
 # One is asked for with every call of every layer. (To mypy a class can't be hashed.)
-_rule: Callable[[Any], int | str | None] = lru_cache(maxsize=1024)(_find_rule)
+_find_rule: Callable[[Any], _Rule | None] = lru_cache(maxsize=1024)(_look_up_rule)
+
+
+def rule_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """Return the axis that the module's type says holds its neurons, counted from the end.
+
+    Torch's own classes are known: the axis before the spatial ones for convolution, pooling,
+    padding and instance normalization; the second for batch and group normalization; the first of
+    the normalized ones for layer normalization; the last for linear, embedding, recurrent,
+    attention and transformer layers. Of subclasses with a forward of their own only those count
+    that make neurons, and only where the axis has as many entries as they say.
+
+    Args:
+        module: Any module.
+        shape: Of the tensor that it took or gave.
+    """
+    rule = _find_rule(type(module))
+    n_axes = len(shape)
+    if rule is None:
+        return _dense_axis(module, shape)
+    if rule.own_forward and not _makes_neurons(rule):
+        return None
+    if rule.base in _NORMALIZED:
+        return -len(module.normalized_shape)  # type: ignore[arg-type]
+    if rule.n_axes is not None and n_axes not in rule.n_axes:
+        return None
+    axis = 1 - n_axes if rule.axis is None else rule.axis
+    if rule.own_forward:
+        widths = [getattr(module, name, None) for name in _WIDTHS]
+        if n_axes and shape[axis] not in widths:
+            return None
+    return axis
+
+
+def _dense_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """Of what is linear without being torch's Linear: quantized layers, wrapped ones."""
+    out = getattr(module, "out_features", None)
+    is_dense = isinstance(out, int) and isinstance(getattr(module, "in_features", None), int)
+    return -1 if is_dense and shape and shape[-1] == out else None
+
+
+def evident_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """Return the axis that the module's own parameters show to hold its neurons.
+
+    That is a parameter whose length is the size of exactly one axis, as hand-written norms have it.
+    One with axes of one entry, (C, 1, 1), says itself which it is.
+
+    Args:
+        module: Any module.
+        shape: Of the tensor that it took or gave.
+    """
+    found = set()
+    for parameter in module.parameters(recurse=False):
+        long = [axis for axis, size in enumerate(parameter.shape) if size > 1]
+        if len(long) != 1:
+            continue
+        length = parameter.shape[long[0]]
+        if parameter.ndim > 1:
+            at = long[0] - parameter.ndim
+            fits = {at} if len(shape) >= -at and shape[at] == length else set()
+        else:
+            fits = {axis - len(shape) for axis, size in enumerate(shape) if size == length}
+        if len(fits) == 1:
+            found |= fits
+    return found.pop() if len(found) == 1 else None
 
 
 def default_axis(n_axes: int) -> int:
@@ -72,105 +162,199 @@ def default_axis(n_axes: int) -> int:
     return -1 if n_axes <= 3 else 1 - n_axes
 
 
+class Found(NamedTuple):
+    """The axis of a tensor's neurons.
+
+    Attributes:
+        axis: One, or several that are the neurons together, counted from the end.
+        is_sure: It can't be another, so that a changed size means another number of neurons.
+    """
+
+    axis: Axis
+    is_sure: bool = True
+
+
 class ChannelAxes:
     """Tells the axis of the neurons, of tensors as they go through the model.
 
-    What the user gave comes first, then the module's type, then the axis of whatever produced the
-    tensor: activations and dropout keep the axis of their input.
+    What the user gave comes first, then the module's type, then where the data came from, then the
+    module's parameters, then the latest tensor of the same shape.
 
     Args:
-        given: An axis for all layers; a mapping of layer names, globs, class names or types to
-            axes; a callable `(name, module, tensor)` that returns an axis, or None to leave it to
-            the rules; or None.
+        given: See `torch.record`.
         layers: The probed layers under their names.
 
+    Attributes:
+        places: Where the neurons of tensors lie, while the model is followed.
+        follower: Follows it, where that is needed; or None.
+        awaited: The probes whose axes depend on what came before them.
+        guesses: Of each probe whose axis had to be guessed, a sentence's part that says so.
+
     Raises:
-        TypeError: `given` is none of these.
+        TypeError: `given` is of the wrong kind.
         ValueError: A key of the mapping matches none of the layers.
     """
 
     def __init__(self, given: ChannelAxis, layers: Mapping[str, nn.Module]) -> None:
-        self._given = _check_given(given, layers)
-        self._known: Any = WeakTensorKeyDictionary()
+        self.given = check_channel_axis(given)
+        if layers:
+            check_keys(given, layers)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.places = Places()
+        self.follower: Follower | None = None
+        self.awaited: set[str] = set()
+        self.guesses: dict[str, str] = {}
+        self._has_news = False
+        self._settled: dict[tuple[str, int], list[Found]] = {}
+        self._guessed_widths: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # What is known of tensors is for this moment; a copy of the model begins anew.
-        return {"_given": self._given}
+        return {"given": self.given, "follower": self.follower, "awaited": self.awaited}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._given = state["_given"]
-        self._known = WeakTensorKeyDictionary()
+        self._forget()
+        vars(self).update(state)
 
-    def need_producers(self, modules: Iterable[nn.Module]) -> bool:
+    def need_following(self, modules: Iterable[nn.Module]) -> bool:
         """Tell whether some of these modules' axes depend on what came before them."""
-        return not _is_axis(self._given) and any(_rule(type(m)) is None for m in modules)
+        if not (self.given is None or callable(self.given) or isinstance(self.given, Mapping)):
+            return False
+        return any(_is_unruled(module) for module in modules)
 
-    def of_input(self, name: str, module: nn.Module, tensor: torch.Tensor) -> int:
-        """Return the axis of the neurons in what a module takes."""
-        axis = self._from_user(name, module, tensor)
-        if axis is None:
-            axis = rule_axis(module, tensor.ndim)
-        if axis is None:
-            axis = self._known.get(tensor)
-        return default_axis(tensor.ndim) if axis is None else axis
+    def is_settled(self) -> bool:
+        """Tell whether the axes of all awaited probes are known for good."""
+        seen = {probe for probe, _ in self._settled}
+        return seen >= self.awaited and all(len(found) == 1 for found in self._settled.values())
 
-    def of_output(
-        self, name: str, module: nn.Module, source: torch.Tensor | None, output: torch.Tensor
-    ) -> int:
-        """Return the axis of the neurons in what a module gives, made from `source`."""
-        axis = self._from_user(name, module, output)
-        if axis is None:
-            axis = self.note(module, source, output)
-        else:
-            self._known[output] = axis
-        return default_axis(output.ndim) if axis is None else axis
+    def is_enough(self) -> bool:
+        """Tell, as a call of the model ends, whether no further one needs to be followed."""
+        news, self._has_news = self._has_news, False
+        return not news and self.is_settled()
 
-    def note(
-        self, module: nn.Module, source: torch.Tensor | None, output: torch.Tensor
-    ) -> int | None:
-        """Remember the axis of a module's output for the modules behind it, if it is known."""
-        axis = rule_axis(module, output.ndim)
+    def find(self, probe: str, name: str, module: nn.Module, tensor: torch.Tensor) -> Found:
+        """Return the axis of the neurons in what a module takes or gives.
+
+        Args:
+            probe: The probe's name, which tells input from output.
+            name: The module's.
+            module: The module.
+            tensor: What it took or gave.
+
+        Raises:
+            ValueError: The axis that was guessed turns out to be none of neurons: its size changes.
+        """
+        axis = given_axis(self.given, name, module, tensor)
+        is_given = axis is not None
         if axis is None:
-            axis = self._known.get(output)
-        if axis is None and source is not None and _same_shape(source, output):
-            axis = self._known.get(source)
+            axis = rule_axis(module, shape_of(tensor))
+        if axis is None:
+            return self._found_out(probe, name, module, tensor)
+        if self._is_followed():
+            self.places.set_axis(tensor, axis)
+        return Found(axis, not is_given)
+
+    def note(self, module: nn.Module, source: torch.Tensor | None, output: torch.Tensor) -> None:
+        """Note what the type of a module says of its output, for the modules behind it.
+
+        Args:
+            module: The module.
+            source: The first tensor that it took.
+            output: The tensor that it gave.
+        """
+        known = self.places.get(output)
+        if known is not None and known.parts is not None:
+            return
+        axis = rule_axis(module, shape_of(output))
         if axis is not None:
-            self._known[output] = axis
-        return axis
+            self.places.set_axis(output, axis)
+        elif source is not None:
+            # Inside transforms operations are seen on other tensors than these.
+            place = self.places.get(source)
+            if place is not None and place.shape == shape_of(output):
+                self.places.set(output, place.parts)
 
-    def _from_user(self, name: str, module: nn.Module, tensor: torch.Tensor) -> int | None:
-        given = self._given
-        if given is None:
+    def _is_followed(self) -> bool:
+        return self.follower is not None and self.follower.is_on()
+
+    def _found_out(self, probe: str, name: str, module: nn.Module, tensor: torch.Tensor) -> Found:
+        known = self._settled.setdefault((probe, tensor.ndim), [])
+        if not self._is_followed() and len(known) == 1:
+            found = known[0]
+        else:
+            found = self._look_up(module, tensor) or self._guess(probe, tensor)
+            if found not in known:
+                known.append(found)
+                self._has_news = True
+        if probe in self._guessed_widths and not tensor.is_nested:
+            self._check_guess(probe, name, tensor, found.axis)
+        return found
+
+    def _look_up(self, module: nn.Module, tensor: torch.Tensor) -> Found | None:
+        shape = shape_of(tensor)
+        if not shape:
+            raise ValueError("activations need an axis of neurons; got shape ()")
+        evident = evident_axis(module, shape)
+        followed = self._resolve(self.places.get(tensor), shape)
+        if followed is not None:
+            # Heads and what each has, of which a norm takes the latter.
+            refines = isinstance(followed.axis, tuple) and evident in followed.axis
+            return Found(evident) if refines and evident is not None else followed
+        if evident is not None:
+            return Found(evident)
+        if not self._is_followed():
             return None
-        if isinstance(given, Mapping):
-            return next((axis for key, axis in given.items() if matches(key, name, module)), None)
-        axis = given(name, module, tensor) if callable(given) else given
-        if not (axis is None or _is_axis(axis)):
-            raise TypeError(f"channel_axis gave {axis!r}, which is no axis")
-        return axis
+        parts = self.places.of_shape(tensor)
+        return self._resolve(None if parts is None else Place(shape, parts), shape)
+
+    @staticmethod
+    def _resolve(place: Place | None, shape: tuple[int, ...]) -> Found | None:
+        if place is None or place.parts is None:
+            return None
+        axis = resolve(place.parts, shape)
+        # Features that were flattened together are as many as there are positions.
+        is_sure = all(part.extent == shape[part.axis] for part in place.parts)
+        return None if axis is None else Found(axis, is_sure)
+
+    def _guess(self, probe: str, tensor: torch.Tensor) -> Found:
+        axis = default_axis(tensor.ndim)
+        width = 0 if tensor.is_nested else tensor.shape[axis]
+        self._guessed_widths.setdefault(probe, width)
+        if tensor.ndim > (3 if tensor.is_nested else 2):
+            shape = "nested" if tensor.is_nested else str(tuple(tensor.shape))
+            self.guesses.setdefault(probe, f"{probe} (shape {shape}, axis {axis} taken)")
+        return Found(axis, is_sure=False)
+
+    def _check_guess(self, probe: str, name: str, tensor: torch.Tensor, axis: Axis) -> None:
+        width = neurons_on(axis, tensor.shape)
+        expected = self._guessed_widths[probe]
+        if width != expected:
+            raise ValueError(
+                f"axis {axis} was taken for the one of its neurons, since nothing tells which it "
+                f"is, but its size changes: {expected} before, {width} in {tuple(tensor.shape)}. "
+                f"Say which axis it is with channel_axis={{{name!r}: ...}}"
+            )
 
 
-def _same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
-    # A nested tensor has no shape to ask for.
-    return not (a.is_nested or b.is_nested) and a.shape == b.shape
+def say_guesses(guesses: Mapping[str, str]) -> str:
+    """Return what to tell of the axes that had to be guessed."""
+    return (
+        f"which axis holds the neurons is not known of {', '.join(guesses.values())}: where their "
+        "data comes from couldn't be followed, and their modules' types and parameters don't say. "
+        "If that is wrong, give the axis, as channel_axis={'layer': axis}, or exclude these layers"
+    )
 
 
-def _is_axis(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_unruled(module: nn.Module) -> bool:
+    rule = _find_rule(type(module))
+    if rule is not None and not rule.own_forward:
+        return False
+    if rule is not None and not _makes_neurons(rule):
+        return True
+    return not any(isinstance(getattr(module, name, None), int) for name in _WIDTHS)
 
 
-def _check_given(given: ChannelAxis, layers: Mapping[str, nn.Module]) -> ChannelAxis:
-    if isinstance(given, Mapping):
-        for key, axis in given.items():
-            if not _is_axis(axis):
-                raise TypeError(f"channel_axis: {axis!r}, given for {key!r}, is no axis")
-            if not any(matches(key, name, layer) for name, layer in layers.items()):
-                raise ValueError(
-                    f"channel_axis: {key!r} matches no layer that is probed. {inventory(layers)}"
-                )
-    elif not (given is None or callable(given) or _is_axis(given)):
-        raise TypeError(
-            "channel_axis takes an axis, a mapping of layer names to axes, a callable "
-            f"(name, module, tensor) -> axis, or None; got {given!r}"
-        )
-    return given
+def _makes_neurons(rule: _Rule) -> bool:
+    return rule.base in _LAST or issubclass(rule.base, _ConvNd)

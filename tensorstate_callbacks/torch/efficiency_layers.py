@@ -1,16 +1,13 @@
 """Hooks of one model as they are first called in; the list of them in forward order out."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
-from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from tensorstate_callbacks.torch.activations import find_tensor
-from tensorstate_callbacks.torch.calls import is_first_run, taken_in
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.state_capture import StateCaptureHook
 
@@ -57,17 +54,13 @@ class PlacedHook(StateCaptureHook):
             self._layers.reach(self)
 
 
-class AxisHook:
-    """Notes which axis of a module's output holds the neurons, for the modules behind it."""
+class PersistentHook:
+    """A hook that stays on the model, and that copies of the model take along."""
 
-    def __init__(self, axes: ChannelAxes) -> None:
-        self._axes = axes
+    def __init__(self, see: Callable[..., None]) -> None:
+        self._see = see
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
-    def __call__(
-        self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
-    ) -> None:
+    def __call__(self, *args: Any) -> None:
         """Look at a module's call; the return value None leaves the call as it is."""
-        tensor = find_tensor(output) if is_first_run() else None
-        if tensor is not None:
-            self._axes.note(module, taken_in(args, kwargs), tensor)
+        self._see(*args)

@@ -7,12 +7,18 @@ from typing import Any
 
 from torch import nn
 
+from tensorstate_callbacks.channel_axis import ChannelAxis
 from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Method, Settings
 from tensorstate_callbacks.torch.calls import OutputFn, takes_hooks
-from tensorstate_callbacks.torch.channel_axis import ChannelAxes, ChannelAxis
+from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.eager import warn_if_compiled
-from tensorstate_callbacks.torch.efficiency_layers import AxisHook, EfficiencyLayers, PlacedHook
+from tensorstate_callbacks.torch.efficiency_layers import (
+    EfficiencyLayers,
+    PersistentHook,
+    PlacedHook,
+)
+from tensorstate_callbacks.torch.following import Follower
 from tensorstate_callbacks.torch.layers import pick_layers
 from tensorstate_callbacks.torch.state_capture import StateCaptureHook
 
@@ -69,6 +75,9 @@ def build(
         if not takes_hooks(layer):
             raise ValueError(f"the layer {name!r} is TorchScript, which calls no hooks: exclude it")
     warn_if_compiled(model)
+    if picked.is_default:
+        # Its states would be kept from the first run on, which alone could tell.
+        picked.leave_out(list(picked)[-1])
     options = {"threshold": threshold, "keep_raw": keep_raw, "storage_path": storage_path}
     layers = _present(model, options) or EfficiencyLayers(options)
     axes = ChannelAxes(channel_axis, picked)
@@ -86,16 +95,16 @@ def build(
                 wanted.append((layer, hook, is_input))
     with ExitStack() as stack:
         handles = []
-        if wanted and axes.need_producers(picked.values()):
-            for module in filter(takes_hooks, model.modules()):
-                handles.append(module.register_forward_hook(AxisHook(axes), with_kwargs=True))
-                stack.callback(handles[-1].remove)
         for layer, hook, is_input in wanted:
             if is_input:
                 handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
             else:
                 handles.append(layer.register_forward_hook(hook, with_kwargs=True))
             stack.callback(handles[-1].remove)
+        if wanted and axes.need_following(picked.values()):
+            axes.awaited = {hook.name for _, hook, _ in wanted}
+            axes.follower = Follower(axes)
+            handles += axes.follower.hang_on(model, PersistentHook)
         setattr(_home(model), _ATTRIBUTE, layers)
         stack.pop_all()
     layers.handles += handles

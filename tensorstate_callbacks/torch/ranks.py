@@ -10,7 +10,7 @@ from tensorstate_callbacks.accuracy import FoundAccuracy, merge_accuracies
 from tensorstate_callbacks.combined import ShareFigures, combine, unite
 from tensorstate_callbacks.counter import StateCounter
 from tensorstate_callbacks.errors import ProbeError, RankError
-from tensorstate_callbacks.recorder import PassFigures, Recorder
+from tensorstate_callbacks.recorder import PassFigures, Recorder, Width
 from tensorstate_callbacks.torch.exchange import StateExchange
 from tensorstate_callbacks.torch.meeting import meet, told
 from tensorstate_callbacks.torch.process_groups import ProcessGroup, host_group, ranks_of
@@ -35,8 +35,9 @@ class RankPass(NamedTuple):
 
     Attributes:
         names: Its probes.
-        widths: Number of neurons of each probe that saw a state, in the order it saw them.
-        distinct: How many distinct states each of them saw.
+        dropped: The probes that it forgot, since they turned out not to be meant.
+        distinct: How many distinct states each probe saw, and with how many neurons, in the order
+            it saw them.
         accuracy: The accuracy it found.
         weight: How much of the data that accuracy is of.
         doubts: What it had to assume, for each probe where that was so.
@@ -44,8 +45,8 @@ class RankPass(NamedTuple):
     """
 
     names: tuple[str, ...]
-    widths: dict[str, int]
-    distinct: dict[str, int]
+    dropped: frozenset[str]
+    distinct: dict[Width, int]
     accuracy: FoundAccuracy
     weight: float
     doubts: Mapping[str, str]
@@ -71,20 +72,19 @@ def merge_passes(
         doubts: What this rank had to assume, for each probe where that was so.
 
     Raises:
-        ProbeError: A layer has different numbers of neurons on different ranks.
         RankError: Another rank can't go on, or is gone; the message names it.
         Exception: `failure`, or the recorder's error.
     """
-    counters: Mapping[str, StateCounter] = {}
+    counters: Mapping[Width, StateCounter] = {}
     try:
-        counters = {name: c for name, c in recorder.counters.items() if c.n_states}
+        counters = {width: c for width, c in recorder.by_width().items() if c.n_states}
     except ProbeError as error:
         failure = failure or error
     failure = failure or recorder.error
     own = RankPass(
         recorder.names,
-        {name: counter.n_neurons for name, counter in counters.items()},
-        {name: counter.n_distinct for name, counter in counters.items()},
+        recorder.dropped,
+        {width: counter.n_distinct for width, counter in counters.items()},
         accuracy,
         sum(c.n_states for c in counters.values()) if weight is None else weight,
         dict(doubts),
@@ -112,18 +112,22 @@ def merge_passes(
 
 
 def _exchange(
-    counters: Mapping[str, StateCounter], passes: Sequence[RankPass], group: ProcessGroup
+    counters: Mapping[Width, StateCounter], passes: Sequence[RankPass], group: ProcessGroup
 ) -> PassFigures:
     exchange, own = StateExchange(group), {}
-    for name in unite(p.widths for p in passes):
-        n_neurons = next(p.widths[name] for p in passes if name in p.widths)
-        counter = counters.get(name) or StateCounter(n_neurons)
-        most = max(p.distinct.get(name, 0) for p in passes)
+    # A rank without data doesn't find out which layer makes the output.
+    dropped = {name for p in passes for name in p.dropped}
+    for width in unite(p.distinct for p in passes):
+        if width.probe in dropped:
+            continue
+        counter = counters.get(width) or StateCounter(width.n_neurons)
+        most = max(p.distinct.get(width, 0) for p in passes)
         spectrum = exchange.own_share(counter, most).spectrum()
-        own[name] = ShareFigures(spectrum, counter.fired())
+        own[width] = ShareFigures(spectrum, counter.fired())
     figures = _gather(own, group)
-    shares = {name: [part[name] for part in figures] for name in own}
-    return combine(unite(p.names for p in passes), shares)
+    shares = {width: [part[width] for part in figures] for width in own}
+    names = unite(p.names for p in passes)
+    return combine([name for name in names if name not in dropped], shares)
 
 
 def _gather(value: Any, group: ProcessGroup) -> list[Any]:
@@ -138,12 +142,3 @@ def _check(passes: Mapping[int, RankPass]) -> None:
             raise RankError(
                 f"rank {rank} can't merge its counts of states with the others: {its.failure}"
             )
-    widths: dict[str, tuple[int, int]] = {}
-    for rank, its in passes.items():
-        for name, width in its.widths.items():
-            first, expected = widths.setdefault(name, (rank, width))
-            if width != expected:
-                raise ProbeError(
-                    f"layer {name!r} has {expected} neurons on rank {first} and {width} on rank "
-                    f"{rank}: their states can't be counted together; exclude it"
-                )

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from tensorstate_callbacks.channel_axis import ChannelAxis
 from tensorstate_callbacks.counter import StateCounter
 from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.recorder import PassFigures, Recorder
@@ -14,10 +15,10 @@ from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Method, Settings
 from tensorstate_callbacks.torch.calls import OutputFn
-from tensorstate_callbacks.torch.channel_axis import ChannelAxes, ChannelAxis
+from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.eager import forced_eager
 from tensorstate_callbacks.torch.hooks import Watch
-from tensorstate_callbacks.torch.layers import pick_layers
+from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
 from tensorstate_callbacks.torch.own_samples import BatchSamples
 from tensorstate_callbacks.torch.rank_loops import merge_report, own_batches
 from tensorstate_callbacks.torch.tensor_parallel import refuse_split_layers
@@ -31,9 +32,9 @@ class Recording:
 
     Args:
         model: The model.
-        layers: The layers to probe under their names.
+        layers: The layers to probe under their names; what their first pass tells is kept in them.
         settings: What `record` takes.
-        channel_axis: See `record`.
+        axes: Tells the axis of the neurons.
         output_fn: See `record`.
 
     Attributes:
@@ -43,10 +44,10 @@ class Recording:
     def __init__(
         self,
         model: nn.Module,
-        layers: Mapping[str, nn.Module],
+        layers: PickedLayers,
         settings: Settings,
         *,
-        channel_axis: ChannelAxis = None,
+        axes: ChannelAxes,
         output_fn: OutputFn | None = None,
     ) -> None:
         refuse_split_layers(model, layers)
@@ -54,9 +55,7 @@ class Recording:
         self.recorder = TensorRecorder(names, threshold=settings.threshold)
         self._model = model
         self._settings = settings
-        self._watch = Watch(
-            self.recorder, layers, settings, ChannelAxes(channel_axis, layers), output_fn
-        )
+        self._watch = Watch(self.recorder, layers, settings, axes, output_fn)
 
     @property
     def counters(self) -> Mapping[str, StateCounter]:
@@ -71,12 +70,16 @@ class Recording:
 
     def pause(self) -> None:
         """Count nothing until `resume`: the model is run on data that is not to be counted."""
-        self._watch.active = False
+        self._watch.pause()
 
     def resume(self, samples: BatchSamples | None = None) -> None:
         """Go on counting, if `samples` is given a batch's own samples only."""
         self._watch.rows.samples = samples
-        self._watch.active = True
+        self._watch.resume()
+
+    def conclude(self) -> Mapping[str, str]:
+        """End the pass, and return what is to be said of it: kinds of warnings to their texts."""
+        return self._watch.conclude()
 
     @property
     def doubts(self) -> Mapping[str, str]:
@@ -127,6 +130,7 @@ class Recording:
         Warns:
             TensorStateWarning: Which activations belong to repeated samples had to be assumed.
         """
+        self._watch.conclude()
         figures: Recorder | PassFigures = self.recorder
         if process_group is not None:
             figures, accuracy = merge_report(self.recorder, process_group, accuracy, self.doubts)
@@ -164,18 +168,19 @@ def record(
             `torch.compile`, FSDP and data parallelism add.
         attach_to: Which layers to probe: a class name (`"Conv2d"`), a layer name or glob
             (`"blocks.*.conv"`), a type, a predicate `(name, module) -> bool`, or a sequence of
-            these. None takes every convolution and linear layer except the one defined last, which
-            is taken for the one that makes the output.
+            these. None takes every convolution and dense layer except the one that makes the
+            output: the one that the model's first run calls last.
         exclude: Which of them to leave out, in the same forms.
         method: `"after"` probes the layers' outputs, `"before"` their inputs (named
             `<layer>.input`), `"both"` both.
         threshold: A neuron fires where its activation is above it; finite.
         alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
         beta: Weight of accuracy in aIQ, above 0.
-        channel_axis: Axis of the neurons where the rules (by the module's type, by what produced
-            its input, else the last of up to 3 axes and the second of more) are wrong: an axis, a
-            mapping of layer names, globs, class names or types to axes, or a callable
-            `(name, module, tensor)` that returns an axis or None.
+        channel_axis: Axis of the neurons where what is found out (by the module's type, by
+            following the data through the model, by the module's parameters) is wrong: an axis;
+            several, `(-2, -1)`, that are one unit together; a mapping of layer names, globs, class
+            names or types to these; or a callable `(name, module, tensor)` that returns one or
+            None. Negative axes count from the end.
         output_fn: `(name, output)` to the tensor to count, for outputs that are no tensor, nor a
             tuple, list or dict whose first tensor (or `last_hidden_state`) is meant; None where
             that holds.
@@ -190,7 +195,9 @@ def record(
         ValueError: An argument is out of its range.
 
     Warns:
-        TensorStateWarning: When the block ends: some probes saw no activations.
+        TensorStateWarning: When the block ends: some probes saw no activations, or no tensor; the
+            axis of a layer's neurons had to be guessed; the layers that were picked by default hold
+            a part of the weights only.
 
     Example:
         >>> import torch
@@ -209,9 +216,12 @@ def record(
         beta=beta,
     )
     layers = pick_layers(model, attach_to, exclude)
-    recording = Recording(model, layers, settings, channel_axis=channel_axis, output_fn=output_fn)
+    axes = ChannelAxes(channel_axis, layers)
+    recording = Recording(model, layers, settings, axes=axes, output_fn=output_fn)
     with recording.attached():
         yield recording
+    for text in recording.conclude().values():
+        warnings.warn(text, TensorStateWarning, stacklevel=3)
     unseen = recording.recorder.unseen()
     if unseen:
         warnings.warn(

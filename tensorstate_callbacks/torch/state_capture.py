@@ -1,6 +1,7 @@
 """Calls of one PyTorch module in, through a hook that the user registers; its states out."""
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -8,19 +9,21 @@ import torch
 from torch import nn
 
 from tensorstate_callbacks.captured_states import CapturedStates
-from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.torch.activations import to_host
+from tensorstate_callbacks.channel_axis import Axis
+from tensorstate_callbacks.errors import ProbeError, TensorStateWarning
+from tensorstate_callbacks.torch.activations import on_one_axis, to_host
 from tensorstate_callbacks.torch.calls import (
     OutputFn,
     given_out,
     is_first_run,
     is_symbolic,
+    no_tensor,
     taken_in,
 )
-from tensorstate_callbacks.torch.channel_axis import ChannelAxes
+from tensorstate_callbacks.torch.channel_axis import ChannelAxes, say_guesses
 from tensorstate_callbacks.torch.transforms import plain, under_transform
 
-HookAxis: TypeAlias = int | Callable[[str, nn.Module, torch.Tensor], int | None] | None
+HookAxis: TypeAlias = Axis | Callable[[str, nn.Module, torch.Tensor], Axis | None] | None
 
 
 class StateCaptureHook(CapturedStates):
@@ -41,15 +44,19 @@ class StateCaptureHook(CapturedStates):
         keep_raw: Keep every state in the order of observation, for `raw_states`.
         storage_path: Folder to keep them in instead of memory.
         resume: Go on with the capture that the folder holds.
-        channel_axis: Axis of the neurons, or a callable `(name, module, tensor)` that returns it;
-            None goes by the module's type, else takes the last of up to 3 axes and the second of
-            more.
+        channel_axis: Axis of the neurons, several that are one unit together, or a callable
+            `(name, module, tensor)` that returns it. None goes by the module's type and
+            parameters; where these don't say, the last of up to 3 axes or the second of more is
+            taken, and a warning says so.
         output_fn: `(name, output)` to the tensor to capture, or None to leave it to the rules; see
             `torch.record`.
 
     Raises:
         FileExistsError: The folder holds an earlier capture, and `resume` isn't set.
         ProbeError: From the model's call: the activations can't be counted; names the hook.
+
+    Warns:
+        TensorStateWarning: The axis of the neurons had to be guessed.
 
     Example:
         >>> import torch
@@ -82,6 +89,7 @@ class StateCaptureHook(CapturedStates):
         )
         self._axes = ChannelAxes(channel_axis, {})
         self._output_fn = output_fn
+        self._has_warned = False
 
     def __call__(self, module: nn.Module, args: Any, *rest: Any) -> None:
         """Look at a module's call; the return value None leaves the call as it is.
@@ -104,30 +112,32 @@ class StateCaptureHook(CapturedStates):
         kwargs, output, has_output = _parts(self, module, rest)
         if has_output:
             tensor = given_out(self.name, output, self._output_fn)
-            source = taken_in(args, kwargs)
+            if tensor is None:
+                raise no_tensor(self.name, output)
         else:
-            source = taken_in(args, kwargs)
-            if source is None:
+            tensor = taken_in(args, kwargs)
+            if tensor is None:
                 raise ProbeError(
                     f"layer {self.name!r} was called without a tensor that the hook can see: "
                     "register it with with_kwargs=True, or leave the layer out"
                 )
-            tensor = source
         if is_symbolic(tensor):
             return
         try:
-            if has_output:
-                axis = self._axes.of_output(self.name, module, source, tensor)
-            else:
-                axis = self._axes.of_input(self.name, module, tensor)
+            found = self._axes.find(self.name, self.name, module, tensor).axis
             if under_transform():
-                with plain(tensor, axis) as (inner, axis):
-                    array = to_host(inner)
+                with plain(tensor, found) as (inner, found):
+                    tensor, axis = on_one_axis(inner, found)
+                    array = to_host(tensor)
             else:
+                tensor, axis = on_one_axis(tensor, found)
                 array = to_host(tensor)
-        except (TypeError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ProbeError(f"layer {self.name!r} could not be counted: {error}") from error
         self.record(array.values, axis, bfloat16=array.bfloat16)
+        if self._axes.guesses and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(say_guesses(self._axes.guesses), TensorStateWarning, stacklevel=2)
 
     # Not torch.compiler.disable, which imports the compiler at once, and takes seconds.
     @torch._disable_dynamo  # type: ignore[attr-defined]

@@ -2,15 +2,16 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 
+from tensorstate_callbacks.channel_axis import Axis
 from tensorstate_callbacks.counter import StateCounter
 from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.recorder import Recorder
-from tensorstate_callbacks.torch.activations import host_memory, strided
+from tensorstate_callbacks.recorder import Recorder, Width
+from tensorstate_callbacks.torch.activations import host_memory, on_one_axis, strided
 from tensorstate_callbacks.torch.device_packing import HostCopy, pack
 
 # Copies under way at a time: enough for a device to go on, few enough for its memory.
@@ -31,36 +32,36 @@ class TensorRecorder(Recorder):
         self._under_way: deque[_Copy] = deque()
         self._copies_lock = threading.Lock()
 
-    @property
-    def counters(self) -> Mapping[str, StateCounter]:
-        """Counter of each probe, in the order in which they were first reached, read-only.
+    def by_width(self) -> dict[Width, StateCounter]:
+        """Return the counter of each probe and number of neurons, in the order of `counters`.
 
         Raises:
             ProbeError: States that were under way could not be counted; names the layer.
         """
         with self._copies_lock:
             self._count_arrived(at_most=0)
-        return super().counters
+        return super().by_width()
 
-    def observe_tensor(self, name: str, tensor: torch.Tensor, channel_axis: int) -> None:
+    def observe_tensor(self, name: str, tensor: torch.Tensor, channel_axis: Axis) -> None:
         """Count the states of one batch, now or later.
 
         Args:
             name: The probe.
             tensor: Activations of any shape, memory and device; may be overwritten afterwards.
-            channel_axis: The axis of the neurons; may be negative.
+            channel_axis: The axis of the neurons, or several that are one unit; may be negative.
 
         Raises:
             ProbeError: They can't be counted, or what an earlier call left under way can't; names
                 the layer.
         """
         try:
+            tensor, axis = on_one_axis(tensor, channel_axis)
             tensor = strided(tensor)
             if not lies_on_device(tensor):
                 activations, bfloat16 = host_memory(tensor)
-                self.observe(name, activations, channel_axis, bfloat16=bfloat16)
+                self.observe(name, activations, axis, bfloat16=bfloat16)
                 return
-            copy = self._start(name, tensor, channel_axis)
+            copy = self._start(name, tensor, axis)
         except ProbeError:
             raise
         except Exception as error:
@@ -71,13 +72,7 @@ class TensorRecorder(Recorder):
 
     def _start(self, name: str, tensor: torch.Tensor, channel_axis: int) -> "_Copy":
         # Reached now: layers that lie elsewhere may be counted before the copy is here.
-        counter = self._counter(name, tensor, channel_axis)
-        n_neurons = tensor.shape[channel_axis]
-        if n_neurons != counter.n_neurons:
-            raise ValueError(
-                f"axis {channel_axis} of shape {tuple(tensor.shape)} has {n_neurons} entries, not "
-                f"the {counter.n_neurons} neurons seen before"
-            )
+        counter = self._counter(name, tuple(tensor.shape), channel_axis)
         return _Copy(name, counter, HostCopy(pack(tensor, channel_axis, self._threshold)))
 
     def _count_arrived(self, at_most: int) -> None:

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from tensorstate_callbacks.channel_axis import Axis, normal_axes
+
 _functorch = torch._C._functorch
 
 
@@ -14,7 +16,7 @@ def under_transform() -> bool:
 
 
 @contextmanager
-def plain(tensor: torch.Tensor, channel_axis: int) -> Iterator[tuple[torch.Tensor, int]]:
+def plain(tensor: torch.Tensor, channel_axis: Axis) -> Iterator[tuple[torch.Tensor, Axis]]:
     """Give the tensor that transforms wrap, and the axis in it, while the block is open.
 
     What vmap runs over at once becomes the first axis, so its samples are counted like any others.
@@ -22,16 +24,19 @@ def plain(tensor: torch.Tensor, channel_axis: int) -> Iterator[tuple[torch.Tenso
 
     Args:
         tensor: Any tensor.
-        channel_axis: An axis of it; may be negative.
+        channel_axis: An axis of it, or several; may be negative.
+
+    Raises:
+        ValueError: It has no such axis.
     """
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
     # Otherwise whatever is done with the tensor would be transformed too.
     with temporarily_clear_interpreter_stack():
         while _functorch.is_functorch_wrapped_tensor(tensor):
-            if not -tensor.ndim <= channel_axis < tensor.ndim:
-                raise RuntimeError(f"{tensor.ndim} axes have no axis {channel_axis}")
-            channel_axis = channel_axis % tensor.ndim - tensor.ndim
+            axes = normal_axes(channel_axis, tensor.shape)
+            from_end = tuple(axis - tensor.ndim for axis in axes)
+            channel_axis = from_end[0] if isinstance(channel_axis, int) else from_end
             mapped = _functorch.maybe_get_bdim(tensor)
             tensor = _functorch.get_unwrapped(tensor)
             if mapped >= 0:

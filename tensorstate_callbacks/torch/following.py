@@ -1,0 +1,273 @@
+"""Follow the axis of the neurons through every operation of a forward pass.
+
+While a model runs, a dispatch mode sees each operation that is computed, in modules and between
+them, and works out where the neurons of its result lie from where they lay in what it took. It
+computes nothing and changes nothing.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from tensorstate_callbacks.channel_axis import Axis
+from tensorstate_callbacks.torch.activations import find_tensor
+from tensorstate_callbacks.torch.axis_rules import Parts, Place, place_outputs, whole
+from tensorstate_callbacks.torch.calls import is_first_run, taken_in, takes_hooks
+
+# Shapes remembered for tensors of unknown origin; more are forgotten, oldest first.
+_MOST_SHAPES = 4096
+
+
+class Places:
+    """Where the neurons lie in the tensors of a forward pass.
+
+    A tensor that is not in it has nothing to do with the data: a weight, a mask, a constant. One
+    that is there without a place stems from the data, but where its neurons lie isn't known.
+    """
+
+    def __init__(self) -> None:
+        self._places: Any = WeakTensorKeyDictionary()
+        self._by_shape: dict[tuple[int, ...], Parts] = {}
+
+    def get(self, tensor: torch.Tensor) -> Place | None:
+        """Return a tensor's place; None where it has nothing to do with the data."""
+        found: Place | None = self._places.get(tensor)
+        return found
+
+    def set(self, tensor: torch.Tensor, parts: Parts | None) -> None:
+        """Note where a tensor's neurons lie; None: that it stems from the data."""
+        shape = shape_of(tensor)
+        self._places[tensor] = Place(shape, parts)
+        if parts is not None:
+            self._by_shape.pop(shape, None)
+            self._by_shape[shape] = parts
+            if len(self._by_shape) > _MOST_SHAPES:
+                del self._by_shape[next(iter(self._by_shape))]
+
+    def set_axis(self, tensor: torch.Tensor, axis: Axis) -> None:
+        """Note that a tensor's neurons lie on an axis, or on several."""
+        shape = shape_of(tensor)
+        axes = (axis,) if isinstance(axis, int) else axis
+        if all(-len(shape) <= each < len(shape) for each in axes):
+            self.set(tensor, tuple(whole(each % len(shape), shape) for each in axes))
+
+    def begin(self, tensors: Iterator[torch.Tensor]) -> None:
+        """Take tensors for the data that a model is given."""
+        for tensor in tensors:
+            if tensor not in self._places:
+                self.set(tensor, self.of_shape(tensor))
+
+    def of_shape(self, tensor: torch.Tensor) -> Parts | None:
+        """Return the place of the latest tensor of that shape whose place was known."""
+        return self._by_shape.get(shape_of(tensor))
+
+
+class Axes(Protocol):
+    """Whoever wants to know of the axes of a model's tensors.
+
+    Attributes:
+        places: Takes what is found out.
+    """
+
+    places: Places
+
+    def note(self, module: nn.Module, taken: torch.Tensor | None, given: torch.Tensor) -> None:
+        """Take note of a module's call, while it is followed."""
+
+    def is_enough(self) -> bool:
+        """Tell, as a call of the model ends, whether no further one needs to be followed."""
+
+
+class Follower:
+    """Follows a model's data from where it is called to where that call ends.
+
+    It hangs on all modules of the model, so that it finds out which call is the outermost one. As
+    soon as enough is known it takes itself off.
+
+    Args:
+        axes: Whoever wants to know.
+    """
+
+    def __init__(self, axes: Axes) -> None:
+        self._axes = axes
+        self._handles: list[RemovableHandle] = []
+        self._local = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of the model follows its own calls: handles and open calls stay behind.
+        return {"_axes": self._axes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_axes"])  # type: ignore[misc]
+
+    def is_on(self) -> bool:
+        """Tell whether a call is followed now, in this thread."""
+        return self._mode is not None
+
+    def hang_on(self, model: nn.Module, wrap: Callable[..., Any]) -> list[RemovableHandle]:
+        """Hook all modules of a model: before those that want to know an axis, and behind them.
+
+        Args:
+            model: The model.
+            wrap: Makes a hook of a function.
+
+        Returns:
+            Handles that take the hooks off.
+        """
+        self.take_off()
+        for module in filter(takes_hooks, model.modules()):
+            enter = module.register_forward_pre_hook(
+                wrap(self._enter), with_kwargs=True, prepend=True
+            )
+            leave = module.register_forward_hook(
+                wrap(self._leave), with_kwargs=True, always_call=True
+            )
+            self._handles += [enter, leave]
+        return self._handles
+
+    def take_off(self) -> None:
+        """Take all hooks off, and end what an interrupt may have left open."""
+        while self._handles:
+            self._handles.pop().remove()
+        self._end()
+
+    @property
+    def _mode(self) -> "Follow | None":
+        mode: Follow | None = getattr(self._local, "mode", None)
+        return mode
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._mode is not None:
+            self._local.depth += 1
+        elif is_first_run():
+            self._axes.places.begin(tensors_in((args, kwargs)))
+            self._local.depth = 1
+            self._local.mode = Follow(self._axes.places)
+            self._local.mode.__enter__()
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self._mode is None:
+            return
+        tensor = find_tensor(output)
+        if tensor is not None:
+            self._axes.note(module, taken_in(args, kwargs), tensor)
+        self._local.depth -= 1
+        if self._local.depth <= 0:
+            self._end()
+            if self._axes.is_enough():
+                self.take_off()
+
+    def _end(self) -> None:
+        mode, self._local.mode = self._mode, None
+        if mode is None:
+            return
+        mode.on = False
+        # After an interrupt another mode may lie above it: then it stays, and passes all through.
+        stack = _get_current_dispatch_mode_stack()
+        if stack and stack[-1] is mode:
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+
+class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the place of whatever is computed from the data while it is on.
+
+    Args:
+        places: What is known of tensors so far, and takes what is found out.
+    """
+
+    # Else torch refuses its higher order operators (flex attention, cond) under any mode.
+    supports_higher_order_operators = True
+
+    def __init__(self, places: Places) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._places = places
+        self.on = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # To be kept out of compiled code torch would import its compiler, which takes seconds; none
+        # runs here.
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Compute, then note."""
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if self.on:
+            # Arguments that no rule expects must not end the pass: the place of the result is not
+            # known then, which is said.
+            with suppress(Exception):
+                self._note(func, args, kwargs, output)
+        return output
+
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
+        places = self._places
+        outputs = list(tensors_in(output))
+        if not outputs:
+            return
+        taken = list(tensors_in((args, kwargs)))
+        data = [(t, place) for t in taken if (place := places.get(t)) is not None]
+        if not data:
+            # An embedding takes numbers that needn't stem from what the model was given.
+            if "embedding" in str(func):
+                places.set_axis(outputs[0], -1)
+            return
+        found = place_outputs(func, args, kwargs, data, [shape_of(o) for o in outputs])
+        for tensor, parts in zip(outputs, found, strict=True):
+            places.set(tensor, parts)
+            # What is written into a view stands in the tensor that it is a view of.
+            base = tensor._base
+            if base is not None and parts and base.ndim == tensor.ndim:
+                known = places.get(base)
+                if known is None or known.parts is None:
+                    self._set_base(base, parts)
+
+    def _set_base(self, base: torch.Tensor, parts: Parts) -> None:
+        self._places.set_axis(base, tuple(part.axis for part in parts))
+
+
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return a tensor's shape; of a nested one, which may have none, zeros."""
+    return (0,) * tensor.ndim if tensor.is_nested else tuple(tensor.shape)
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in nested tuples, lists and dicts."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from tensors_in(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part)
+
+
+def resolve(parts: Sequence[Any], shape: tuple[int, ...]) -> Axis | None:
+    """Return the axes that a place stands for, counted from the end.
+
+    Args:
+        parts: Of the place.
+        shape: Of the tensor.
+
+    Returns:
+        One axis; several, that are the neurons together; () where a position has one neuron, which
+        has no axis; None where the neurons' axis holds the samples too.
+    """
+    whole_axes = [p.axis for p in parts if p.inner == 1 and p.extent == shape[p.axis]]
+    mixed = [p.axis for p in parts if p.axis not in whole_axes]
+    # Features that were flattened together are neurons together, samples aren't.
+    axes = whole_axes or list(dict.fromkeys(axis for axis in mixed if axis))
+    if not axes and mixed:
+        return None
+    found = tuple(sorted(axis - len(shape) for axis in axes))
+    return found[0] if len(found) == 1 else found
