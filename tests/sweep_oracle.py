@@ -16,7 +16,8 @@ these runs are constant; the batch and the places are not. Then:
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -40,12 +41,14 @@ class Network(NamedTuple):
         inputs: From the numbers of samples and of places to what it takes.
         sizes: Two numbers of places.
         varying: Globs of layers whose width is of the input's size, with the reason.
+        is_sized: It takes one number of places only, so that another needs another network.
     """
 
     build: Callable[[int], nn.Module]
     inputs: Callable[[int, int], Inputs]
     sizes: tuple[int, int]
-    varying: dict[str, str] = {}
+    varying: Mapping[str, str] = MappingProxyType({})
+    is_sized: bool = False
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:

@@ -2,7 +2,7 @@
 
 import fnmatch
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,9 @@ from own_warnings import ours
 from state_oracle import counted_states
 from sweep_images import IMAGE_NETWORKS, declare_operators
 from sweep_oracle import Network, call, explains, first_tensor, known_widths, observe
+from sweep_sequences import SEQUENCE_NETWORKS
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from tensorstate_callbacks.torch import record
 
@@ -42,43 +44,67 @@ def recorded(model: nn.Module, names: Any, *batches: Any) -> tuple[list[Any], Fo
 
 
 def check(network: Network) -> None:
+    """Compare all that is counted of a network's leaves, and what is picked by default."""
     small, large = network.sizes
     model = network.build(small).eval()
-    other = network.build(large).eval()
-    two, three, wide = (
-        network.inputs(2, small),
-        network.inputs(3, small),
-        network.inputs(2, large),
-    )
+    other = network.build(large).eval() if network.is_sized else model
+    inputs = [network.inputs(2, small), network.inputs(3, small), network.inputs(2, large)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain, seen = zip(
-            *(observe(m, x) for m, x in ((model, two), (model, three), (other, wide)))
-        )
-    outputs, found, told = recorded(model, seen[0], two, three)
-    [output], at_size, told_at_size = recorded(other, seen[2], wide)
-    for ours_, theirs in zip([*outputs, output], plain, strict=True):
-        assert torch.equal(first_tensor(ours_), first_tensor(theirs))
+        runs = [observe(m, x) for m, x in zip((model, model, other), inputs, strict=True)]
+    seen = [leaves for _, leaves in runs]
+    outputs, found, told = recorded(model, seen[0], *inputs[:2])
+    [output], at_size, told_at_size = recorded(other, seen[2], inputs[2])
+    for (plain, _), watched in zip(runs, [*outputs, output], strict=True):
+        assert torch.equal(first_tensor(plain), first_tensor(watched))
+    problems = differences(model, network, seen, found, at_size)
+    problems += told[1:] + told_at_size[1:]
+    assert not problems, "\n".join([*problems, *told[:1]])
+    check_default(model, inputs[0], seen[0])
 
-    def may_vary(name: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, glob) for glob in network.varying)
 
-    assert found.keys() == seen[0].keys()
-    widths = {name: set(groups) for name, groups in found.items() if not may_vary(name)}
-    assert widths == {name: set(at_size[name]) for name in widths}
-    layers = dict(model.named_modules())
-    known = known_widths(model)
-    wrong = []
-    for name, calls in seen[0].items():
-        runs = [calls, seen[1][name], seen[2][name]]
-        if len({len(run) for run in runs}) > 1 or may_vary(name):
+def differences(
+    model: nn.Module,
+    network: Network,
+    seen: Sequence[dict[str, list[torch.Tensor]]],
+    found: Found,
+    at_size: Found,
+) -> list[str]:
+    """What was counted wrong, layer by layer."""
+    layers, known = dict(model.named_modules()), known_widths(model)
+    wrong = [f"{name} was not counted" for name in seen[0].keys() - found.keys()]
+    for name, groups in found.items():
+        runs = [leaves.get(name, []) for leaves in seen]
+        shapes = [[tuple(tensor.shape) for tensor in run] for run in runs]
+        what = f"{name} ({type(layers[name]).__name__}), shapes {shapes}, neurons {[*groups]}"
+        if any(fnmatch.fnmatchcase(name, glob) for glob in network.varying):
             continue
-        if explains(layers[name], list(zip(*runs, strict=True)), found[name], known) is False:
-            shapes = [tuple(tensor.shape) for tensor, *_ in runs]
-            wrong.append(f"{name} {type(layers[name]).__name__} {shapes}: {set(found[name])}")
-    assert not wrong, "\n".join([*wrong, *told])
-    assert len(told) <= 1, told
-    assert len(told_at_size) <= 1, told_at_size
+        if groups.keys() != at_size.get(name, {}).keys():
+            wrong.append(f"{what}, at another size {[*at_size.get(name, {})]}")
+        elif len({len(run) for run in runs}) == 1:
+            calls = list(zip(*runs, strict=True))
+            if explains(layers[name], calls, groups, known) is False:
+                wrong.append(what)
+    return wrong
+
+
+def check_default(model: nn.Module, inputs: Any, seen: dict[str, list[torch.Tensor]]) -> None:
+    """The default's layers are all that are dense or convolutions, but for the last one called."""
+    _, found, _ = recorded(model, None, inputs)
+    layers = dict(model.named_modules())
+    torchs = [name for name in seen if isinstance(layers[name], (nn.Linear, _ConvNd))]
+    inside = {f"{name}." for name in found}
+    missed = [
+        name
+        for name in torchs
+        if name not in found and not any(name.startswith(outer) for outer in inside)
+    ]
+    # The one that makes the output; in which order layers are called, `seen` tells.
+    assert len(missed) <= 1, missed
+    assert missed in ([], torchs[-1:]), missed
+    for name in found:
+        widths = {size for p in layers[name].parameters() if p.ndim > 1 for size in p.shape}
+        assert found[name].keys() <= widths, name
 
 
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)
@@ -86,3 +112,10 @@ def test_image_network(name: str) -> None:
     declare_operators()
     pytest.importorskip("timm")
     check(IMAGE_NETWORKS[name])
+
+
+@pytest.mark.parametrize("name", SEQUENCE_NETWORKS)
+def test_sequence_network(name: str) -> None:
+    declare_operators()
+    pytest.importorskip("transformers")
+    check(SEQUENCE_NETWORKS[name])
