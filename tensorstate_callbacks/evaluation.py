@@ -1,4 +1,6 @@
-"""A recorded pass and its accuracy in; a report out, or a warning that says why there is none."""
+"""Turn a recorded pass and its accuracy into a report, or say why there is none."""
+
+from collections.abc import Collection
 
 from tensorstate_callbacks.accuracy import FoundAccuracy
 from tensorstate_callbacks.notes import low_coverage
@@ -17,6 +19,7 @@ def conclude(
     epoch: int | None = None,
     step: int | None = None,
     stage: str = "val",
+    before: Collection[str] | None = None,
 ) -> EfficiencyReport | None:
     """Turn one recorded pass into its report.
 
@@ -25,10 +28,11 @@ def conclude(
         found: Its accuracy, or why there is none.
         settings: What the callback was given.
         warn: Takes the warnings: a probe that saw nothing, an accuracy that is missing, a layer of
-            which too little was seen.
+            which too little was seen, other layers than in the report before.
         epoch: Epoch the pass belongs to.
         step: Training steps made before it.
         stage: First part of the metric keys.
+        before: Layers of the report before, of the same fit and stage; None where there is none.
 
     Returns:
         The report, without aIQ where there is no accuracy; None where no probe saw anything.
@@ -44,6 +48,9 @@ def conclude(
     else:
         figures = recorder.figures()
     unseen = figures.unseen()
+    if figures.seen() and before is not None:
+        # What the report before had is told of as a change.
+        unseen = [name for name in unseen if name not in before]
     if unseen:
         warn(
             "unseen",
@@ -67,7 +74,24 @@ def conclude(
         step=step,
         stage=stage,
     )
+    if before is not None and set(before) != set(report.layers):
+        warn.each_time(_describe_change(report, before))
     limited = low_coverage(report)
     if limited is not None:
         warn("coverage", limited)
     return report
+
+
+def _describe_change(report: EfficiencyReport, before: Collection[str]) -> str:
+    added = [name for name in report.layers if name not in before]
+    missing = [name for name in before if name not in report.layers]
+    # With its time, since Python gives a text only once, and layers may come and go.
+    when = "" if report.epoch is None else f" in epoch {report.epoch}"
+    when += "" if report.step is None else f" after {report.step} steps"
+    changes = [f"added: {', '.join(added)}"] * bool(added)
+    changes += [f"missing: {', '.join(missing)}"] * bool(missing)
+    return (
+        f"the evaluation{when} saw other layers than the one before ({'; '.join(changes)}): "
+        "efficiency and aIQ of the network are of these layers now, and can't be compared with "
+        "those before. Compare layer by layer, or attach to layers that every evaluation calls"
+    )

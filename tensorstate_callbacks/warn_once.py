@@ -1,4 +1,4 @@
-"""A warning each time something is wrong in; one warning per fit out."""
+"""Warn once a fit of what is wrong all along, and each time of what happens anew."""
 
 import warnings
 
@@ -23,6 +23,15 @@ class WarnOnce:
             return
         self._given.add(kind)
         warnings.warn(message, TensorStateWarning, stacklevel=3)
+
+    def each_time(self, message: str) -> None:
+        """Warn with a `message` that tells of an event, which may come again.
+
+        Args:
+            message: A sentence that says when it was, since Python gives the same one only once.
+        """
+        if not self._silent:
+            warnings.warn(message, TensorStateWarning, stacklevel=3)
 
     def reset(self, *, silent: bool = False) -> None:
         """Forget what was warned about: a new fit begins.

@@ -129,6 +129,8 @@ class EfficiencyCallback(keras.callbacks.Callback):
         # The callback list of the fit under way: it tells fit's evaluations from others.
         self._fit: weakref.ref[Any] | None = None
         self._in_fit = False
+        # Layers of the fit's latest report.
+        self._reported: tuple[str, ...] | None = None
         self._trackers = Trackers()
 
     @property
@@ -145,6 +147,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
         """Pick the layers, and see to it that validation passes are left clean."""
         caller = find_caller()
         self._warn.reset()
+        self._reported = None
         self.probes = self._pick_probes()
         self._fit = None if caller.callback_list is None else weakref.ref(caller.callback_list)
         self._guard = EvaluateGuard.share(self.model, caller.callback_list)
@@ -213,9 +216,11 @@ class EfficiencyCallback(keras.callbacks.Callback):
             epoch=self._epoch if self._in_fit else None,
             step=self._steps_made(),
             stage="val" if self._in_fit else "test",
+            before=self._reported if self._in_fit else None,
         )
         if report is None:
             return {}
+        self._reported = tuple(report.layers) if self._in_fit else self._reported
         self.history.append(report)
         if self._in_fit:
             self._trackers.add(report)

@@ -1,5 +1,6 @@
 """The Lightning callback's logic: rides on validation and test passes; knows no namespace."""
 
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -7,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from tensorstate_callbacks.channel_axis import ChannelAxis
+from tensorstate_callbacks.errors import NoLayerMatchedError
 from tensorstate_callbacks.history import History
 from tensorstate_callbacks.lightning.metric_log import MetricLog
 from tensorstate_callbacks.lightning.namespace import Namespace, check_trainer
@@ -31,8 +33,10 @@ class EfficiencyMixin:
     `val_aiq`, `val_efficiency` and `val_efficiency/<layer>` (`test_...` in a test) through the
     LightningModule's own `log`, after everything else of that pass has been logged: loggers,
     EarlyStopping, ModelCheckpoint, learning rate schedulers and progress bars see them, wherever
-    this callback stands in the list. Training isn't touched, no pass is added, the sanity check is
-    left out, and the model carries nothing of it when the pass is over.
+    this callback stands in the list. Training isn't touched, no pass is added, and the model
+    carries nothing of it when the pass is over. Only what the model runs within `validation_step`
+    or `test_step` is counted. In the sanity check the probes are tried, so that a layer that can't
+    be counted ends the run there, but nothing is logged.
 
     A value that this pass doesn't have is taken out of `trainer.callback_metrics`, so that nobody
     acts on an old one: `val_aiq` where the accuracy is missing, all keys in the epochs that
@@ -143,6 +147,9 @@ class EfficiencyMixin:
         self._warn = WarnOnce()
         self._layers: PickedLayers | None = None
         self._axes = ChannelAxes(channel_axis, {})
+        # The modules that these were picked from, and the layers of this run's latest report.
+        self._modules: dict[str, weakref.ref[nn.Module]] = {}
+        self._reported: tuple[str, ...] | None = None
         self._window: Window | None = None
         self._log = MetricLog(self._settings)
         self._recorded = False
@@ -168,7 +175,13 @@ class EfficiencyMixin:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, or a spawned process, begins between two evaluations.
-        return {**vars(self), "_window": None, "_layers": None, "_trackers": Trackers()}
+        ended: dict[str, Any] = {
+            "_window": None,
+            "_layers": None,
+            "_modules": {},
+            "_trackers": Trackers(),
+        }
+        return {**vars(self), **ended}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin a run."""
@@ -181,7 +194,7 @@ class EfficiencyMixin:
         """End a run; also what was left open by one that ended in an error."""
         self._close()
         self._trackers.end()
-        self._layers = None
+        self._layers, self._modules, self._reported = None, {}, None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the model as it was, and the other processes not waiting for this one."""
@@ -252,37 +265,54 @@ class EfficiencyMixin:
     on_test_batch_end = on_validation_batch_end
 
     def _pick_layers(self, module: nn.Module) -> PickedLayers:
-        if self._layers is None:
-            self._layers = pick_layers(module, self._settings.attach_to, self._settings.exclude)
-            self._axes = ChannelAxes(self._channel_axis, self._layers)
+        """Return the layers to probe, picked anew where the model has other modules than before."""
+        modules = {name: weakref.ref(part) for name, part in module.named_modules()}
+        if self._layers is None or modules != self._modules:
+            try:
+                self._layers = pick_layers(module, self._settings.attach_to, self._settings.exclude)
+                self._axes = ChannelAxes(self._channel_axis, self._layers)
+            except NoLayerMatchedError as error:
+                if self._layers is None:
+                    raise
+                # In the middle of a fit: it goes on, and the old layers will have seen nothing.
+                self._warn("layers", str(error))
+            self._modules = modules
         return self._layers
 
     def _open(self, trainer: Any, module: Any, stage: str) -> None:
-        if trainer.sanity_checking:
-            return
         self._close()
-        epoch = fit_epoch(trainer)
-        if not (epoch is None or trainer.fast_dev_run or self._settings.is_due(epoch)):
+        trial, epoch = trainer.sanity_checking, fit_epoch(trainer)
+        due = epoch is None or trainer.fast_dev_run or self._settings.is_due(epoch)
+        if not (due or trial):
             self._log.write(trainer, module, stage, None)
             return
-        recording = Recording(
+        finish = self._end_trial if trial else partial(self._finish, trainer, module)
+        index = self._dataloader_idx
+        ranks = find_ranks(trainer, index, self._warn)
+        self._window = Window(
+            trainer, module, self._new_recording(module), stage, index, ranks, finish, trial=trial
+        )
+
+    def _new_recording(self, module: Any) -> Recording:
+        return Recording(
             module,
             self._pick_layers(module),
             self._settings,
             axes=self._axes,
             output_fn=self._output_fn,
         )
-        finish = partial(self._finish, trainer, module)
-        index = self._dataloader_idx
-        ranks = find_ranks(trainer, index, self._warn)
-        self._window = Window(trainer, module, recording, stage, index, ranks, finish)
+
+    def _end_trial(self, window: Window) -> None:
+        self._close()
+        window.check()
 
     def _finish(self, trainer: Any, module: Any, window: Window) -> None:
         self._close()
         self._recorded = True
-        report = window.conclude(self._settings, self._warn)
+        report = window.conclude(self._settings, self._warn, self._reported)
         self._log.write(trainer, module, window.stage, report)
         if report is not None:
+            self._reported = tuple(report.layers)
             self.history.append(report)
             if trainer.state.fn == "fit":
                 self._trackers.add(report)

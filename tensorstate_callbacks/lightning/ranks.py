@@ -106,8 +106,7 @@ def find_ranks(trainer: Any, dataloader_idx: int, warn: WarnOnce) -> Ranks | Non
                 "each has the figures of its own share of the data",
             )
         return None
-    n_batches = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
-    return Ranks(group, _find_loader(trainer, dataloader_idx), n_batches)
+    return Ranks(group, _find_loader(trainer, dataloader_idx), _n_batches(trainer))
 
 
 def announce_failure(trainer: Any, failure: BaseException) -> None:
@@ -115,6 +114,12 @@ def announce_failure(trainer: Any, failure: BaseException) -> None:
     group = find_group(trainer)
     if group is not None:
         announce(failure, group)
+
+
+def _n_batches(trainer: Any) -> Sequence[float]:
+    kind = "sanity_val" if trainer.sanity_checking else "test" if trainer.testing else "val"
+    numbers: Sequence[float] = getattr(trainer, f"num_{kind}_batches")
+    return numbers
 
 
 def _find_loader(trainer: Any, dataloader_idx: int) -> Any:

@@ -1,36 +1,42 @@
 """One evaluation of a LightningModule: opened as it begins, closed however it ends."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from tensorstate_callbacks.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.evaluation import conclude
-from tensorstate_callbacks.lightning.after_hook import call_after
+from tensorstate_callbacks.lightning.around_method import call_after, surround
 from tensorstate_callbacks.lightning.fresh_metrics import FreshMetrics, accuracy_keys
 from tensorstate_callbacks.lightning.ranks import Ranks
 from tensorstate_callbacks.recorder import PassFigures, Recorder
 from tensorstate_callbacks.report import EfficiencyReport
 from tensorstate_callbacks.settings import Accuracy, Settings
+from tensorstate_callbacks.torch.own_samples import BatchSamples
 from tensorstate_callbacks.torch.rank_loops import say
 from tensorstate_callbacks.torch.record import Recording
 from tensorstate_callbacks.warn_once import WarnOnce
 
+_STEP = {"val": "validation_step", "test": "test_step"}
 _LAST_HOOK = {"val": "on_validation_epoch_end", "test": "on_test_epoch_end"}
 
 
 class Window:
     """Watches one evaluation.
 
+    What counts is what the module runs inside the step that Lightning calls: other callbacks may
+    run it too, in hooks of their own, before or after ours.
+
     Args:
         trainer: The Trainer; the evaluation has just begun.
         module: The LightningModule.
-        recording: Counts its states, but only while a batch is under way.
+        recording: Counts its states, but only while a step is under way.
         stage: `"val"` or `"test"`.
         dataloader_idx: The dataloader whose batches count.
         ranks: The processes that share its data, or None.
         finish: Called with the window at the latest moment at which something can be logged.
+        trial: Whether it is the sanity check, whose counts nobody asks for.
 
     Attributes:
         stage: `"val"` or `"test"`.
@@ -45,25 +51,31 @@ class Window:
         dataloader_idx: int,
         ranks: Ranks | None,
         finish: Callable[["Window"], None],
+        *,
+        trial: bool = False,
     ) -> None:
         self.stage = stage
         self._recording = recording
         self._dataloader_idx = dataloader_idx
         self._ranks = ranks
+        self._progress = _find_progress(trainer)
+        # The batch whose step is to be counted.
+        self._batch: _Batch | None = None
         self._metrics = FreshMetrics(trainer)
         self._epoch = fit_epoch(trainer)
         self._step = None if self._epoch is None else int(trainer.global_step)
         recording.pause()
         with ExitStack() as stack:
-            stack.enter_context(recording.attached())
+            stack.enter_context(recording.attached(trial=trial))
+            stack.callback(surround(module, _STEP[stage], self._count_step))
             stack.callback(call_after(module, _LAST_HOOK[stage], partial(finish, self)))
             self._stack = stack.pop_all()
 
     def begin_batch(self, batch_idx: int, dataloader_idx: int) -> None:
-        """Count from here on, if it is a batch of the chosen dataloader."""
+        """Count in the step that follows, if it is of a batch of the chosen dataloader."""
         if dataloader_idx == self._dataloader_idx:
             ranks = self._ranks
-            self._recording.resume(None if ranks is None else ranks.begin_batch(batch_idx))
+            self._batch = _Batch(None if ranks is None else ranks.begin_batch(batch_idx))
 
     def end_batch(self, batch_idx: int, dataloader_idx: int) -> None:
         """Count no further.
@@ -71,11 +83,42 @@ class Window:
         Raises:
             RankError: Another rank failed, or is gone; the message names it.
         """
-        self._recording.pause()
+        self._batch = None
         if self._ranks is not None:
             self._ranks.end_batch(batch_idx, dataloader_idx)
 
-    def conclude(self, settings: Settings, warn: WarnOnce) -> EfficiencyReport | None:
+    @contextmanager
+    def _count_step(self) -> Iterator[None]:
+        batch = self._batch
+        # A callback may call the step in a hook of its own.
+        if batch is None or not self._in_step():
+            yield
+            return
+        # Taken, so that a step that calls itself is counted as a whole.
+        self._batch = None
+        self._recording.resume(batch.samples)
+        try:
+            yield
+        finally:
+            self._recording.pause()
+
+    def _in_step(self) -> bool:
+        # Lightning counts a batch as started right before its step, as processed right after.
+        current = self._progress.current
+        return bool(current.started > current.processed)
+
+    def check(self) -> None:
+        """Raise what went wrong with a probe so far.
+
+        Raises:
+            ProbeError: A layer's activations could not be counted; names it.
+        """
+        # What lies on a device is counted as late as here.
+        _ = self._recording.counters
+
+    def conclude(
+        self, settings: Settings, warn: WarnOnce, before: Collection[str] | None
+    ) -> EfficiencyReport | None:
         """Return the report of the evaluation over all ranks; see `evaluation.conclude`.
 
         Raises:
@@ -103,6 +146,7 @@ class Window:
             epoch=self._epoch,
             step=self._step,
             stage=self.stage,
+            before=before,
         )
 
     def _find_accuracy(self, accuracy: Accuracy) -> FoundAccuracy:
@@ -114,6 +158,19 @@ class Window:
     def close(self) -> None:
         """Take everything off the module; may be called again."""
         self._stack.close()
+
+
+class _Batch(NamedTuple):
+    samples: BatchSamples | None
+
+
+def _find_progress(trainer: Any) -> Any:
+    """Return how far the evaluation loop that runs has come."""
+    if trainer.testing:
+        return trainer.test_loop.batch_progress
+    fits = trainer.state.fn == "fit"
+    loop = trainer.fit_loop.epoch_loop.val_loop if fits else trainer.validate_loop
+    return loop.batch_progress
 
 
 def fit_epoch(trainer: Any) -> int | None:

@@ -18,12 +18,15 @@ _open = 0
 
 
 @contextmanager
-def forced_eager() -> Iterator[None]:
+def forced_eager(*, warn: bool = True) -> Iterator[None]:
     """Let what `torch.compile` made run uncompiled inside the block.
 
     Blocks may overlap in any order: the first that opens forces it, the last that closes ends it.
     Graphs that were compiled stay, and run again afterwards. Where torch can't force it (before
     2.6) nothing happens.
+
+    Args:
+        warn: Whether it matters that what ran compiled has called no hooks.
 
     Warns:
         TensorStateWarning: The compiler was used for the first time inside the block.
@@ -35,7 +38,8 @@ def forced_eager() -> Iterator[None]:
     # Importing the compiler takes seconds, and nothing is compiled as long as it isn't there.
     if "torch._dynamo" not in sys.modules:
         yield
-        _warn_if_just_compiled()
+        if warn:
+            _warn_if_just_compiled()
         return
     with _lock:
         if not _open:

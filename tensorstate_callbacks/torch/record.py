@@ -63,9 +63,13 @@ class Recording:
         return self.recorder.counters
 
     @contextmanager
-    def attached(self) -> Iterator["Recording"]:
-        """Count while the block is open; the model then carries nothing of it."""
-        with self._watch.on(self._model), forced_eager():
+    def attached(self, *, trial: bool = False) -> Iterator["Recording"]:
+        """Count while the block is open; the model then carries nothing of it.
+
+        Args:
+            trial: Nobody asks for the counts, so states that are missing are no loss.
+        """
+        with self._watch.on(self._model), forced_eager(warn=not trial):
             yield self
 
     def pause(self) -> None:
