@@ -1,5 +1,6 @@
 """Networks for images of the sweep, from timm: families as different as can be, small inputs."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -7,23 +8,27 @@ import torch
 from sweep_oracle import Inputs, Network
 from torch import nn
 
+BEHIND = "what a layer over the tokens gave goes through it"
 TOKENS = "a layer over the tokens, of which there are as many as the image has patches"
 
 
 def declare_operators() -> None:
-    """Tell torch of torchvision's compiled operators, where its wheel was made for another torch.
+    """Make torchvision importable where its wheel was made for another torch, if it is there.
 
-    torchvision for CUDA can't load them beside torch for the CPU, and then not even be imported.
-    No network of the sweep calls them.
+    Compiled for CUDA it can't load its operators beside a torch for the CPU, and asks for two of
+    them as it is imported. No network of the sweep calls them.
     """
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _kept.append(library)
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        return
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            _operators.define(schema)
 
 
-_kept: list[Any] = []
+_operators = torch.library.Library("torchvision", "FRAGMENT")
 
 
 def images(n: int, size: int) -> Inputs:
@@ -54,9 +59,8 @@ def network(
 _ANY_SIZE = """
     resnet18 resnetv2_18 regnety_002 mobilenetv3_small_050 efficientnet_b0 convnext_atto
     convnextv2_atto poolformer_s12 densenet121 dpn48b hrnet_w18_small res2net50_14w_8s resnest14d
-    skresnet18 inception_next_atto ghostnet_050 nf_regnet_b0 repvgg_a0 mobileone_s0
-    edgenext_xx_small pvt_v2_b0 xcit_nano_12_p16_224 mobilevitv2_050 lambda_resnet26t gernet_s
-    fastvit_t8 hgnetv2_b0
+    skresnet18 inception_next_atto ghostnet_050 nf_regnet_b0 repvgg_a0 edgenext_xx_small pvt_v2_b0
+    xcit_nano_12_p16_224 mobilevitv2_050 fastvit_t8 hgnetv2_b0
 """
 SWIN = {"depths": (2, 1, 1), "embed_dim": 24, "num_heads": (3, 3, 3), "window_size": 4}
 
@@ -68,15 +72,19 @@ IMAGE_NETWORKS: dict[str, Network] = {
     "tresnet_m": network("tresnet_m"),
     "focalnet": network("focalnet_tiny_srf"),
     "davit": network("davit_tiny"),
-    "mvitv2": network("mvitv2_tiny", sized=True, depths=(1, 1, 1, 1)),
+    "mvitv2": network("mvitv2_tiny", (64, 96), sized=True),
     "convmixer": network("convmixer_768_32", (28, 56)),
     "vit": network("vit_tiny_patch16_224", sized=True, depth=2),
     "deit": network("deit_tiny_distilled_patch16_224", sized=True, depth=2),
     "swin": network("swin_tiny_patch4_window7_224", (64, 96), sized=True, **SWIN),
     "swinv2": network("swinv2_tiny_window8_256", (64, 96), sized=True, **SWIN),
-    "mixer": network("mixer_s32_224", (64, 96), {"*mlp_tokens*": TOKENS}, sized=True),
+    "mixer": network(
+        "mixer_s32_224", (64, 96), {"*mlp_tokens*": TOKENS, "*.drop_path": BEHIND}, sized=True
+    ),
     "gmlp": network("gmlp_ti16_224", (64, 96), {"*.gate.*": TOKENS}, sized=True),
-    "resmlp": network("resmlp_12_224", (64, 96), {"*.linear_tokens": TOKENS}, sized=True),
+    "resmlp": network(
+        "resmlp_12_224", (64, 96), {"*.linear_tokens": TOKENS, "*.drop_path": BEHIND}, sized=True
+    ),
     "coatnet": network("coatnet_pico_rw_224", (64, 128), sized=True),
     "maxvit": network("maxvit_pico_rw_256", (64, 128), sized=True),
     "levit": network("levit_128s", (64, 96), sized=True),
@@ -84,7 +92,7 @@ IMAGE_NETWORKS: dict[str, Network] = {
     "beit": network("beit_base_patch16_224", sized=True, depth=2, embed_dim=48, num_heads=3),
     "eva02": network("eva02_tiny_patch14_224", (28, 56), sized=True, depth=2),
     "volo": network("volo_d1_224", (64, 96), sized=True),
-    "crossvit": network("crossvit_tiny_240", (48, 96), sized=True),
+    "crossvit": network("crossvit_tiny_240", (120, 240), sized=True),
     "efficientformer": network("efficientformerv2_s0", (64, 96), sized=True),
     "sequencer": network("sequencer2d_s", (28, 56)),
 }

@@ -5,11 +5,11 @@ and at another size of its input. The axes of a layer's output whose size is the
 these runs are constant; the batch and the places are not. Then:
 
 1. A layer of one of torch's own classes has its neurons where torch documents them.
-2. Else, where one axis is constant, it holds the neurons. Axes of one entry don't count.
-3. Else, where several are (heads and the width of a head, a window's places and its channels), one
-   that is as long as a weight of one axis that the layer has; else one that is as long as some
-   layer of rule 1 in the network is wide. Where none is, any of them may be taken, or several that
-   follow each other, as one unit.
+2. Else, where one axis is constant, it holds the neurons.
+3. Else, where several are (heads and the width of a head, a window's places and its channels), it
+   is the one that is as long as a weight of one axis that the layer has; else the one that is as
+   long as some layer of the network is documented to be wide. Where no single one is, any may be
+   taken, or several that follow each other, as one unit.
 4. Where no axis is constant (a map of attention, of which all heads are in the batch), there are no
    neurons to agree on: only that the layer is counted without an error is asked for.
 """
@@ -126,10 +126,10 @@ def candidates(module: nn.Module, runs: Sequence[torch.Tensor], known: set[int])
     if any(run.ndim != n_axes for run in runs):
         return []
     constant = [i for i in range(n_axes) if len({run.shape[i] for run in runs}) == 1]
-    constant = [i for i in constant if first.shape[i] > 1] or constant
     weights = {p.numel() for p in module.parameters(recurse=False) if p.squeeze().ndim == 1}
-    for widths in (weights, known):
-        if found := [(i,) for i in constant if first.shape[i] in widths]:
+    for widths in (weights, known - {1}):
+        found = [(i,) for i in constant if first.shape[i] in widths]
+        if len(found) == 1:
             return found
     ends = itertools.combinations(range(len(constant) + 1), 2)
     return [tuple(constant[i:j]) for i, j in ends]
@@ -138,6 +138,7 @@ def candidates(module: nn.Module, runs: Sequence[torch.Tensor], known: set[int])
 def explains(
     module: nn.Module,
     calls: Sequence[Sequence[torch.Tensor]],
+    n_counted: int,
     found: dict[int, dict[bytes, int]],
     known: set[int],
 ) -> bool | None:
@@ -145,7 +146,8 @@ def explains(
 
     Args:
         module: The layer.
-        calls: Of each call what it gave in each run, of which all but the last were counted.
+        calls: Of each call what it gave in each run.
+        n_counted: How many of these runs were counted.
         found: Number of neurons of each probe of the layer to its states.
         known: Numbers of neurons that layers of the network are documented to have.
 
@@ -160,9 +162,9 @@ def explains(
     for choice in itertools.islice(itertools.product(*kinds), 200):
         taken = dict(zip(kinds, choice, strict=True))
         groups: dict[int, list[torch.Tensor]] = {}
-        for (*runs, _), way in zip(calls, ways, strict=True):
-            for tensor in runs:
-                axes = taken[way]
+        for runs, way in zip(calls, ways, strict=True):
+            axes = taken[way]
+            for tensor in runs[:n_counted]:
                 rest = [i for i in range(tensor.ndim) if i not in axes]
                 width = math.prod(tensor.shape[i] for i in axes)
                 rows = tensor.permute(*rest, *axes).reshape(-1, width)
