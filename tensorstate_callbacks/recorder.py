@@ -96,14 +96,14 @@ class Recorder:
             ProbeError: They can't be counted: a type that can't fire, no such axis, no memory. The
                 batch isn't counted, what was counted before stays.
         """
-        if name not in self.names:
-            if name in self._dropped:
-                return
-            raise KeyError(f"no probe is named {name!r}; there are {', '.join(self.names)}")
+        if name in self._dropped:
+            return
         try:
             array, axis = _on_one_axis(activations, channel_axis)
             counter = self._counter(name, array.shape, axis)
             counter.update(array, axis, self._threshold, bfloat16=bfloat16)
+        except KeyError:
+            raise
         except Exception as error:
             raise ProbeError(f"layer {name!r} could not be counted: {error}") from error
 
@@ -167,12 +167,16 @@ class Recorder:
             raise ValueError(
                 f"its activations, of shape {tuple(shape)}, have no axis {channel_axis}"
             )
-        width = Width(name, int(shape[channel_axis]))
+        width = Width(name, shape[channel_axis])
         counter = self._counters.get(width)
-        if counter is None:
-            with self._lock:
-                counter = self._counters.setdefault(width, StateCounter(width.n_neurons))
-        return counter
+        return self._new_counter(width) if counter is None else counter
+
+    def _new_counter(self, width: Width) -> StateCounter:
+        if width.probe not in self.names:
+            raise KeyError(f"no probe is named {width.probe!r}; there are {', '.join(self.names)}")
+        width = Width(width.probe, int(width.n_neurons))
+        with self._lock:
+            return self._counters.setdefault(width, StateCounter(width.n_neurons))
 
 
 def _on_one_axis(activations: Any, axis: Axis) -> tuple[Any, int]:

@@ -133,7 +133,7 @@ def test_only_the_chosen_dataloader_is_tried() -> None:
     class Second(Classifier):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
             if dataloader_idx:
-                self.net[0](batch[0].unsqueeze(0).unsqueeze(0))
+                self.net[0](batch[0][0])  # Has one axis.
             super().validation_step(batch, batch_idx)
 
     for index, raises in ((0, False), (1, True)):

@@ -203,13 +203,8 @@ class EfficiencyMixin:
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Pick the layers, so that a mistake shows before the first epoch."""
-        layers = self._pick_layers(pl_module)
+        self._pick_layers(pl_module)
         self._recorded = False
-        self._trackers = find_trackers(trainer, self._settings)
-        self._trackers.begin(
-            self._settings,
-            [name for layer in layers for name in self._settings.probe_names(layer) if name],
-        )
         if not trainer.enable_validation:
             self._warn(
                 "validation",
@@ -217,6 +212,15 @@ class EfficiencyMixin:
                 "logged: give it a validation dataloader and the model a validation_step, and "
                 "leave limit_val_batches above 0",
             )
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Tell the trackers of the layers, now that the sanity check has shown which they are."""
+        layers = self._pick_layers(pl_module).expected()
+        self._trackers = find_trackers(trainer, self._settings)
+        self._trackers.begin(
+            self._settings,
+            [name for layer in layers for name in self._settings.probe_names(layer) if name],
+        )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Tell the trackers of the epoch, now that its training is logged too."""

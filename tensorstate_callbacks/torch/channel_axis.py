@@ -246,7 +246,8 @@ class ChannelAxes:
         Raises:
             ValueError: The axis that was guessed turns out to be none of neurons: its size changes.
         """
-        axis = given_axis(self.given, name, module, tensor)
+        given = self.given
+        axis = None if given is None else given_axis(given, name, module, tensor)
         is_given = axis is not None
         if axis is None:
             axis = rule_axis(module, shape_of(tensor))
@@ -288,6 +289,8 @@ class ChannelAxes:
             if found not in known:
                 known.append(found)
                 self._has_news = True
+                if self.follower is not None:
+                    self.follower.follow_again()
         if probe in self._guessed_widths and not tensor.is_nested:
             self._check_guess(probe, name, tensor, found.axis)
         return found

@@ -19,7 +19,7 @@ from tensorstate_callbacks.torch.efficiency_layers import (
     PlacedHook,
 )
 from tensorstate_callbacks.torch.following import Follower
-from tensorstate_callbacks.torch.layers import pick_layers
+from tensorstate_callbacks.torch.layers import pick_layers, unwrap
 from tensorstate_callbacks.torch.state_capture import StateCaptureHook
 
 _ATTRIBUTE = "efficiency_layers"
@@ -41,7 +41,8 @@ def build(
     """Hang a `StateCaptureHook` on some of a module's layers.
 
     They are named `<layer>_post_states` (outputs) and `<layer>_pre_states` (inputs). A layer that
-    has one already gets no second one.
+    has one already gets no second one. Without `attach_to` the layer that makes the output is left
+    out: the one that the first run calls last, or with a `storage_path` the one defined last.
 
     Args:
         model: Any module.
@@ -75,13 +76,18 @@ def build(
         if not takes_hooks(layer):
             raise ValueError(f"the layer {name!r} is TorchScript, which calls no hooks: exclude it")
     warn_if_compiled(model)
-    if picked.is_default:
-        # Its states would be kept from the first run on, which alone could tell.
-        picked.leave_out(list(picked)[-1])
     options = {"threshold": threshold, "keep_raw": keep_raw, "storage_path": storage_path}
     layers = _present(model, options) or EfficiencyLayers(options)
     axes = ChannelAxes(channel_axis, picked)
-    there = {hook.name for hook in layers}
+    there = {hook.name for hook in (*layers, *layers.output)}
+    output = None
+    if picked.is_default:
+        expected = picked.expected()
+        # What is stored can't be taken back: then the layer defined last has no hook at all.
+        left_out = layers.left_out or {name for name in picked if name not in expected}
+        output = None if layers.left_out or storage_path is not None else left_out
+        for name in left_out if output is None else ():
+            picked.leave_out(name)
     # All are made before the first is registered: a folder may be refused.
     wanted: list[tuple[nn.Module, PlacedHook, bool]] = []
     for name, layer in picked.items():
@@ -90,7 +96,7 @@ def build(
             hook_name = f"{name}_{'pre' if is_input else 'post'}_states"
             if probe is not None and hook_name not in there:
                 hook = PlacedHook(
-                    hook_name, layers, axes, output_fn=output_fn, resume=resume, **options
+                    hook_name, name, layers, axes, output_fn=output_fn, resume=resume, **options
                 )
                 wanted.append((layer, hook, is_input))
     with ExitStack() as stack:
@@ -105,10 +111,14 @@ def build(
             axes.awaited = {hook.name for _, hook, _ in wanted}
             axes.follower = Follower(axes)
             handles += axes.follower.hang_on(model, PersistentHook)
+        if output and takes_hooks(model):
+            find = PersistentHook(layers.find_output)
+            handles.append(unwrap(model).register_forward_hook(find))
         setattr(_home(model), _ATTRIBUTE, layers)
         stack.pop_all()
     layers.handles += handles
-    layers += [hook for _, hook, _ in wanted]
+    for _, hook, _ in wanted:
+        (layers.output if output and hook.layer in output else layers).append(hook)
     return model
 
 

@@ -6,6 +6,7 @@ computes nothing and changes nothing.
 """
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -98,6 +99,8 @@ class Follower:
     def __init__(self, axes: Axes) -> None:
         self._axes = axes
         self._handles: list[RemovableHandle] = []
+        self._hung: tuple[Callable[[], nn.Module | None], Callable[..., Any]] | None = None
+        self._is_done = False
         self._local = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -122,6 +125,8 @@ class Follower:
             Handles that take the hooks off.
         """
         self.take_off()
+        self._hung = weakref.ref(model), wrap
+        self._is_done = False
         for module in filter(takes_hooks, model.modules()):
             enter = module.register_forward_pre_hook(
                 wrap(self._enter), with_kwargs=True, prepend=True
@@ -131,6 +136,14 @@ class Follower:
             )
             self._handles += [enter, leave]
         return self._handles
+
+    def follow_again(self) -> None:
+        """Follow the next calls too: what was known was not enough."""
+        if self._is_done and self._hung is not None:
+            get_model, wrap = self._hung
+            model = get_model()
+            if model is not None:
+                self.hang_on(model, wrap)
 
     def take_off(self) -> None:
         """Take all hooks off, and end what an interrupt may have left open."""
@@ -146,7 +159,7 @@ class Follower:
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._mode is not None:
             self._local.depth += 1
-        elif is_first_run():
+        elif not self._is_done and is_first_run():
             self._axes.places.begin(tensors_in((args, kwargs)))
             self._local.depth = 1
             self._local.mode = Follow(self._axes.places)
@@ -162,6 +175,7 @@ class Follower:
         if self._local.depth <= 0:
             self._end()
             if self._axes.is_enough():
+                self._is_done = True
                 self.take_off()
 
     def _end(self) -> None:

@@ -112,7 +112,7 @@ class Watch:
                 elif name in self._layers.tentative:
                     self._hang(name, layer.register_forward_hook, partial(self._verify, name))
             root = unwrap(model)
-            if takes_hooks(root):
+            if takes_hooks(root) and not self._by_batch:
                 self._hang("", root.register_forward_pre_hook, self._begin_run)
                 self._hang("", root.register_forward_hook, self._end_run)
             self._axes.awaited = self._awaited()

@@ -38,6 +38,14 @@ class PickedLayers(dict[str, nn.Module]):
         self.tentative: set[str] = set()
         self.aside: dict[str, nn.Module] = {}
 
+    def expected(self) -> list[str]:
+        """Return the names of the layers that a report will have, as far as can be told.
+
+        Before a model has run, the layer defined last is taken for the one of the output.
+        """
+        names = list(self)
+        return names[:-1] if self.is_default and self.output is None else names
+
     def leave_out(self, name: str) -> None:
         """Forget a layer that turned out to be none of those that are meant."""
         self.pop(name, None)
