@@ -11,7 +11,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo demo-lightning study test lint types clean bench fuzz
 .PHONY: test-kernels test-neon test-asan test-ubsan test-tsan test-wheels
-.PHONY: test-keras-jax test-keras-torch test-keras-versions test-lightning-versions
+.PHONY: test-sweep test-keras-jax test-keras-torch test-keras-versions test-lightning-versions
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py
@@ -71,6 +71,10 @@ fuzz: $(READY)
 # PART="count memory" measures these alone, SAVE=--save writes benchmarks/RESULTS.md.
 bench: $(READY)
 	$(RUN) -m benchmarks $(PART) $(SAVE)
+
+# Real networks of timm and transformers, every layer against NumPy, in an environment of its own.
+test-sweep: $(READY)
+	$(RUN) -m nox --session sweep
 
 # The tests of Keras under earlier releases, each in an environment of its own.
 test-keras-versions: $(READY)

@@ -15,13 +15,16 @@ Axes = int | tuple[int, ...]
 
 
 def unit_states(batches: Iterable[torch.Tensor], axes: Axes) -> dict[bytes, int]:
-    """Packed state to how often it was seen, the neurons lying on one axis or on several."""
+    """Packed state to how often it was seen, the neurons lying on one axis or on several.
+
+    On no axis lies one neuron.
+    """
     along = (axes,) if isinstance(axes, int) else axes
     rows = []
     for batch in batches:
         fired = (batch.detach().double() > 0).numpy()
         moved = np.moveaxis(fired, along, range(-len(along), 0))
-        width = math.prod(moved.shape[-len(along) :])
+        width = math.prod(moved.shape[moved.ndim - len(along) :])
         rows.append(np.packbits(moved.reshape(-1, width), axis=1, bitorder="little"))
     states, counts = np.unique(np.concatenate(rows), axis=0, return_counts=True)
     return {s.tobytes(): int(n) for s, n in zip(states, counts, strict=True)}

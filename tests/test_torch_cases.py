@@ -5,17 +5,20 @@ from typing import Any
 import pytest
 import torch
 from axis_cases import CASES, Shape
+from axis_cases_remade import REMADE
 from axis_oracle import check_axes
 from torch import nn
+
+ALL = {**CASES, **REMADE}
 
 
 @pytest.mark.parametrize(
     ("case", "shape"),
-    [(name, shape) for name, (_, shapes, _) in CASES.items() for shape in shapes],
+    [(name, shape) for name, (_, shapes, _) in ALL.items() for shape in shapes],
     ids=lambda value: value if isinstance(value, str) else "x".join(map(str, value)),
 )
 def test_axis_follows_the_data(case: str, shape: Shape) -> None:
-    layers, _, axes = CASES[case]
+    layers, _, axes = ALL[case]
     torch.manual_seed(0)
     model = nn.Sequential(*layers()).eval()
     data = torch.randn(*shape)
