@@ -151,7 +151,7 @@ def _both_ways(layer: Any, shape: Shape, is_input: bool) -> Axes | None:
 def _torch_module(layer: Any, shape: Shape, is_input: bool) -> Axes | None:
     # Keras's PyTorch backend is the only one that runs such layers.
     backend: Any = current_backend()
-    axes: Axes | None = backend.module_axes(layer.module, len(shape))
+    axes: Axes | None = backend.module_axes(layer.module, shape)
     return axes
 
 

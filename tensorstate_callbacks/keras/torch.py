@@ -37,18 +37,21 @@ def tap(tensor: torch.Tensor, observe: Callable[[npt.ArrayLike], None]) -> None:
         observe(_OnHost(tensor))
 
 
-def module_axes(module: torch.nn.Module, n_axes: int) -> tuple[int, ...] | None:
+def module_axes(
+    module: torch.nn.Module, shape: tuple[int | None, ...]
+) -> tuple[int, ...] | None:
     """Return the axis of the neurons in what a module of PyTorch's own takes or gives.
 
     Args:
         module: What a `TorchModuleWrapper` runs. Of several modules in it the last one speaks
             whose class tells.
-        n_axes: Number of axes of the tensor.
+        shape: Of the tensor; None where a size is not known.
 
     Returns:
         The axis, counted from the end; None where no class tells.
     """
-    axes = (rule_axis(part, n_axes) for part in reversed(list(module.modules())))
+    sizes = tuple(size or 0 for size in shape)
+    axes = (rule_axis(part, sizes) for part in reversed(list(module.modules())))
     found = next((axis for axis in axes if axis is not None), None)
     return None if found is None else (found,)
 

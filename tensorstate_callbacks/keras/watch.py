@@ -18,7 +18,7 @@ from tensorstate_callbacks.keras.masks import is_padded
 from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site, guess_message
 from tensorstate_callbacks.keras.probes import Call, Probe
 from tensorstate_callbacks.keras.weight_account import account_weights
-from tensorstate_callbacks.recorder import PassFigures, Recorder
+from tensorstate_callbacks.recorder import Recorder
 from tensorstate_callbacks.settings import Settings
 from tensorstate_callbacks.warn_once import WarnOnce
 from tensorstate_callbacks.weight_share import uncovered_message
@@ -136,7 +136,7 @@ class Watch:
         self._drop_outputs(flow.called)
         self._warn_of_what_was_seen()
 
-    def counted(self, recorder: Recorder) -> Recorder | PassFigures:
+    def counted(self, recorder: Recorder) -> Recorder:
         """Return what was recorded, without probes that are left out as the pass has shown.
 
         Raises:
@@ -144,18 +144,8 @@ class Watch:
         """
         if recorder.error is not None:
             raise recorder.error
-        gone = self._dropped.union(self._empty)
-        if not gone.intersection(recorder.names):
-            return recorder
-        figures = recorder.figures()
-        kept = {
-            name: figure
-            for name, figure in figures.figures.items()
-            # A layer that was called at several widths is `name@width`.
-            if name not in gone and name.rpartition("@")[0] not in gone
-        }
-        names = tuple(name for name in figures.names if name not in gone)
-        return figures._replace(names=names, figures=kept)
+        recorder.drop(self._dropped.union(self._empty))
+        return recorder
 
     def _observe(self, site: Site, decided: Decided, activations: npt.ArrayLike) -> None:
         recorder = self.recorder
