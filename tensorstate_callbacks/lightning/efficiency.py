@@ -297,6 +297,7 @@ class EfficiencyMixin:
             self._settings,
             channel_axis=self._channel_axis,
             output_fn=self._output_fn,
+            warn=partial(self._warn, "padding"),
         )
 
     def _end_trial(self, window: Window) -> None:

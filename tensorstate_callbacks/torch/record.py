@@ -1,7 +1,7 @@
 """A model and what to probe in; a Recording, which counts while the block is open, out."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from tensorstate_callbacks.torch.eager import forced_eager
 from tensorstate_callbacks.torch.hooks import Watch
 from tensorstate_callbacks.torch.layers import pick_layers
 from tensorstate_callbacks.torch.own_samples import ActiveLoader, BatchSamples
+from tensorstate_callbacks.torch.padding import watch_for_padding
 from tensorstate_callbacks.torch.rank_loops import merge_report, own_batches
 from tensorstate_callbacks.torch.tensor_parallel import refuse_split_layers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
@@ -35,6 +36,7 @@ class Recording:
         settings: What `record` takes.
         channel_axis: See `record`.
         output_fn: See `record`.
+        warn: Takes the warning that padding is counted.
 
     Attributes:
         recorder: Holds the counts.
@@ -48,12 +50,14 @@ class Recording:
         *,
         channel_axis: ChannelAxis = None,
         output_fn: OutputFn | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         refuse_split_layers(model, layers)
         names = [name for layer in layers for name in settings.probe_names(layer) if name]
         self.recorder = TensorRecorder(names, threshold=settings.threshold)
         self._model = model
         self._settings = settings
+        self._warn = warn or _warn
         self._watch = Watch(
             self.recorder, layers, settings, ChannelAxes(channel_axis, layers), output_fn
         )
@@ -71,7 +75,9 @@ class Recording:
             trial: Nobody asks for the counts, so states that are missing are no loss.
         """
         self._watch.rows.loader = ActiveLoader()
-        with self._watch.on(self._model), forced_eager(warn=not trial):
+        padding = watch_for_padding(self._model, self._warn, lambda: self._watch.active)
+        # Padding after the probes, whose hooks tell which modules are hooked anyway.
+        with self._watch.on(self._model), padding, forced_eager(warn=not trial):
             yield self
 
     def pause(self) -> None:
@@ -196,7 +202,8 @@ def record(
         ValueError: An argument is out of its range.
 
     Warns:
-        TensorStateWarning: When the block ends: some probes saw no activations.
+        TensorStateWarning: When the block ends: some probes saw no activations. From the model's
+            call: it is given a mask of padding, which is counted all the same.
 
     Example:
         >>> import torch
@@ -228,3 +235,7 @@ def record(
             # Past this frame and contextlib's, to the end of the user's block.
             stacklevel=3,
         )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, TensorStateWarning, stacklevel=2)
