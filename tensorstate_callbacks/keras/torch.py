@@ -37,9 +37,7 @@ def tap(tensor: torch.Tensor, observe: Callable[[npt.ArrayLike], None]) -> None:
         observe(_OnHost(tensor))
 
 
-def module_axes(
-    module: torch.nn.Module, shape: tuple[int | None, ...]
-) -> tuple[int, ...] | None:
+def module_axes(module: torch.nn.Module, shape: tuple[int | None, ...]) -> tuple[int, ...] | None:
     """Return the axis of the neurons in what a module of PyTorch's own takes or gives.
 
     Args:

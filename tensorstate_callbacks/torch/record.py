@@ -20,6 +20,7 @@ from tensorstate_callbacks.torch.eager import forced_eager
 from tensorstate_callbacks.torch.hooks import Watch
 from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
 from tensorstate_callbacks.torch.own_samples import ActiveLoader, BatchSamples
+from tensorstate_callbacks.torch.padding import watch_for_padding
 from tensorstate_callbacks.torch.rank_loops import merge_report, own_batches
 from tensorstate_callbacks.torch.tensor_parallel import refuse_split_layers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
@@ -55,6 +56,7 @@ class Recording:
         self.recorder = TensorRecorder(names, threshold=settings.threshold)
         self._model = model
         self._settings = settings
+        self._padding: str | None = None
         self._watch = Watch(self.recorder, layers, settings, axes, output_fn)
 
     @property
@@ -70,7 +72,9 @@ class Recording:
             trial: Nobody asks for the counts, so states that are missing are no loss.
         """
         self._watch.rows.loader = ActiveLoader()
-        with self._watch.on(self._model), forced_eager(warn=not trial):
+        padding = watch_for_padding(self._model, self._note_padding, lambda: self._watch.active)
+        # Padding after the probes, whose hooks tell which modules are hooked anyway.
+        with self._watch.on(self._model), padding, forced_eager(warn=not trial):
             yield self
 
     def pause(self) -> None:
@@ -84,7 +88,11 @@ class Recording:
 
     def conclude(self) -> Mapping[str, str]:
         """End the pass, and return what is to be said of it: kinds of warnings to their texts."""
-        return self._watch.conclude()
+        said = self._watch.conclude()
+        return said if self._padding is None else {**said, "padding": self._padding}
+
+    def _note_padding(self, text: str) -> None:
+        self._padding = text
 
     @property
     def doubts(self) -> Mapping[str, str]:
@@ -203,7 +211,8 @@ def record(
     Warns:
         TensorStateWarning: When the block ends: some probes saw no activations, or no tensor; the
             axis of a layer's neurons had to be guessed; the layers that were picked by default hold
-            a part of the weights only.
+            a part of the weights only; the model was given a mask of padding, which is counted all
+            the same.
 
     Example:
         >>> import torch
