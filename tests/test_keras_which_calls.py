@@ -101,6 +101,7 @@ class RunsTheModel(keras.metrics.Metric):
         return self.total
 
 
+@only_on("tensorflow", "torch", because="Keras has no weights of the model within a metric")
 @pytest.mark.parametrize("options", [{}, {"run_eagerly": True}])
 def test_the_model_within_a_metric_does_not_count(options):
     model = model_of()
