@@ -101,6 +101,7 @@ class RunsTheModel(keras.metrics.Metric):
         return self.total
 
 
+@only_on("tensorflow", "torch", because="Keras has no weights of the model within a metric")
 @pytest.mark.parametrize("options", [{}, {"run_eagerly": True}])
 def test_the_model_within_a_metric_does_not_count(options):
     model = model_of()
@@ -130,24 +131,38 @@ def test_the_model_within_a_loss_does_not_count(options):
 def test_a_layer_that_was_compiled_during_the_evaluation_does_not_count_outside():
     import tensorflow as tf
 
-    class Compiled(layers.Layer):
+    class Compiles(layers.Layer):
+        """Compiles what it runs as soon as it is told to."""
+
         def __init__(self):
-            super().__init__(name="compiled")
+            super().__init__(name="compiles")
             self.fc = layers.Dense(7, use_bias=False, name="fc")
+            self.wanted, self.run = False, None
 
         def build(self, shape):
             self.fc.build(shape)
 
-        @tf.function
         def call(self, x):
-            return self.fc(x)
+            if self.wanted and self.run is None:
+                shape = tf.TensorSpec((None, 5))
+                self.run = tf.function(self.fc, input_signature=[shape])
+            return (self.run or self.fc)(x)
 
-    layer = Compiled()
-    model = compiled(keras.Sequential([layer, layers.Dense(2, activation="softmax")]))
-    layer.build((None, 5))
+    class Wants(CallsToo):
+        def on_test_begin(self, logs=None):
+            layer.wanted = True
+
+    layer = Compiles()
+    model = compiled(
+        keras.Sequential([keras.Input((5,)), layer, layers.Dense(2, activation="softmax")])
+    )
     layer.fc.set_weights([KERNEL])
     callback = EfficiencyCallback("fc", missing_accuracy="ignore")
-    other = CallsToo("on_test_batch_end", lambda model: layer(tf.constant(OTHER[:10])))
+    seen = []
+    other = Wants("on_test_batch_end", lambda model: seen.append(layer.run(tf.constant(OTHER))))
     model.evaluate(X, Y, batch_size=10, verbose=0, callbacks=[callback, other])
+    # It runs the trace that was made with a probe in it.
+    assert len(seen) == 4
+    assert layer.run.experimental_get_tracing_count() == 1
     report = next(iter(callback.last.layers.values()))
-    assert report.n_states == 40
+    assert (report.n_states, report.entropy) == (40, entropy(count_states(X @ KERNEL)))

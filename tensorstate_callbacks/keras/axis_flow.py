@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from tensorstate_callbacks.keras.axis_moves import moved_axes
+from tensorstate_callbacks.keras.axis_moves import carried_axes, moved_axes
 from tensorstate_callbacks.keras.axis_rules import (
     LAST,
     Axes,
@@ -43,12 +43,14 @@ class AxisFlow:
         self._usual = usual
         self._by_id: dict[int, tuple[Any, Found]] = {}
         self._by_shape: dict[Shape, Found] = {}
+        self._by_rank: dict[int, tuple[Shape, Found]] = {}
         self.called: list[Any] = []
 
     def begin(self, inputs: Any) -> None:
         """Begin a pass through the model on these inputs."""
         self._by_id.clear()
         self._by_shape.clear()
+        self._by_rank.clear()
         self.enter(inputs)
 
     def enter(self, inputs: Any) -> None:
@@ -63,12 +65,28 @@ class AxisFlow:
         return self._usual.get(n_axes, LAST)
 
     def of(self, tensor: Any) -> Found | None:
-        """Return what is known of a tensor, or else of the latest one of its shape."""
+        """Return what is known of a tensor, or else what the latest ones like it tell."""
         held = self._held(tensor)
         if held is not None:
             return held
-        alike = self._by_shape.get(shape_of(tensor) or ())
-        return None if alike is None else Found(alike.axes, False)
+        shape = shape_of(tensor)
+        if shape is None:
+            return None
+        alike = self._by_shape.get(shape)
+        axes = self._from_latest(shape) if alike is None else alike.axes
+        return Found(axes, False) if axes else None
+
+    def _from_latest(self, shape: Shape) -> Axes | None:
+        """Return the axes that the latest tensor of as many axes tells, if it was cut or split."""
+        latest = self._by_rank.get(len(shape))
+        if latest is None:
+            return None
+        before, found = latest
+        axes = carried_axes(found.axes, before, shape)
+        sizes = {shape[axis] for axis in axes}
+        others = [size for at, size in enumerate(shape) if at - len(shape) not in axes]
+        # Where another axis has the size as well, it may be the one.
+        return axes if axes and None not in sizes and not sizes.intersection(others) else None
 
     def of_input(self, layer: Any, tensor: Any) -> Found | None:
         """Return the axes in what a layer takes: what it expects them to be, or what is known."""
@@ -87,6 +105,7 @@ class AxisFlow:
             kept = _Kept(tensor)
         self._by_id[id(tensor)] = kept, found
         self._by_shape[shape] = found
+        self._by_rank[len(shape)] = shape, found
 
     def follow(self, operation: Any, arguments: Any, outputs: Any) -> None:
         """Note the axes of what a layer or operation gave, as far as they are known.
