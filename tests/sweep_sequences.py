@@ -162,7 +162,14 @@ SEQUENCE_NETWORKS: dict[str, Network] = {
     "hubert": Network(transformers("Hubert", **SPEECH), sound, SOUND),
     "wavlm": Network(transformers("WavLM", **SPEECH), sound, SOUND),
     "whisper": Network(
-        transformers("Whisper", "max_source_positions", **BART, num_mel_bins=16),
+        transformers(
+            "Whisper",
+            "max_source_positions",
+            **BART,
+            **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
+            decoder_start_token_id=1,
+            num_mel_bins=16,
+        ),
         spectrogram,
         (13, 19),
         is_sized=True,

@@ -221,15 +221,42 @@ class EarlyPath(nn.Module):
         return self.activation(y if x.shape[2] > 9 else y.permute(0, 2, 3, 1))
 
 
-@pytest.mark.parametrize("width", [10, 7])
-def test_batch_that_takes_another_path_is_followed_too(width: int) -> None:
+@pytest.mark.parametrize("n_before", [1, 3])
+@pytest.mark.parametrize("shape", [(4, 3, 8, 9), (4, 3, 7, 9), (4, 3, 7, 7)])
+def test_batch_that_takes_another_path_is_followed_too(n_before: int, shape: Any) -> None:
     model = EarlyPath()
-    batches = [torch.randn(4, 3, 12, width), torch.randn(4, 3, 7, width)]
-    kept = [model(batches[0]), model(batches[1]).permute(0, 3, 1, 2)]
+    batches = [torch.randn(4, 3, 12, 10) for _ in range(n_before)] + [torch.randn(*shape)]
+    kept = [model(batch) for batch in batches]
+    kept[-1] = kept[-1].permute(0, 3, 1, 2)
     with record(model, "GELU") as recording:
         for batch in batches:
             model(batch)
-    assert counted_states(recording.counters["activation"]) == unit_states(kept, 1)
+    found = {name: counted_states(counter) for name, counter in recording.counters.items()}
+    assert found == {"activation": unit_states(kept, 1)}
+
+
+class Parts(nn.Module):
+    """A model whose parts a training step calls one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.ReLU())
+        self.decode = nn.Sequential(nn.Tanh(), nn.Conv1d(8, 2, 1))
+
+
+def test_parts_that_are_called_alone_are_right_or_said_to_be_guessed() -> None:
+    model = Parts()
+    kept = collect_calls(model, ["encode.1", "decode.0"])
+    with warnings.catch_warnings(record=True) as caught, record(model, "*.*") as recording:
+        warnings.simplefilter("always")
+        for n_batch in (5, 5, 3):
+            model.decode(model.encode(torch.randn(n_batch, 3, 13))[:, :, 1:])
+    found = {name: counted_states(counter) for name, counter in recording.counters.items()}
+    assert found["encode.1"] == unit_states(kept["encode.1"], 1)
+    if found["decode.0"] != unit_states(kept["decode.0"], 1):
+        (text,) = ours(caught)
+        assert "decode.0" in text
+        assert "encode.1" not in text
 
 
 def test_attention_of_many_lengths_has_one_number_of_neurons() -> None:
