@@ -77,15 +77,38 @@ def place_outputs(
     made = _made_by(name, given, data, shapes)
     if made is not None:
         return made
+    if all(place.parts is None for _, place in data):
+        return [_from_weights(name, given, args, shape) for shape in shapes]
     rule = _MOVES.get(name)
     if rule is None and "dim" in given and any(len(s) < len(data[0][1].shape) for s in shapes):
         rule = _reduce
     found = []
     for shape in shapes:
-        best = _best(data, shape)
-        moved = None if best.parts is None else (rule or _carry_over)(given, best, shape)
-        found.append(moved)
+        found.append((rule or _carry_over)(given, _best(data, shape), shape))
     return found
+
+
+def _from_weights(name: str, given: Arguments, args: tuple[Any, ...], shape: Shape) -> Parts | None:
+    """Where the neurons of data of unknown origin are, by the weights that meet them."""
+    if name in ("native_layer_norm", "_fused_rms_norm", "rms_norm"):
+        return _on_axis(len(shape) - len(given["normalized_shape"]), shape)
+    if name.endswith(("batch_norm", "group_norm")):
+        return _on_axis(1, shape)
+    found = {axis for part in args if (axis := _scaled_axis(part, shape)) is not None}
+    return _on_axis(found.pop(), shape) if len(found) == 1 else None
+
+
+def _scaled_axis(weight: Any, shape: Shape) -> int | None:
+    """The axis along which a parameter, or a view of one, has a number for each neuron."""
+    if not isinstance(weight, torch.Tensor) or not 0 < weight.ndim <= len(shape):
+        return None
+    if not isinstance(weight if weight._base is None else weight._base, torch.nn.Parameter):
+        return None
+    shift = len(shape) - weight.ndim
+    long = [axis + shift for axis, size in enumerate(weight.shape) if size > 1]
+    if len(long) != 1 or shape[long[0]] != weight.shape[long[0] - shift]:
+        return None
+    return long[0]
 
 
 def _best(data: Sequence[Input], shape: Shape) -> Place:
@@ -286,6 +309,10 @@ def _made_by(
     name: str, given: Arguments, data: Sequence[Input], shapes: Sequence[Shape]
 ) -> list[Parts | None] | None:
     """Results of the operations that make neurons, or bring those of two inputs together."""
+    if name in ("mv", "addmv"):
+        place = _place_of(given.get("mat", given["self"]), data)
+        parts = None if place is None else place.parts
+        return [None if parts is None else tuple(p for p in parts if p.axis == 0)]
     if name in _PRODUCTS:
         return [_product(*_factors(name, given, data), shapes[0])]
     if any(word in name for word in _OTHERS):

@@ -269,6 +269,8 @@ class ChannelAxes:
         if known is not None and known.parts is not None:
             return
         axis = rule_axis(module, shape_of(output))
+        if axis is None:
+            axis = evident_axis(module, shape_of(output))
         if axis is not None:
             self.places.set_axis(output, axis)
         elif source is not None:
@@ -306,6 +308,8 @@ class ChannelAxes:
             refines = isinstance(followed.axis, tuple) and evident in followed.axis
             return Found(evident) if refines and evident is not None else followed
         if evident is not None:
+            if self._is_followed():
+                self.places.set_axis(tensor, evident)
             return Found(evident)
         if not self._is_followed():
             return None

@@ -22,6 +22,8 @@ from tensorstate_callbacks.torch.activations import find_tensor
 from tensorstate_callbacks.torch.axis_rules import Parts, Place, place_outputs, whole
 from tensorstate_callbacks.torch.calls import is_first_run, taken_in, takes_hooks
 
+# Shapes of samples that bring nothing new, after which no others are looked at.
+_MOST_CALM = 8
 # Shapes remembered for tensors of unknown origin; more are forgotten, oldest first.
 _MOST_SHAPES = 4096
 
@@ -70,6 +72,10 @@ class Places:
         return self._by_shape.get(shape_of(tensor))
 
 
+def _sample_shapes(args: Any, kwargs: Any) -> tuple[Any, ...]:
+    return tuple(shape_of(tensor)[1:] for tensor in tensors_in((args, kwargs)))
+
+
 class Axes(Protocol):
     """Whoever wants to know of the axes of a model's tensors.
 
@@ -101,6 +107,10 @@ class Follower:
         self._handles: list[RemovableHandle] = []
         self._hung: tuple[Callable[[], nn.Module | None], Callable[..., Any]] | None = None
         self._is_done = False
+        # Modules that were called from outside of the model, and the shapes of what they took.
+        self._entries: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._shapes: set[tuple[Any, ...]] = set()
+        self._n_calm = 0
         self._local = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,7 +134,7 @@ class Follower:
         Returns:
             Handles that take the hooks off.
         """
-        self.take_off()
+        self._unhook()
         self._hung = weakref.ref(model), wrap
         self._is_done = False
         for module in filter(takes_hooks, model.modules()):
@@ -147,9 +157,12 @@ class Follower:
 
     def take_off(self) -> None:
         """Take all hooks off, and end what an interrupt may have left open."""
+        self._unhook()
+        self._end()
+
+    def _unhook(self) -> None:
         while self._handles:
             self._handles.pop().remove()
-        self._end()
 
     @property
     def _mode(self) -> "Follow | None":
@@ -160,6 +173,8 @@ class Follower:
         if self._mode is not None:
             self._local.depth += 1
         elif not self._is_done and is_first_run():
+            self._entries.add(module)
+            self._shapes.add(_sample_shapes(args, kwargs))
             self._axes.places.begin(tensors_in((args, kwargs)))
             self._local.depth = 1
             self._local.mode = Follow(self._axes.places)
@@ -175,8 +190,29 @@ class Follower:
         if self._local.depth <= 0:
             self._end()
             if self._axes.is_enough():
-                self._is_done = True
-                self.take_off()
+                self._rest()
+
+    def _rest(self) -> None:
+        """Follow no further, unless the model is given samples of another shape.
+
+        It may compute something else of them. Where a few shapes brought nothing new, no more are
+        looked at.
+        """
+        self._is_done = True
+        self._unhook()
+        self._n_calm += 1
+        if self._hung is not None and self._n_calm < _MOST_CALM:
+            _, wrap = self._hung
+            for module in self._entries:
+                hook = module.register_forward_pre_hook(wrap(self._look), with_kwargs=True)
+                self._handles.append(hook)
+
+    def _look(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._mode is not None or not is_first_run():
+            return
+        if _sample_shapes(args, kwargs) not in self._shapes:
+            self.follow_again()
+            self._enter(module, args, kwargs)
 
     def _end(self) -> None:
         mode, self._local.mode = self._mode, None
@@ -226,7 +262,8 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         places = self._places
         outputs = list(tensors_in(output))
-        if not outputs:
+        # What is made anew, after the type of some tensor, holds nothing of it.
+        if not outputs or "aten.new_" in str(func):
             return
         taken = list(tensors_in((args, kwargs)))
         data = [(t, place) for t in taken if (place := places.get(t)) is not None]
@@ -279,6 +316,9 @@ def resolve(parts: Sequence[Any], shape: tuple[int, ...]) -> Axis | None:
     """
     whole_axes = [p.axis for p in parts if p.inner == 1 and p.extent == shape[p.axis]]
     mixed = [p.axis for p in parts if p.axis not in whole_axes]
+    if len(whole_axes) > 1:
+        # Where samples passed for groups of channels, as in convolutions with weights of their own.
+        whole_axes = [axis for axis in whole_axes if axis]
     # Features that were flattened together are neurons together, samples aren't.
     axes = whole_axes or list(dict.fromkeys(axis for axis in mixed if axis))
     if not axes and mixed:

@@ -2,7 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,7 @@ from torch.nn.modules.loss import _Loss
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tensorstate_callbacks.errors import NoLayerMatchedError, TensorStateWarning
-from tensorstate_callbacks.selection import Patterns, select_layers
+from tensorstate_callbacks.selection import Pattern, Patterns, check_patterns, select_layers
 
 # What torch.compile, FSDP and activation checkpointing put between a module and its name.
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -68,6 +69,8 @@ def pick_layers(
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model must be a torch.nn.Module; got {type(model).__name__}")
     layers = named_layers(model)
+    if attach_to is not None:
+        layers = _with_measures(model, layers, check_patterns("attach_to", attach_to))
     certain, tentative = _find_default(layers)
     default = [name for name in layers if name in certain or name in tentative]
     # The only one makes the output.
@@ -101,19 +104,37 @@ def _without_bypassed(model: nn.Module, picked: dict[str, nn.Module]) -> dict[st
     return {name: layer for name, layer in picked.items() if name not in left_out}
 
 
-def named_layers(model: nn.Module) -> dict[str, nn.Module]:
+def _with_measures(
+    model: nn.Module, layers: dict[str, nn.Module], patterns: Iterable[Pattern]
+) -> dict[str, nn.Module]:
+    """Add what metrics and losses have inside, where it is asked for by name."""
+    asked = {
+        name: layer
+        for name, layer in named_layers(model, with_measures=True).items()
+        if name not in layers
+        and any(isinstance(p, str) and p != "*" and fnmatchcase(name, p) for p in patterns)
+    }
+    return {**layers, **asked}
+
+
+def named_layers(model: nn.Module, *, with_measures: bool = False) -> dict[str, nn.Module]:
     """Return every module inside the model, in the model's order; each one once.
 
     Names are those of `named_modules`, without what `torch.compile`, FSDP, activation
-    checkpointing and data parallelism add. What metrics and losses have inside is no part of the
-    model. A model without modules inside is its own only layer, named by its class.
+    checkpointing and data parallelism add. A model without modules inside is its own only layer,
+    named by its class.
+
+    Args:
+        model: The model.
+        with_measures: Whether what metrics and losses have inside, which is no part of the model,
+            is named too.
     """
     model = unwrap(model)
     layers: dict[str, nn.Module] = {}
     measures = {
         id(inner)
         for outer in model.modules()
-        if outer is not model and _is_measure(outer)
+        if outer is not model and not with_measures and _is_measure(outer)
         for inner in outer.modules()
     }
     for path, module in model.named_modules():
