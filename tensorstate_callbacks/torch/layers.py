@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -11,8 +10,10 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from tensorstate_callbacks.errors import NoLayerMatchedError, TensorStateWarning
 from tensorstate_callbacks.selection import Patterns, matches, select_layers
 
-# What torch.compile, FSDP and activation checkpointing put between a module and its name.
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+# What torch.compile, FSDP, activation checkpointing and Fabric put between a module and its name.
+_WRAPPERS = frozenset(
+    {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+)
 
 
 def pick_layers(
@@ -60,8 +61,8 @@ def named_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return every module inside the model, in the model's order; each one once.
 
     Names are those of `named_modules`, without what `torch.compile`, FSDP, activation
-    checkpointing and data parallelism add. A model without modules inside is its own only layer,
-    named by its class.
+    checkpointing, data parallelism and Fabric add. A model without modules inside is its own only
+    layer, named by its class.
     """
     model = _unwrap(model)
     layers: dict[str, nn.Module] = {}
@@ -91,10 +92,17 @@ def _has_neurons(name: str, layer: nn.Module) -> bool:
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
-    while True:
-        inner: Any = getattr(model, "_orig_mod", None)
-        if isinstance(model, (DataParallel, DistributedDataParallel)):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
+    while (inner := _wrapped(model)) is not None:
         model = inner
+    return model
+
+
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    """What a module runs that only wraps another, or None."""
+    # By what it holds: Fabric's wrapper gives the attributes of its module for its own.
+    held = model._modules
+    if isinstance(model, (DataParallel, DistributedDataParallel)):
+        return held["module"]
+    if "_original_module" in held and "_forward_module" in held:
+        return held["_forward_module"]
+    return held.get("_orig_mod")
