@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from tensorstate_callbacks import ProbeError, build_efficiency_model
 from tensorstate_callbacks.torch import record
-from tensorstate_callbacks.torch.following import Follow, Places, resolve
+from tensorstate_callbacks.torch.following import Follow
+from tensorstate_callbacks.torch.places import Places, resolve
 
 Move = Callable[[torch.Tensor], torch.Tensor]
 
