@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from tensorstate_callbacks.channel_axis import ChannelAxis
 from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Method
 
@@ -19,6 +20,7 @@ def build_efficiency_model(
     keep_raw: bool = False,
     threshold: float = 0.0,
     resume: bool = False,
+    channel_axis: ChannelAxis = None,
 ) -> Any:
     """Have some of a model's layers capture their states whenever it runs.
 
@@ -39,6 +41,10 @@ def build_efficiency_model(
         keep_raw: Keep them in memory.
         threshold: A neuron fires where its activation is above it; finite.
         resume: Go on with what `storage_path` holds of an earlier run, up to its last whole batch.
+        channel_axis: Axis of the neurons in the layers' tensors, batch axis included, where it
+            isn't the one that layers and the way of the data tell: an axis; a tuple of axes that
+            are one unit together; a mapping of layer names, globs, class names or types to these;
+            or a callable `(name, layer, tensor)` that returns one, or None.
 
     Raises:
         FileExistsError: `storage_path` holds states of an earlier run, and `resume` isn't set.
@@ -64,6 +70,7 @@ def build_efficiency_model(
         keep_raw=keep_raw,
         threshold=threshold,
         resume=resume,
+        channel_axis=channel_axis,
     )
 
 

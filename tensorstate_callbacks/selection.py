@@ -1,4 +1,4 @@
-"""A model's layers in, the layers to probe out."""
+"""Pick the layers to probe out of a model's, by name, class or predicate."""
 
 import fnmatch
 import warnings
@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 from tensorstate_callbacks.errors import NoLayerMatchedError, TensorStateWarning
 
 Pattern: TypeAlias = str | type | Callable[[str, Any], bool]
-Patterns: TypeAlias = Pattern | Sequence[Pattern]
+# Written out with strings first: LightningCLI saves a value as the first type that takes it.
+Patterns: TypeAlias = str | Sequence[str] | type | Callable[[str, Any], bool] | Sequence[Pattern]
 
 _GLOB = frozenset("*?[")
 

@@ -29,12 +29,13 @@ def run(name: str, n_ranks: int, deadline: float = 120) -> list[dict[str, Any]]:
     Raises:
         AssertionError: One raised an error or didn't end; the message has its output.
     """
+    paths = [str(TESTS), str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, __file__, name, str(n_ranks), folder, str(deadline)],
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             check=False,
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -28,7 +28,7 @@ from rank_models import (
 )
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 from torch_models import images, small_net
 
 from tensorstate_callbacks import EfficiencyReport, ProbeError, RankError
@@ -99,6 +99,48 @@ def dealt(inputs: torch.Tensor, batch_size: int) -> DataLoader[Any]:
     dataset = TensorDataset(inputs)
     sampler = DistributedSampler(dataset, shuffle=False) if n_ranks() > 1 else None
     return DataLoader(dataset, batch_size, sampler=sampler)
+
+
+def dealt_twice() -> DataLoader[Any]:
+    """Dealt by a sampler, for Accelerate to deal once more."""
+    return DataLoader(range(9), 4, sampler=DistributedSampler(range(9), 2, 0, shuffle=False))
+
+
+def accelerated() -> dict[str, Any]:
+    """The reports of loops over loaders that Accelerate has prepared in several ways."""
+    from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration
+
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(images(11))
+
+    def run(kind: str, dataset: Any, **options: Any) -> dict[str, Any]:
+        config = DataLoaderConfiguration(**options)
+        accelerator = Accelerator(cpu=True, dataloader_config=config)
+        model = small_net()
+        loader = accelerator.prepare(DataLoader(dataset, 4))
+
+        def report() -> EfficiencyReport:
+            with record(model, ["Conv2d", "Linear"]) as recording, torch.no_grad():
+                for batch in recording.batches(loader) if kind == "batches" else loader:
+                    model(batch)
+            return recording.report(process_group=group(), accuracy=0.75)
+
+        found, told = quietly(report)
+        return {"told": told, "report": found.to_dict()}
+
+    return {
+        "plain": run("plain", images(10)),
+        "batches": run("batches", images(10)),
+        "split": run("plain", images(10), split_batches=True),
+        "uneven": run("plain", images(10), even_batches=False),
+        "dispatched": run("plain", images(11), dispatch_batches=True),
+        "dispatched_split": run("batches", images(11), dispatch_batches=True, split_batches=True),
+        "stream": run("plain", Stream()),
+        "stream_batches": run("batches", Stream()),
+        "unknown": run("batches", Stream(), dispatch_batches=False),
+    }
 
 
 def loop(

@@ -1,12 +1,10 @@
-"""Names of a Keras model's layers, the default ones, and where their neurons lie."""
+"""Names of a Keras model's layers, the default ones, and which one makes the output."""
 
 import keras
 import numpy as np
-import pytest
 from keras import layers
 
 from tensorstate_callbacks.keras.layers import (
-    channel_axis,
     default_names,
     first_tensor,
     named_layers,
@@ -84,23 +82,6 @@ def test_an_output_past_the_network_leaves_what_it_comes_from_in():
     second = layers.Conv2D(4, 3, name="second")(first)
     pooled = layers.GlobalAveragePooling2D()(second)
     assert default_of(keras.Model(inputs, pooled)) == ["first"]
-
-
-@pytest.mark.parametrize(
-    ("layer", "axis"),
-    [
-        (layers.Conv2D(3, 3), -1),
-        (layers.Conv2D(3, 3, data_format="channels_first"), 1),
-        (layers.MaxPooling2D(data_format="channels_first"), 1),
-        (layers.BatchNormalization(axis=1), 1),
-        (layers.BatchNormalization(), -1),
-        (layers.LayerNormalization(axis=[1, 2]), -1),
-        (layers.Dense(3), -1),
-        (layers.LSTM(3), -1),
-    ],
-)
-def test_axis_of_the_neurons(layer, axis):
-    assert channel_axis(layer) == axis
 
 
 def test_the_first_tensor_is_found():

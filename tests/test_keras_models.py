@@ -136,7 +136,9 @@ def test_attention_and_its_parts():
     reports = watch(model, x, "attention/*", exclude=["*softmax*", "*dropout*"])
     query = np.einsum("abc,cde->abde", x, attention.query_dense.get_weights()[0])
     query = query + attention.query_dense.get_weights()[1]
-    assert reports["attention/query"].n_states == N * 6 * 2
+    query = query.reshape(N, 6, 8)
+    assert reports["attention/query"].n_neurons == 2 * 4
+    assert reports["attention/query"].n_states == N * 6
     # By NumPy's sums, whose last bits are others: a state may differ where an activation is near 0.
     assert reports["attention/query"].entropy == pytest.approx(
         entropy(count_states(query)), rel=1e-2

@@ -85,8 +85,10 @@ def test_counts_are_those_of_numpy_on_the_very_same_activations(build, monkeypat
     monkeypatch.setattr(Recorder, "observe_later", keeps)
     model, callback = compiled(build()), EfficiencyCallback()
     fit(model, callback, epochs=1)
-    assert list(seen) == list(callback.last.layers)
-    for name, batches in seen.items():
+    # Which layer of a subclassed model makes the output is known when its first batch is through.
+    assert [name for name in seen if name != "out"] == list(callback.last.layers)
+    for name in callback.last.layers:
+        batches = seen[name]
         counts = count_states(np.concatenate(batches))
         layer = callback.last.layers[name]
         assert len(batches) == 3

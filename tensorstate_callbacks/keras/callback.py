@@ -2,28 +2,26 @@
 
 import weakref
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import keras
-import numpy.typing as npt
 
 from tensorstate_callbacks.accuracy import FoundAccuracy, find_accuracy
+from tensorstate_callbacks.channel_axis import ChannelAxis, check_channel_axis
 from tensorstate_callbacks.evaluation import conclude
 from tensorstate_callbacks.history import History
 from tensorstate_callbacks.keras.accuracy_key import accuracy_keys
 from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.fit_frame import find_caller
-from tensorstate_callbacks.keras.layers import channel_axis, default_names, named_layers
 from tensorstate_callbacks.keras.legacy import check_not_keras_2
-from tensorstate_callbacks.keras.probes import Probe
-from tensorstate_callbacks.keras.processes import check_not_a_worker, check_one_process
-from tensorstate_callbacks.keras.recurrent import check_outside_loops
+from tensorstate_callbacks.keras.picking import ids_of_layers, pick_probes
+from tensorstate_callbacks.keras.processes import check_not_a_worker
 from tensorstate_callbacks.keras.trackers import find_trackers
+from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.keras.window import BuiltFunction, EvaluateGuard, Window
 from tensorstate_callbacks.recorder import Recorder
 from tensorstate_callbacks.report import EfficiencyReport
-from tensorstate_callbacks.selection import Patterns, select_layers
+from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Accuracy, Method, Settings
 from tensorstate_callbacks.tracking.tracker import Trackers
 from tensorstate_callbacks.warn_once import WarnOnce
@@ -43,7 +41,9 @@ class EfficiencyCallback(keras.callbacks.Callback):
     Args:
         attach_to: Which layers to probe: a class name (`"Conv2D"`), a layer name or glob
             (`"block_*/conv"`), a type, a predicate `(name, layer) -> bool`, or a sequence of these.
-            None takes every convolution and dense layer except the one that makes the output.
+            A layer inside another model is found by its path (`"inner/conv"`), and by its own name
+            where no other has it. None takes every convolution and dense layer except the one that
+            makes the output: in a subclassed model, the one that is called last.
         exclude: Which of them to leave out, in the same forms.
         method: `"after"` probes the layers' outputs, `"before"` their inputs (named
             `<layer>.input`), `"both"` both.
@@ -52,7 +52,14 @@ class EfficiencyCallback(keras.callbacks.Callback):
             the evaluation's logs, without `val_`, and returns it; None looks for the usual names.
         threshold: A neuron fires where its activation is above it; finite.
         alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
-        every_n_epochs: Record every n-th epoch's evaluation only.
+        channel_axis: Axis of the neurons in the layers' tensors, batch axis included, where it
+            isn't the one that layers and the way of the data tell: an axis; a tuple of axes that
+            are one unit together, as heads and their size `(-2, -1)`; a mapping of layer names,
+            globs, class names or types to these; or a callable `(name, layer, tensor)` that
+            returns one, or None. Axes may be negative.
+        every_n_epochs: Record every n-th epoch's evaluation only. Keras's `CSVLogger` fixes its
+            columns in the first epoch, in which keys are missing if n is above 1: they never get a
+            column. Log with another callback then, or write `callback.history.to_frame()`.
         prefix: Put before the metrics' names: `"x_"` gives `val_x_aiq`.
         layer_metrics: True logs each layer's efficiency, False nothing of the layers; or names of
             figures: `"efficiency"`, `"entropy"`, `"coverage"`, `"dead"`, `"distinct"`.
@@ -70,11 +77,18 @@ class EfficiencyCallback(keras.callbacks.Callback):
 
     Raises:
         NoLayerMatchedError: As training begins: nothing matched; says what the model has.
-        ProbeError: After the evaluation: a layer's activations can't be counted; names the layer.
+        ProbeError: A layer's activations can't be counted; names the layer. As training begins
+            where the model's graph shows it, else in or after the evaluation.
         TypeError: An argument is of the wrong kind, or the model is one of Keras 2.
         ValueError: An argument is out of its range, the Keras backend is not supported, or
             TF_CONFIG names several TensorFlow workers. As training begins: a layer is the cell of a
-            recurrent one, or processes share the model.
+            recurrent one, a key of `channel_axis` matches no probed layer, or processes share the
+            model.
+
+    Warns:
+        TensorStateWarning: Once a fit each: nothing tells which axis holds a layer's neurons; the
+            probed layers hold less than nine tenths of the weights, though none were chosen; masks
+            say that padding is counted; layers have nothing to count.
 
     Example:
         callback = tensorstate_callbacks.keras.EfficiencyCallback()
@@ -93,6 +107,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
         accuracy: Accuracy = None,
         threshold: float = 0.0,
         alpha: float = 1,
+        channel_axis: ChannelAxis = None,
         every_n_epochs: int = 1,
         prefix: str = "",
         layer_metrics: bool | Sequence[str] = True,
@@ -116,13 +131,35 @@ class EfficiencyCallback(keras.callbacks.Callback):
             figures=figures,
             tracking=tracking,
         )
-        self._backend = current_backend()
+        self.channel_axis = check_channel_axis(channel_axis)
+        # Says that there is no such backend before a model is trained.
+        current_backend()
         check_not_a_worker()
         self.history = History()
-        self.probes: list[Probe] = []
+        self._begin_anew()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy keeps: settings and history, nothing of a model or a fit under way."""
+        kept = dict(vars(self))
+        for name in self._PASSING:
+            kept.pop(name, None)
+        # Also of a shallow copy: each callback goes on by itself.
+        kept["history"] = History(self.history)
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin_anew()
+
+    _PASSING = (
+        *("watch", "built", "_warn", "_window", "_guard", "_epoch", "_fit", "_in_fit"),
+        *("_trackers", "_layer_ids", "_reported", "_model", "params"),
+    )
+
+    def _begin_anew(self) -> None:
+        self.watch = Watch({}, {}, self._settings, None, WarnOnce())
         self.built: BuiltFunction | None = None
         self._warn = WarnOnce()
-        self._recorder: Recorder | None = None
         self._window: Window | None = None
         self._guard: EvaluateGuard | None = None
         self._epoch = 0
@@ -132,6 +169,10 @@ class EfficiencyCallback(keras.callbacks.Callback):
         # Layers of the fit's latest report.
         self._reported: tuple[str, ...] | None = None
         self._trackers = Trackers()
+        self._layer_ids: list[int] = []
+        # Keras's own.
+        self._model: Any = None
+        self.params: Any = None
 
     @property
     def last(self) -> EfficiencyReport | None:
@@ -148,7 +189,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
         caller = find_caller()
         self._warn.reset()
         self._reported = None
-        self.probes = self._pick_probes()
+        self._pick_probes()
         self._fit = None if caller.callback_list is None else weakref.ref(caller.callback_list)
         self._guard = EvaluateGuard.share(self.model, caller.callback_list)
         if caller.has_validation is False:
@@ -158,7 +199,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
                 "is logged: give fit validation_data or validation_split",
             )
         self._trackers = find_trackers(caller.callback_list, self._settings)
-        self._trackers.begin(self._settings, self._probe_names())
+        self._trackers.begin(self._settings, self.watch.names())
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Note the epoch."""
@@ -171,16 +212,19 @@ class EfficiencyCallback(keras.callbacks.Callback):
         self._in_fit = fit is not None and fit is caller.callback_list
         if not self._in_fit:
             self._warn.reset()
-            self.probes = self._pick_probes()
+            self._pick_probes()
         elif not self._settings.is_due(self._epoch):
             return
-        self._recorder = Recorder(self._probe_names(), threshold=self._settings.threshold)
-        self._window = Window.join(self.model, self, caller.callback_list)
+        elif self._layer_ids != ids_of_layers(self.model):
+            # Layers were added since, or built with their first batch.
+            self._pick_probes()
+        self.watch.recorder = Recorder(self.watch.names(), threshold=self._settings.threshold)
+        self._window = Window.join(self.model, self, caller.callback_list, caller.method)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Finish an evaluation that wasn't made by Keras's own `evaluate`."""
         window = self._window
-        if self._recorder is not None and window is not None:
+        if self.watch.recorder is not None and window is not None:
             added = window.conclude(logs or {})
             window.close()
             if logs is not None:
@@ -203,13 +247,13 @@ class EfficiencyCallback(keras.callbacks.Callback):
         Args:
             logs: Results of the evaluation, under their names without `val_`.
         """
-        recorder, self._recorder, self._window = self._recorder, None, None
+        recorder, self.watch.recorder, self._window = self.watch.recorder, None, None
         if not self._in_fit:
             self.built = None
         if recorder is None:
             return {}
         report = conclude(
-            recorder,
+            self.watch.counted(recorder),
             self._find_accuracy(logs),
             self._settings,
             self._warn,
@@ -228,30 +272,9 @@ class EfficiencyCallback(keras.callbacks.Callback):
             self._settings.prefix, layer_metrics=self._settings.layer_metrics, with_stage=False
         )
 
-    def _pick_probes(self) -> list[Probe]:
-        check_one_process(self.model)
-        layers = named_layers(self.model)
-        default = default_names(self.model, layers)
-        picked = select_layers(
-            layers, self._settings.attach_to, self._settings.exclude, default=default
-        )
-        check_outside_loops(picked, layers)
-        return [
-            Probe(layer, *self._settings.probe_names(name), partial(self._tap, channel_axis(layer)))
-            for name, layer in picked.items()
-        ]
-
-    def _probe_names(self) -> list[str]:
-        return [name for probe in self.probes for name in (probe.before, probe.after) if name]
-
-    def _tap(self, axis: int, name: str, tensor: Any) -> Any:
-        if tensor is None:
-            return None
-        return self._backend.tap(tensor, partial(self._observe, axis, name))
-
-    def _observe(self, axis: int, name: str, activations: npt.ArrayLike) -> None:
-        if self._recorder is not None:
-            self._recorder.observe_later(name, activations, axis)
+    def _pick_probes(self) -> None:
+        self.watch = pick_probes(self.model, self._settings, self.channel_axis, self._warn)
+        self._layer_ids = ids_of_layers(self.model)
 
     def _find_accuracy(self, logs: Mapping[str, Any]) -> FoundAccuracy:
         accuracy = self._settings.accuracy

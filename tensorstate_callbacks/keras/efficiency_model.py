@@ -6,8 +6,18 @@ from typing import Any
 
 import keras
 
+from tensorstate_callbacks.channel_axis import (
+    Axis,
+    ChannelAxis,
+    check_channel_axis,
+    check_keys,
+    given_axis,
+)
 from tensorstate_callbacks.errors import TensorStateWarning
-from tensorstate_callbacks.keras.layers import channel_axis, default_names, named_layers
+from tensorstate_callbacks.keras.axis_graph import LayerAxes, axes_of_layers
+from tensorstate_callbacks.keras.axis_rules import Axes
+from tensorstate_callbacks.keras.layers import default_names, named_layers, with_paths
+from tensorstate_callbacks.keras.picking import given_by_path
 from tensorstate_callbacks.keras.rebuild import (
     Around,
     Rebuild,
@@ -36,6 +46,7 @@ def build(
     keep_raw: bool = False,
     threshold: float = 0.0,
     resume: bool = False,
+    channel_axis: ChannelAxis = None,
 ) -> keras.Model:
     """Rebuild a model with a `StateCapture` before or after some of its layers.
 
@@ -52,6 +63,8 @@ def build(
         keep_raw: Keep them in memory.
         threshold: A neuron fires where its activation is above it; finite.
         resume: Go on with what the folder holds of an earlier run.
+        channel_axis: Axis of the neurons where it isn't the one that layers and the way of the
+            data tell; see `EfficiencyCallback`. A callable is given symbolic tensors.
 
     Returns:
         The new model, with its captures in `efficiency_layers`, in the order of the forward pass.
@@ -83,19 +96,23 @@ def build(
                 f"with {options}: call remove_state_layers(model) first"
             )
     around = {}
-    for name, layer in _pick(model, settings).items():
+    picked = _pick(model, settings)
+    axes = _find_axes(model, picked, check_channel_axis(channel_axis))
+    for name, layer in picked.items():
         stem = name.replace("/", ".")
         before, after = (
             None
             if probe is None or f"{stem}_{side}_states" in there
             else PlacedCapture(
                 f"{stem}_{side}_states",
-                channel_axis=channel_axis(layer),
+                channel_axis=axis,
                 storage_path=storage_path,
                 resume=resume,
                 **options,
             )
-            for probe, side in zip(settings.probe_names(name), ("pre", "post"), strict=True)
+            for probe, side, axis in zip(
+                settings.probe_names(name), ("pre", "post"), axes[name], strict=True
+            )
         )
         if before or after:
             around[id(layer)] = Around(before, after)
@@ -160,8 +177,13 @@ def _pick(model: keras.Model, settings: Settings) -> dict[str, keras.layers.Laye
         for name, layer in named_layers(model).items()
         if not isinstance(layer, PlacedCapture)
     }
-    default = default_names(model, layers)
-    picked = select_layers(layers, settings.attach_to, settings.exclude, default=default)
+    default, attach_to = default_names(model, layers), settings.attach_to
+    picked = select_layers(
+        layers,
+        None if attach_to is None else with_paths("attach_to", attach_to, layers),
+        with_paths("exclude", settings.exclude, layers),
+        default=default,
+    )
     reached = {id(layer) for layer in layers_within_reach(model)}
     inside = [name for name, layer in picked.items() if id(layer) not in reached]
     if inside:
@@ -173,6 +195,31 @@ def _pick(model: keras.Model, settings: Settings) -> dict[str, keras.layers.Laye
             raise ValueError(problem)
         warnings.warn(f"left out {problem}", TensorStateWarning, stacklevel=3)
     return {name: layer for name, layer in picked.items() if name not in inside}
+
+
+def _find_axes(
+    model: keras.Model, picked: dict[str, keras.layers.Layer], given: ChannelAxis
+) -> dict[str, tuple[Axis | None, Axis | None]]:
+    """Return the axes of what each layer takes and gives; None leaves it to the capture."""
+    layers = named_layers(model)
+    given = given_by_path(given, layers)
+    check_keys(given, picked)
+    graph = axes_of_layers(model, layers.values())
+    axes: dict[str, tuple[Axis | None, Axis | None]] = {}
+    for name, layer in picked.items():
+        nodes = getattr(layer, "_inbound_nodes", ())
+        tensors = (nodes[0].input_tensors[0], nodes[0].output_tensors[0]) if nodes else (None, None)
+        taken, made = (given_axis(given, name, layer, tensor) for tensor in tensors)
+        known = graph.get(id(layer), LayerAxes(None, None))
+        axes[name] = (
+            _alone(known.before) if taken is None else taken,
+            _alone(known.after) if made is None else made,
+        )
+    return axes
+
+
+def _alone(axes: Axes | None) -> Axis | None:
+    return axes[0] if axes is not None and len(axes) == 1 else axes
 
 
 def _placed(model: Any) -> list[PlacedCapture]:

@@ -16,10 +16,12 @@ class Caller(NamedTuple):
         callback_list: Keras's list of the callbacks of that call: it lives as long as the call,
             also when the call ends in an exception. None where the hook was called otherwise.
         has_validation: Whether fit was given validation data; None where that can't be told.
+        method: The method of the model that calls: `fit`, `evaluate`; or a function of the user's.
     """
 
     callback_list: Any
     has_validation: bool | None
+    method: str = ""
 
 
 def find_caller() -> Caller:
@@ -32,6 +34,6 @@ def find_caller() -> Caller:
         if isinstance(callback_list, keras.callbacks.CallbackList):
             fit = frame.f_back.f_locals
             given = fit["validation_data"] is not None if "validation_data" in fit else None
-            return Caller(callback_list, given)
+            return Caller(callback_list, given, frame.f_back.f_code.co_name)
         frame = frame.f_back
     return Caller(None, None)

@@ -9,14 +9,7 @@ import numpy.typing as npt
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from tensorstate_callbacks.keras.backends import current_backend
-
-try:
-    from keras.src.backend.common.symbolic_scope import in_symbolic_scope
-except ImportError:  # Keras before 3.4
-
-    def in_symbolic_scope() -> bool:
-        """Tell whether shapes are being worked out: on PyTorch there is no other such scope."""
-        return keras.backend.backend() == "torch" and get_stateless_scope() is not None
+from tensorstate_callbacks.keras.symbolic import in_symbolic_scope
 
 
 def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:

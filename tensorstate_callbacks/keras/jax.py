@@ -10,6 +10,7 @@ import jax
 import keras
 import numpy.typing as npt
 from jax.experimental import io_callback
+from jax.experimental.sparse import JAXSparse
 
 from tensorstate_callbacks.instance_override import InstanceOverride
 from tensorstate_callbacks.keras.test_function import make_uncompiled
@@ -25,6 +26,8 @@ State: TypeAlias = tuple[Any, ...]
 
 def tap(tensor: jax.Array, observe: Observe) -> None:
     """Give a tensor's values to `observe`, once each time the step runs, when it has run."""
+    if isinstance(tensor, JAXSparse):
+        tensor = tensor.todense()
     taps = _taps.get()
     if taps is None:
         # A test function of the model's own making, which doesn't call its test step.
@@ -49,6 +52,8 @@ def build_test_function(model: keras.Model) -> Callable[..., Any]:
             return function(*args)
         finally:
             override.restore()
+            # Whatever the step gives to the host has arrived when it is over.
+            jax.effects_barrier()  # type: ignore[no-untyped-call]
 
     return run
 

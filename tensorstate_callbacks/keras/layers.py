@@ -1,11 +1,13 @@
-"""A Keras model in, its layers under unique names out, and what about them matters to a probe."""
+"""Name a Keras model's layers, and find the ones that are probed by default."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import keras
 
+from tensorstate_callbacks.errors import NoLayerMatchedError
 from tensorstate_callbacks.keras.recurrent import within_loops
+from tensorstate_callbacks.selection import Pattern, Patterns, check_patterns, matches
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -48,34 +50,93 @@ def named_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     return found
 
 
-def default_names(model: keras.Model, layers: dict[str, keras.layers.Layer]) -> list[str]:
-    """Return the names of all convolution and dense layers but those that make the output.
+def with_paths(
+    argument: str, patterns: Patterns, layers: Mapping[str, keras.layers.Layer]
+) -> tuple[Pattern, ...]:
+    """Return patterns with the paths of layers in place of their own names.
+
+    Args:
+        argument: What the patterns are given as.
+        patterns: See `selection.select_layers`.
+        layers: Every layer of the model under its path.
+
+    Raises:
+        NoLayerMatchedError: Several layers inside of others have that name.
+        TypeError: A pattern is of the wrong kind.
+    """
+    found = check_patterns(argument, patterns)
+    return tuple(path_of(argument, pattern, layers) for pattern in found)
+
+
+def path_of(argument: str, pattern: Pattern, layers: Mapping[str, keras.layers.Layer]) -> Pattern:
+    """Return the path of the layer that has a pattern as its own name, else the pattern."""
+    if not isinstance(pattern, str):
+        return pattern
+    if any(matches(pattern, path, layer) for path, layer in layers.items()):
+        return pattern
+    paths = [path for path, layer in layers.items() if layer.name == pattern]
+    if len(paths) > 1:
+        raise NoLayerMatchedError(
+            f"{argument}: {len(paths)} layers are named {pattern!r}: {', '.join(paths)}. Name one "
+            f"by its path, or all of them by '*/{pattern}'"
+        )
+    return paths[0] if paths else pattern
+
+
+class DefaultLayers(NamedTuple):
+    """The layers that are probed if none are asked for.
+
+    Attributes:
+        names: All convolution and dense layers, but for those that are known to make the output.
+        contenders: Sets of these, of each of which the one called last makes an output: that is
+            known as soon as the model runs.
+        makers: The layers that are known to make an output.
+    """
+
+    names: list[str]
+    contenders: list[frozenset[str]]
+    makers: frozenset[str]
+
+
+def default_layers(model: keras.Model, layers: dict[str, keras.layers.Layer]) -> DefaultLayers:
+    """Return all convolution and dense layers but those that make the output.
 
     What recurrent layers run in their loops is left out, too.
 
     In a functional or sequential model these are the ones reached first on the way back from each
-    output; in a subclassed model, whose way can't be told, it is the last one defined.
+    output. In a subclassed model, or a layer with layers inside, whose way can't be told without
+    running it, it is the last one called.
     """
     loops = within_loops(layers)
-    names = [
-        name
+    names = {
+        id(layer): name
         for name, layer in layers.items()
         if isinstance(layer, _CONVOLUTIONS + _DENSE) and name not in loops
-    ]
+    }
     outputs = _symbolic_outputs(model)
-    if outputs is None:
-        return names[:-1]
-    makers = {id(layer) for layer in _makers(outputs, set())}
-    return [name for name in names if id(layers[name]) not in makers]
+    groups = [list(names)] if outputs is None else _makers(outputs, set())
+    contenders: list[frozenset[str]] = []
+    makers: set[str] = set()
+    for group in groups:
+        members = frozenset(names[key] for key in group if key in names)
+        if len(members) > 1:
+            contenders.append(members)
+        makers |= members if len(members) == 1 else set()
+    probed = [name for name in names.values() if name not in makers]
+    return DefaultLayers(probed, contenders, frozenset(makers))
 
 
-def channel_axis(layer: keras.layers.Layer) -> int:
-    """Return the axis of the neurons in the layer's input and output."""
-    if getattr(layer, "data_format", None) == "channels_first":
-        return 1
-    # Normalization layers say which axis they treat as features.
-    axis = getattr(layer, "axis", -1)
-    return axis if isinstance(axis, int) else -1
+def default_names(model: keras.Model, layers: dict[str, keras.layers.Layer]) -> list[str]:
+    """Return the names of the default layers as far as they are known without running the model.
+
+    Where the order of calls would tell which one makes the output, the last one defined is taken.
+    """
+    default = default_layers(model, layers)
+    last = {
+        next(name for name in reversed(default.names) if name in group)
+        for group in default.contenders
+    }
+    return [name for name in default.names if name not in last]
 
 
 def first_tensor(structure: Any) -> Any:
@@ -93,24 +154,27 @@ def _symbolic_outputs(model: keras.Model) -> list[Any] | None:
     return list(outputs) if outputs else None
 
 
-def _makers(tensors: Iterable[Any], visited: set[int]) -> Iterator[keras.layers.Layer]:
-    """Yield the convolution and dense layers that come first on the way back from the tensors."""
+def _makers(tensors: Iterable[Any], visited: set[int]) -> Iterator[list[int]]:
+    """Yield the convolution and dense layers that come first on the way back from the tensors.
+
+    Each as the list of its `id`, or of several where an operation has them inside.
+    """
     for tensor in tensors:
         operation, node_index, _ = tensor._keras_history
         if id(operation) in visited:
             continue
         visited.add(id(operation))
         if isinstance(operation, _CONVOLUTIONS + _DENSE):
-            yield operation
+            yield [id(operation)]
         elif isinstance(operation, keras.Model) and _symbolic_outputs(operation):
             yield from _makers(operation.outputs, visited)
         else:
             inner = [
-                layer
+                id(layer)
                 for layer in getattr(operation, "_flatten_layers", list)()
                 if isinstance(layer, _CONVOLUTIONS + _DENSE)
             ]
             if inner:
-                yield inner[-1]
+                yield inner
             else:
                 yield from _makers(operation._inbound_nodes[node_index].input_tensors, visited)

@@ -1,6 +1,6 @@
 """Pass-through wrappers around layers' calls, in place only while a test step runs or is traced."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -9,13 +9,30 @@ from typing import Any, NamedTuple, Protocol
 import keras
 
 from tensorstate_callbacks.instance_override import InstanceOverride
+from tensorstate_callbacks.keras.axis_flow import AxisFlow
 from tensorstate_callbacks.keras.layers import first_tensor
+from tensorstate_callbacks.keras.symbolic import in_symbolic_scope
 
 
-class Tap(Protocol):
-    """What a probe does with the tensor of one of its layers."""
+class Call(NamedTuple):
+    """A call of a probed layer, as far as it has come.
 
-    def __call__(self, name: str, tensor: Any) -> Any:
+    Attributes:
+        arguments: What the layer is called with, `(args, kwargs)`.
+        flow: What is known of the axes of tensors; None once all axes are settled.
+    """
+
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    flow: AxisFlow | None
+
+
+class Observer(Protocol):
+    """Who takes the tensors of probed layers."""
+
+    def begin_pass(self) -> None:
+        """Take note that the model is called."""
+
+    def take(self, probe: "Probe", name: str, tensor: Any, call: Call) -> Any:
         """Take the tensor for the probe `name`; return the one to go on with, or None."""
 
 
@@ -23,37 +40,100 @@ class Probe(NamedTuple):
     """One layer to watch.
 
     Attributes:
+        name: Of the layer.
         layer: The layer.
         before: Name of the probe at its input, or None.
         after: Name of the probe at its output, or None.
-        tap: Takes the tensors.
+        observer: Takes the tensors.
     """
 
+    name: str
     layer: keras.layers.Layer
     before: str | None
     after: str | None
-    tap: Tap
+    observer: Observer
+
+
+# Set while a metric or a loss runs: what it calls is no part of the forward pass.
+_aside: ContextVar[bool] = ContextVar("aside", default=False)
 
 
 @contextmanager
-def in_place(probes: Iterable[Probe]) -> Iterator[None]:
-    """Keep the wrappers on the layers for the duration of the block, whatever is raised."""
+def in_place(
+    model: keras.Model,
+    probes: Sequence[Probe],
+    others: Iterable[Any] = (),
+    flow: AxisFlow | None = None,
+) -> Iterator[None]:
+    """Keep the wrappers on the layers for the duration of the block, whatever is raised.
+
+    Args:
+        model: The model that is evaluated.
+        probes: The probes of its layers.
+        others: Layers and operations whose tensors are followed only.
+        flow: What their axes are noted in, if they are.
+    """
     overrides: list[InstanceOverride] = []
     try:
-        for probe in probes:
-            # A quantized layer runs `quantized_call` in place of `call`, which may call `call`.
-            quantized: ContextVar[bool] = ContextVar("quantized", default=False)
-            for name in ("call", "quantized_call"):
-                if hasattr(probe.layer, name):
-                    passing = _pass_through(getattr(probe.layer, name), probe)
-                    outermost = partial(
-                        _outermost, quantized, name, passing, getattr(probe.layer, name)
-                    )
-                    overrides.append(InstanceOverride(probe.layer, name, outermost))
+        for owner, name, wrapped in _wrappers(model, probes, others, flow):
+            overrides.append(InstanceOverride(owner, name, wrapped))
         yield
     finally:
         for override in reversed(overrides):
             override.restore()
+
+
+def _wrappers(
+    model: keras.Model, probes: Sequence[Probe], others: Iterable[Any], flow: AxisFlow | None
+) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
+    by_layer: dict[int, list[Probe]] = {}
+    for probe in probes:
+        by_layer.setdefault(id(probe.layer), []).append(probe)
+    watched = {id(probe.layer): probe.layer for probe in probes}
+    for layer in [*watched.values(), *(each for each in others if id(each) not in watched)]:
+        # A quantized layer runs `quantized_call` in place of `call`, which may call `call`.
+        quantized: ContextVar[bool] = ContextVar("quantized", default=False)
+        for name in ("call", "quantized_call"):
+            call = getattr(layer, name, None)
+            if call is not None:
+                passing = _pass_through(call, layer, by_layer.get(id(layer), []), flow)
+                yield layer, name, partial(_outermost, quantized, name, passing, call)
+    observers = {id(probe.observer): probe.observer for probe in probes}
+    yield model, "call", _beginning(model.call, list(observers.values()), flow)
+    for owner, name in _asides(model):
+        yield owner, name, partial(_step_aside, getattr(owner, name))
+
+
+def _asides(model: keras.Model) -> Iterator[tuple[Any, str]]:
+    yield model, "compute_metrics"
+    # A `compute_loss` of the model's own may make part of the forward pass.
+    if type(model).compute_loss is keras.Model.compute_loss:
+        yield model, "compute_loss"
+    for metric in model.metrics:
+        yield metric, "update_state"
+        yield metric, "result"
+
+
+def _step_aside(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    token = _aside.set(True)
+    try:
+        return call(*args, **kwargs)
+    finally:
+        _aside.reset(token)
+
+
+def _beginning(
+    call: Callable[..., Any], observers: Sequence[Observer], flow: AxisFlow | None
+) -> Callable[..., Any]:
+    def beginning(*args: Any, **kwargs: Any) -> Any:
+        if not (_aside.get() or in_symbolic_scope()):
+            for observer in observers:
+                observer.begin_pass()
+            if flow is not None:
+                flow.begin((args, kwargs))
+        return call(*args, **kwargs)
+
+    return beginning
 
 
 def _outermost(
@@ -74,16 +154,33 @@ def _outermost(
         quantized.reset(token)
 
 
-def _pass_through(call: Callable[..., Any], probe: Probe) -> Callable[..., Any]:
+def _pass_through(
+    call: Callable[..., Any], layer: Any, probes: Sequence[Probe], flow: AxisFlow | None
+) -> Callable[..., Any]:
     def passing(*args: Any, **kwargs: Any) -> Any:
-        if probe.before is not None:
-            probe.tap(probe.before, first_tensor((args, kwargs)))
+        # Metrics run aside; and Keras works out shapes by calling layers.
+        if _aside.get() or in_symbolic_scope():
+            return call(*args, **kwargs)
+        made = Call((args, kwargs), flow)
+        for probe in probes:
+            if probe.before is not None:
+                probe.observer.take(probe, probe.before, first_tensor((args, kwargs)), made)
         outputs = call(*args, **kwargs)
-        if probe.after is not None:
-            tensor = first_tensor(outputs)
-            passed = probe.tap(probe.after, tensor)
-            if passed is not None and outputs is tensor:
-                return passed
+        if flow is not None:
+            flow.follow(layer, (args, kwargs), outputs)
+        for probe in probes:
+            if probe.after is not None:
+                tensor = first_tensor(outputs)
+                passed = probe.observer.take(probe, probe.after, tensor, made)
+                if passed is not None and outputs is tensor:
+                    _note_alike(flow, tensor, passed)
+                    outputs = passed
         return outputs
 
     return passing
+
+
+def _note_alike(flow: AxisFlow | None, tensor: Any, other: Any) -> None:
+    known = None if flow is None else flow.of(tensor)
+    if flow is not None and known is not None:
+        flow.note(other, known)

@@ -8,9 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.captured_states import CapturedStates
+from tensorstate_callbacks.channel_axis import Axis, folded, is_axis
 from tensorstate_callbacks.errors import ProbeError
+from tensorstate_callbacks.keras.axis_graph import axes_of_tensor
+from tensorstate_callbacks.keras.axis_rules import LAST
 from tensorstate_callbacks.keras.host_tap import tap
 from tensorstate_callbacks.keras.layers import first_tensor
+from tensorstate_callbacks.warn_once import WarnOnce
 
 
 @keras.saving.register_keras_serializable("tensorstate_callbacks")
@@ -28,7 +32,9 @@ class StateCapture(keras.layers.Layer):
 
     Args:
         name: Of the layer and of its files.
-        channel_axis: The axis of the neurons, batch axis included; may be negative.
+        channel_axis: The axis of the neurons, batch axis included, or several that are one unit
+            together; may be negative. None takes what the layers before it tell, where it is in a
+            functional or sequential model, else the last axis.
         threshold: A neuron fires where its activation is above it; finite.
         keep_raw: Keep every state in memory, in the order observed, for `raw_states`.
         storage_path: Folder to keep them in on disk instead.
@@ -59,7 +65,7 @@ class StateCapture(keras.layers.Layer):
         self,
         name: str | None = None,
         *,
-        channel_axis: int = -1,
+        channel_axis: Axis | None = None,
         threshold: float = 0.0,
         keep_raw: bool = False,
         storage_path: str | os.PathLike[str] | None = None,
@@ -73,8 +79,20 @@ class StateCapture(keras.layers.Layer):
         if keras.backend.backend() == "tensorflow":
             # XLA can't call back into Python there.
             self.supports_jit = False
-        self.channel_axis, self.record_training = channel_axis, record_training
+        if channel_axis is not None and not is_axis(channel_axis):
+            raise TypeError(
+                f"{self.name}: channel_axis takes an axis, a tuple of axes that are one unit "
+                f"together, or None; got {channel_axis!r}"
+            )
+        # A saved layer's settings have a list for a tuple.
+        self.channel_axis: Axis | None = (
+            tuple(channel_axis) if isinstance(channel_axis, (tuple, list)) else channel_axis
+        )
+        self.record_training = record_training
+        # What the graph tells where none is given.
+        self._found_axes: tuple[int, ...] | None = None
         self.threshold, self.keep_raw = threshold, keep_raw
+        self._warn = WarnOnce()
         self._tapped = _TappedStates(
             self.name,
             threshold=threshold,
@@ -88,6 +106,12 @@ class StateCapture(keras.layers.Layer):
         seen = first_tensor(inputs)
         if seen is None or (training and not self.record_training):
             return inputs
+        if self.channel_axis is None and self._found_axes is None and len(seen.shape) > 2:
+            self._warn(
+                "axis",
+                f"nothing tells which axis holds the neurons of what passes {self.name!r} (shape "
+                f"{tuple(seen.shape)}, axis -1 taken): give it channel_axis",
+            )
         tapped = tap(seen, self._observe)
         return keras.tree.map_structure(lambda leaf: tapped if leaf is seen else leaf, inputs)
 
@@ -96,7 +120,9 @@ class StateCapture(keras.layers.Layer):
         return input_shape
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return shape and type of the input."""
+        """Return shape and type of the input, and note where its neurons are."""
+        first = next(iter(keras.tree.flatten(inputs)), None)
+        self._found_axes = axes_of_tensor(first) or self._found_axes
         return keras.tree.map_structure(
             lambda leaf: keras.KerasTensor(leaf.shape, leaf.dtype, sparse=leaf.sparse), inputs
         )
@@ -165,7 +191,11 @@ class StateCapture(keras.layers.Layer):
         self._tapped.reset_states()
 
     def _observe(self, activations: npt.ArrayLike) -> None:
-        self._tapped.observe(activations, self.channel_axis)
+        axis = self.channel_axis
+        if axis is None:
+            found = self._found_axes or LAST
+            axis = found[0] if len(found) == 1 else found
+        self._tapped.observe(activations, axis)
 
     def _read(self) -> CapturedStates:
         if self._tapped.error is not None:
@@ -182,9 +212,13 @@ class _TappedStates(CapturedStates):
 
     error: ProbeError | None = None
 
-    def observe(self, activations: npt.ArrayLike, channel_axis: int) -> None:
+    def observe(self, activations: npt.ArrayLike, channel_axis: Axis) -> None:
         try:
-            self.record(activations, channel_axis)
+            try:
+                moved, axis = folded(np.asarray(activations), channel_axis)
+            except ValueError as error:
+                raise ProbeError(f"layer {self.name!r} could not be counted: {error}") from error
+            self.record(moved, axis)
         except ProbeError as error:
             self.error = self.error or error
             raise

@@ -22,9 +22,14 @@ def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
         The tensor to go on with: the same numbers, but whatever takes them waits until they were
         observed. They still lie in the cache then, and may be overwritten in place afterwards.
     """
+    given = tensor
+    if isinstance(tensor, tf.SparseTensor):
+        tensor = tf.sparse.to_dense(tensor)
+    elif isinstance(tensor, tf.IndexedSlices):
+        tensor = tf.convert_to_tensor(tensor)
     if tf.executing_eagerly():
         observe(tensor.numpy())
-        return tensor
+        return given
 
     def run(array: npt.NDArray[Any]) -> np.bool_:
         observe(array)
@@ -33,8 +38,8 @@ def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
     # Stateful: a stateless function whose result nobody uses is pruned from the graph.
     observed = tf.numpy_function(run, [tensor], tf.bool, stateful=True)
     # Keras hangs masks and logits on tensors, which another tensor would lack.
-    if not isinstance(tensor, tf.Tensor) or any(key.startswith("_keras") for key in vars(tensor)):
-        return tensor
+    if given is not tensor or any(key.startswith("_keras") for key in vars(tensor)):
+        return given
     with tf.control_dependencies([observed]):
         return tf.identity(tensor)
 

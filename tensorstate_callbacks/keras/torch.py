@@ -11,6 +11,7 @@ import torch
 
 from tensorstate_callbacks.keras.test_function import make_uncompiled
 from tensorstate_callbacks.torch.activations import to_host
+from tensorstate_callbacks.torch.channel_axis import rule_axis
 from tensorstate_callbacks.torch.eager import forced_eager
 
 
@@ -34,6 +35,23 @@ def tap(tensor: torch.Tensor, observe: Callable[[npt.ArrayLike], None]) -> None:
     # Keras finds out shapes by calling layers with tensors that hold none.
     if not tensor.is_meta:
         observe(_OnHost(tensor))
+
+
+def module_axes(module: torch.nn.Module, shape: tuple[int | None, ...]) -> tuple[int, ...] | None:
+    """Return the axis of the neurons in what a module of PyTorch's own takes or gives.
+
+    Args:
+        module: What a `TorchModuleWrapper` runs. Of several modules in it the last one speaks
+            whose class tells.
+        shape: Of the tensor; None where a size is not known.
+
+    Returns:
+        The axis, counted from the end; None where no class tells.
+    """
+    sizes = tuple(size or 0 for size in shape)
+    axes = (rule_axis(part, sizes) for part in reversed(list(module.modules())))
+    found = next((axis for axis in axes if axis is not None), None)
+    return None if found is None else (found,)
 
 
 def build_test_function(model: keras.Model) -> Callable[..., Any]:

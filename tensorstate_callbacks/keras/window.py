@@ -11,6 +11,7 @@ from tensorstate_callbacks.instance_override import InstanceOverride
 from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.hook_errors import HookErrors
 from tensorstate_callbacks.keras.probes import Probe, in_place
+from tensorstate_callbacks.keras.watch import Watch
 
 _open_windows: "weakref.WeakKeyDictionary[keras.Model, Window]" = weakref.WeakKeyDictionary()
 _guards: "weakref.WeakKeyDictionary[keras.Model, EvaluateGuard]" = weakref.WeakKeyDictionary()
@@ -20,11 +21,11 @@ class Watcher(Protocol):
     """What watches an evaluation: a callback.
 
     Attributes:
-        probes: The layers it watches.
+        watch: Its probes.
         built: The test function it keeps for its next window; see `Window`.
     """
 
-    probes: list[Probe]
+    watch: Watch
     built: "BuiltFunction | None"
 
     def finish(self, logs: Mapping[str, Any]) -> dict[str, float]:
@@ -56,10 +57,13 @@ class Window:
         model: The model under evaluation.
         lifetime: The evaluation's callback list, or None: an error in one of its hooks closes the
             window; its death, when the evaluation is over, is the last resort.
+        steps: The model's method that runs the evaluation's steps: `evaluate`, or `test_on_batch`
+            in a loop of the user's own. Others, called by callbacks meanwhile, aren't watched.
     """
 
-    def __init__(self, model: keras.Model, lifetime: object | None) -> None:
+    def __init__(self, model: keras.Model, lifetime: object | None, steps: str) -> None:
         self._model = model
+        self._others = {"evaluate"} if steps != "evaluate" else {"evaluate", "test_on_batch"}
         self._watchers: list[Watcher] = []
         self._added: set[str] = set()
         self._own_function = model.test_function
@@ -71,13 +75,15 @@ class Window:
         self._put_on()
 
     @classmethod
-    def join(cls, model: keras.Model, watcher: Watcher, lifetime: object | None) -> "Window":
+    def join(
+        cls, model: keras.Model, watcher: Watcher, lifetime: object | None, steps: str
+    ) -> "Window":
         """Return the window that is open on the model, or a new one, with the watcher in it."""
         window = _open_windows.get(model)
         if window is None or watcher in window._watchers:
             # A watcher that begins twice: the earlier evaluation was broken off.
             close(model)
-            window = cls(model, lifetime)
+            window = cls(model, lifetime, steps)
         window._watchers.append(watcher)
         return window
 
@@ -101,11 +107,12 @@ class Window:
         model = self._model
         _open_windows[model] = self
         model.test_function = self._step
-        for name, wrap in (
-            ("evaluate", self._evaluate_aside),
-            ("_get_metrics_result_or_logs", self._join_results),
-            ("_flatten_metrics_in_order", self._leave_out_ours),
-        ):
+        wraps: dict[str, Callable[..., Any]] = {
+            **dict.fromkeys(sorted(self._others), self._run_aside),
+            "_get_metrics_result_or_logs": self._join_results,
+            "_flatten_metrics_in_order": self._leave_out_ours,
+        }
+        for name, wrap in wraps.items():
             original = getattr(model, name)
             self._overrides.append(InstanceOverride(model, name, functools.partial(wrap, original)))
 
@@ -118,11 +125,32 @@ class Window:
             del _open_windows[self._model]
 
     def _run_step(self, *args: Any) -> Any:
-        probes = [probe for watcher in self._watchers for probe in watcher.probes]
-        with in_place(probes):
+        try:
+            return self._run_watched(*args)
+        except BaseException:
+            # The evaluation is broken off, though whoever handles this may keep its frames alive.
+            self.close()
+            raise
+
+    def _run_watched(self, *args: Any) -> Any:
+        watches = [watcher.watch for watcher in self._watchers]
+        probes = [probe for watch in watches for probe in watch.probes]
+        # Followed until all that is needed is known: from then on the probed layers are enough.
+        flow = next(filter(None, (watch.new_flow() for watch in watches)), None)
+        others = {id(each): each for watch in watches for each in watch.others}
+        with in_place(self._model, probes, () if flow is None else others.values(), flow):
             if self._function is None:
                 self._function = self._find_function(probes)
-            return self._function.run(*args)
+            for watch in watches:
+                watch.active = True
+            try:
+                outputs = self._function.run(*args)
+            finally:
+                for watch in watches:
+                    watch.active = False
+        for watch in watches:
+            watch.end_step(flow)
+        return outputs
 
     def _find_function(self, probes: list[Probe]) -> BuiltFunction:
         keeper = self._watchers[0]
@@ -130,11 +158,11 @@ class Window:
             keeper.built = BuiltFunction(self._model, self._own_function, probes)
         return keeper.built
 
-    def _evaluate_aside(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _run_aside(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # An evaluation within ours, made by another callback: its data isn't to count.
         self._take_off()
         try:
-            return evaluate(*args, **kwargs)
+            return method(*args, **kwargs)
         finally:
             self._put_on()
 

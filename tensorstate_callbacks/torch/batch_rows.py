@@ -9,19 +9,21 @@ from torch import nn
 
 from tensorstate_callbacks.channel_axis import Axis, normal_axes
 from tensorstate_callbacks.torch.channel_axis import rule_axis
-from tensorstate_callbacks.torch.own_samples import BatchSamples
+from tensorstate_callbacks.torch.own_samples import ActiveLoader, BatchSamples
 
 
 class BatchRows:
     """Leaves out the samples of a batch that other ranks count.
 
     Attributes:
-        samples: Of the batch that is under way; None where nothing is to be left out.
+        samples: Of the batch that is under way; None where nobody says.
+        loader: Says it where batches come from a loader that tells by itself; None: not asked.
         doubts: What had to be assumed, for each probe where that was so.
     """
 
     def __init__(self) -> None:
         self.samples: BatchSamples | None = None
+        self.loader: ActiveLoader | None = None
         self.doubts: dict[str, str] = {}
         self._candidates: dict[str, set[int]] = {}
 
@@ -36,9 +38,12 @@ class BatchRows:
             tensor: What it took or gave in one call.
             channel_axis: The axis of its neurons.
         """
-        if self.samples is None:
+        samples = self.samples
+        if samples is None and self.loader is not None:
+            samples = self.loader.samples()
+        if samples is None:
             return tensor
-        n_all, n_own = self.samples
+        n_all, n_own = samples
         axes = self._axes(probe, module, tensor, channel_axis, n_all)
         if n_own == n_all:
             return tensor

@@ -129,13 +129,14 @@ class Watch:
         """Look at no calls until `resume`."""
         self._by_batch = True
         if self.active:
-            self._end_batch()
+            self.find_output()
         self.active = False
 
     def _begin_batch(self) -> None:
         self._n_runs += 1
 
-    def _end_batch(self) -> None:
+    def find_output(self) -> None:
+        """Leave out the layer that makes the output, which the calls so far tell of."""
         for name in self._first.conclude():
             self._leave_out(name)
         for name in self._first.take_aside():
@@ -143,7 +144,7 @@ class Watch:
 
     def conclude(self) -> dict[str, str]:
         """End the pass, and return what is to be said of it: kinds of warnings to their texts."""
-        self._end_batch()
+        self.find_output()
         said = {}
         silent = [n for n in self._recorder.unseen() if n in self._without_tensor]
         if silent:
@@ -196,7 +197,7 @@ class Watch:
 
     def _end_run(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self.active and not self._by_batch and is_first_run():
-            self._end_batch()
+            self.find_output()
 
     def _see_aside(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self.active and is_first_run():

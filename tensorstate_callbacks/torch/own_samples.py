@@ -1,13 +1,19 @@
-"""A data loader in; how many samples of each batch are this rank's own, not repeated, out.
+"""Tell how many samples of a loader's batch are this rank's own, not repeated.
 
 `DistributedSampler` gives all ranks equally many samples: where the ranks don't divide the data,
 the last samples of some ranks are repeats of others' first ones. Of `n` samples on `W` ranks, rank
-`r` has `ceil((n - r) / W)` of its own, and they come first.
+`r` has `ceil((n - r) / W)` of its own, and they come first. Accelerate's loaders repeat samples in
+a way of their own.
 """
 
+import warnings
+import weakref
 from typing import Any, NamedTuple
 
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+
+from tensorstate_callbacks.errors import TensorStateWarning
+from tensorstate_callbacks.torch.accelerate_loaders import Deal, active_loader, find_deal
 
 
 class BatchSamples(NamedTuple):
@@ -22,6 +28,10 @@ class BatchSamples(NamedTuple):
     n_own: int
 
 
+# Of a batch of which it isn't known: all that comes is taken for the rank's own.
+ALL_OWN = BatchSamples(0, 0)
+
+
 class OwnSamples:
     """Tells a loader's own samples from those it repeats.
 
@@ -34,8 +44,10 @@ class OwnSamples:
     """
 
     def __init__(self, loader: Any, n_ranks: int) -> None:
-        self.problem = _find_problem(loader, n_ranks)
-        if self.problem is None:
+        deal = find_deal(loader)
+        self._deal = deal if isinstance(deal, Deal) else None
+        self.problem = _find_problem(loader, n_ranks, deal)
+        if self.problem is None and self._deal is None:
             sampler = _sampler(loader)
             self._n_all = len(sampler)
             # Without drop_last the padding, with it nothing, is beyond the data.
@@ -45,9 +57,17 @@ class OwnSamples:
             self._batch_size = 1 if batches is None else int(batches.batch_size)
 
     def of_batch(self, index: int) -> BatchSamples | None:
-        """Return what the batch of that index, counted from 0, has; None where it isn't known."""
+        """Return what a batch has; None where it isn't known.
+
+        Args:
+            index: Its index, counted from 0; a loader that Accelerate dispatches from one process
+                tells of the batch that it gave last only.
+        """
         if self.problem is not None:
             return None
+        if self._deal is not None:
+            counted = self._deal.of_batch(index)
+            return None if counted is None else BatchSamples(*counted)
         start = index * self._batch_size
         n_all = max(0, min(self._batch_size, self._n_all - start))
         return BatchSamples(n_all, max(0, min(n_all, self._n_own - start)))
@@ -56,22 +76,61 @@ class OwnSamples:
 def own_samples(loader: Any, batch_idx: int) -> int:
     """Return how many samples of a batch, from the first on, are this rank's own.
 
-    For an accuracy that leaves out what `DistributedSampler` repeats, so that several processes
-    have the very aIQ of one: `metric.update(scores[:k], y[:k])`.
+    For an accuracy that leaves out what `DistributedSampler` or Accelerate repeats, so that several
+    processes have the very aIQ of one: `metric.update(scores[:k], y[:k])`.
 
     Args:
         loader: The rank's DataLoader; of a Lightning Trainer, `trainer.val_dataloaders`.
-        batch_idx: Index of the batch, counted from 0.
+        batch_idx: Index of the batch under way, counted from 0.
 
     Raises:
         ValueError: That can't be known of this loader; the message says why.
     """
-    sampler = getattr(getattr(loader, "batch_sampler", None) or loader, "sampler", None)
-    known = OwnSamples(loader, getattr(sampler, "num_replicas", 1))
+    deal = find_deal(loader)
+    # A batch sampler of a stream has no length, and so no truth value.
+    batches = getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader if batches is None else batches, "sampler", None)
+    n_ranks = deal.n_ranks if isinstance(deal, Deal) else getattr(sampler, "num_replicas", 1)
+    known = OwnSamples(loader, n_ranks)
     samples = known.of_batch(batch_idx)
     if samples is None:
-        raise ValueError(known.problem)
+        raise ValueError(known.problem or "the size of the loader's batches isn't known")
     return samples.n_own
+
+
+class ActiveLoader:
+    """Tells the own samples of a loop that takes its batches from a loader of Accelerate's.
+
+    Such a loader says that it is under way, so that it need not be named. One that was under way
+    before is another loop's: evaluations are made within a training loop.
+    """
+
+    def __init__(self) -> None:
+        self._before = _weakly(active_loader())
+        self._seen = _weakly(None)
+        self._deal: Deal | None = None
+
+    def samples(self) -> BatchSamples | None:
+        """Return what the batch under way has; None where there is no such loader.
+
+        Warns:
+            TensorStateWarning: Which samples the loader repeats can't be known.
+        """
+        loader = active_loader()
+        if loader is None or loader is self._before():
+            return None
+        if loader is not self._seen():
+            self._seen, deal = _weakly(loader), find_deal(loader)
+            self._deal = deal if isinstance(deal, Deal) and deal.n_ranks > 1 else None
+            if isinstance(deal, str):
+                warnings.warn(_say_unknown("the", deal), TensorStateWarning, stacklevel=2)
+        counted = None if self._deal is None else self._deal.of_batch(None)
+        return None if counted is None else BatchSamples(*counted)
+
+
+def _weakly(loader: Any) -> Any:
+    # A loader that nobody else holds is no more under way.
+    return (lambda: None) if loader is None else weakref.ref(loader)
 
 
 def _sampler(loader: DataLoader[Any]) -> Any:
@@ -80,14 +139,19 @@ def _sampler(loader: DataLoader[Any]) -> Any:
     return loader.sampler if batches is None else getattr(batches, "sampler", None)
 
 
-def _find_problem(loader: Any, n_ranks: int) -> str | None:
-    found = _unknown_order(loader, n_ranks)
-    if found is None:
-        return None
+def _find_problem(loader: Any, n_ranks: int, deal: Deal | str | None) -> str | None:
+    if isinstance(deal, Deal):
+        found = None if deal.n_ranks == n_ranks else f"Accelerate deals to {deal.n_ranks}"
+    else:
+        found = deal or _unknown_order(loader, n_ranks)
+    return None if found is None else _say_unknown(f"the {n_ranks}", found)
+
+
+def _say_unknown(which: str, reason: str) -> str:
     return (
-        f"which samples the {n_ranks} processes have in common can't be known: {found}. States "
-        "are counted as they come, so a sample that several processes see counts several times; "
-        "a DataLoader with a torch DistributedSampler lets repeats be left out"
+        f"which samples {which} processes have in common can't be known: {reason}. States are "
+        "counted as they come, so a sample that several processes see counts several times; a "
+        "DataLoader with a torch DistributedSampler lets repeats be left out"
     )
 
 

@@ -1,4 +1,4 @@
-"""Evaluation loops of one's own on several ranks: their own samples and one merged pass out."""
+"""Evaluate in a loop of one's own on several ranks: count each one's samples, merge the pass."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +11,7 @@ from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.metrics import aIQ
 from tensorstate_callbacks.recorder import PassFigures, Recorder
 from tensorstate_callbacks.torch.meeting import meet
-from tensorstate_callbacks.torch.own_samples import BatchSamples, OwnSamples
+from tensorstate_callbacks.torch.own_samples import ALL_OWN, BatchSamples, OwnSamples
 from tensorstate_callbacks.torch.process_groups import ProcessGroup
 from tensorstate_callbacks.torch.ranks import merge_passes
 
@@ -40,7 +40,7 @@ def own_batches(
         warnings.warn(own.problem, TensorStateWarning, stacklevel=2)
     try:
         for index, batch in enumerate(loader):
-            begin(None if own is None else own.of_batch(index))
+            begin(None if own is None else own.of_batch(index) or ALL_OWN)
             yield batch
     finally:
         begin(None)
@@ -74,7 +74,7 @@ def merge_report(
 def say(doubts: Iterable[str]) -> str:
     """Return what to tell of repeated samples that could not be left out for certain."""
     return (
-        "the ranks don't divide the samples, so a DistributedSampler repeats some, and where they "
+        "the ranks don't divide the samples, so their loaders repeat some, and where these "
         f"are in these activations had to be assumed: {'; '.join(doubts)}. Evaluate a number of "
         "samples that the ranks divide, or exclude these layers"
     )

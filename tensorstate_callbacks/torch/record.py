@@ -19,7 +19,8 @@ from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.eager import forced_eager
 from tensorstate_callbacks.torch.hooks import Watch
 from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
-from tensorstate_callbacks.torch.own_samples import BatchSamples
+from tensorstate_callbacks.torch.own_samples import ActiveLoader, BatchSamples
+from tensorstate_callbacks.torch.padding import watch_for_padding
 from tensorstate_callbacks.torch.rank_loops import merge_report, own_batches
 from tensorstate_callbacks.torch.tensor_parallel import refuse_split_layers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
@@ -55,6 +56,7 @@ class Recording:
         self.recorder = TensorRecorder(names, threshold=settings.threshold)
         self._model = model
         self._settings = settings
+        self._padding: str | None = None
         self._watch = Watch(self.recorder, layers, settings, axes, output_fn)
 
     @property
@@ -69,7 +71,10 @@ class Recording:
         Args:
             trial: Nobody asks for the counts, so states that are missing are no loss.
         """
-        with self._watch.on(self._model), forced_eager(warn=not trial):
+        self._watch.rows.loader = ActiveLoader()
+        padding = watch_for_padding(self._model, self._note_padding, lambda: self._watch.active)
+        # Padding after the probes, whose hooks tell which modules are hooked anyway.
+        with self._watch.on(self._model), padding, forced_eager(warn=not trial):
             yield self
 
     def pause(self) -> None:
@@ -83,7 +88,11 @@ class Recording:
 
     def conclude(self) -> Mapping[str, str]:
         """End the pass, and return what is to be said of it: kinds of warnings to their texts."""
-        return self._watch.conclude()
+        said = self._watch.conclude()
+        return said if self._padding is None else {**said, "padding": self._padding}
+
+    def _note_padding(self, text: str) -> None:
+        self._padding = text
 
     @property
     def doubts(self) -> Mapping[str, str]:
@@ -93,11 +102,12 @@ class Recording:
     def batches(self, loader: Iterable[Batch], process_group: Any = None) -> Iterator[Batch]:
         """Yield a data loader's batches, and count of each only what is this rank's own.
 
-        `DistributedSampler` repeats samples where the ranks don't divide them; without them, the
-        ranks' merged counts are those of one process.
+        `DistributedSampler` and Accelerate repeat samples where the ranks don't divide them;
+        without them, the ranks' merged counts are those of one process. A loader of Accelerate's
+        tells of itself: a loop over it needs no `batches`.
 
         Args:
-            loader: A DataLoader with a `DistributedSampler`.
+            loader: A DataLoader with a `DistributedSampler`, or one that Accelerate has prepared.
             process_group: The ranks that share the data; None means all of them.
 
         Warns:
@@ -134,7 +144,7 @@ class Recording:
         Warns:
             TensorStateWarning: Which activations belong to repeated samples had to be assumed.
         """
-        self._watch.conclude()
+        self._watch.find_output()
         figures: Recorder | PassFigures = self.recorder
         if process_group is not None:
             figures, accuracy = merge_report(self.recorder, process_group, accuracy, self.doubts)
@@ -201,7 +211,8 @@ def record(
     Warns:
         TensorStateWarning: When the block ends: some probes saw no activations, or no tensor; the
             axis of a layer's neurons had to be guessed; the layers that were picked by default hold
-            a part of the weights only.
+            a part of the weights only; the model was given a mask of padding, which is counted all
+            the same.
 
     Example:
         >>> import torch

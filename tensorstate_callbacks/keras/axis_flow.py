@@ -1,0 +1,190 @@
+"""Follow the axes of the neurons from tensor to tensor through a model."""
+
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import keras
+
+from tensorstate_callbacks.keras.axis_moves import carried_axes, moved_axes
+from tensorstate_callbacks.keras.axis_rules import (
+    LAST,
+    Axes,
+    Shape,
+    class_axes,
+    placed_axes,
+    weight_axes,
+)
+
+
+class Found(NamedTuple):
+    """Axes of neurons, counted from the end.
+
+    Attributes:
+        axes: The axes.
+        sure: Whether layers say so; False where another tensor's shape does.
+    """
+
+    axes: Axes
+    sure: bool
+
+
+class AxisFlow:
+    """What is known of the tensors of one forward pass, in the order in which they come.
+
+    Args:
+        usual: Axes by number of axes, for what goes into the model; see `usual_axes`.
+
+    Attributes:
+        called: Every layer and operation that ran, in order, as often as it ran.
+    """
+
+    def __init__(self, usual: Mapping[int, Axes]) -> None:
+        self._usual = usual
+        self._by_id: dict[int, tuple[Any, Found]] = {}
+        self._by_shape: dict[Shape, Found] = {}
+        self._by_rank: dict[int, tuple[Shape, Found]] = {}
+        self.called: list[Any] = []
+
+    def begin(self, inputs: Any) -> None:
+        """Begin a pass through the model on these inputs."""
+        self._by_id.clear()
+        self._by_shape.clear()
+        self._by_rank.clear()
+        self.enter(inputs)
+
+    def enter(self, inputs: Any) -> None:
+        """Note inputs of the model, whose axes are those that its layers have in common."""
+        for tensor in tensors_in(inputs):
+            axes = self._usual.get(len(shape_of(tensor) or ()))
+            if axes is not None and self._held(tensor) is None:
+                self.note(tensor, Found(axes, True))
+
+    def guess(self, n_axes: int) -> Axes:
+        """Return the axes to take where nothing is known."""
+        return self._usual.get(n_axes, LAST)
+
+    def of(self, tensor: Any) -> Found | None:
+        """Return what is known of a tensor, or else what the latest ones like it tell."""
+        held = self._held(tensor)
+        if held is not None:
+            return held
+        shape = shape_of(tensor)
+        if shape is None:
+            return None
+        alike = self._by_shape.get(shape)
+        axes = self._from_latest(shape) if alike is None else alike.axes
+        return Found(axes, False) if axes else None
+
+    def _from_latest(self, shape: Shape) -> Axes | None:
+        """Return the axes that the latest tensor of as many axes tells, if it was cut or split."""
+        latest = self._by_rank.get(len(shape))
+        if latest is None:
+            return None
+        before, found = latest
+        axes = carried_axes(found.axes, before, shape)
+        sizes = {shape[axis] for axis in axes}
+        others = [size for at, size in enumerate(shape) if at - len(shape) not in axes]
+        # Where another axis has the size as well, it may be the one.
+        return axes if axes and None not in sizes and not sizes.intersection(others) else None
+
+    def of_input(self, layer: Any, tensor: Any) -> Found | None:
+        """Return the axes in what a layer takes: what it expects them to be, or what is known."""
+        shape = shape_of(tensor)
+        axes = None if shape is None else class_axes(layer, shape, is_input=True)
+        return self.of(tensor) if axes is None else Found(axes, True)
+
+    def note(self, tensor: Any, found: Found) -> None:
+        """Remember the axes of a tensor."""
+        shape = shape_of(tensor)
+        if shape is None or len(shape) < 2:
+            return
+        try:
+            kept: Any = weakref.ref(tensor)
+        except TypeError:
+            kept = _Kept(tensor)
+        self._by_id[id(tensor)] = kept, found
+        self._by_shape[shape] = found
+        self._by_rank[len(shape)] = shape, found
+
+    def follow(self, operation: Any, arguments: Any, outputs: Any) -> None:
+        """Note the axes of what a layer or operation gave, as far as they are known.
+
+        Args:
+            operation: The layer or operation.
+            arguments: What it was called with, `(args, kwargs)`.
+            outputs: What it gave.
+        """
+        self.called.append(operation)
+        inputs = list(tensors_in(arguments))
+        for output in tensors_in(outputs):
+            found = self._of_output(operation, arguments, inputs, output)
+            if found is not None:
+                self.note(output, found)
+
+    def _of_output(
+        self, operation: Any, arguments: Any, inputs: list[Any], output: Any
+    ) -> Found | None:
+        shape = shape_of(output)
+        if shape is None:
+            return None
+        axes = class_axes(operation, shape)
+        if axes is not None:
+            return Found(axes, True)
+        held = self._held(output)
+        if held is not None:
+            return held
+        axes = weight_axes(operation, shape)
+        if axes is not None:
+            return Found(axes, True)
+        found = self._from_inputs(operation, arguments, inputs, shape)
+        if found is None:
+            axes = placed_axes(operation, shape)
+            found = None if axes is None else Found(axes, True)
+        return self.of(output) if found is None else found
+
+    def _from_inputs(
+        self, operation: Any, arguments: Any, inputs: list[Any], shape: Shape
+    ) -> Found | None:
+        known = [
+            (found, before)
+            for tensor in inputs
+            if (found := self.of(tensor)) and (before := shape_of(tensor))
+        ]
+        # Of several inputs one of the output's shape tells most, of those a sure one.
+        known.sort(key=lambda item: (item[1] != shape, not item[0].sure))
+        for found, before in known:
+            axes = moved_axes(operation, arguments, found.axes, before, shape)
+            if axes:
+                return Found(axes, found.sure)
+        return None
+
+    def _held(self, tensor: Any) -> Found | None:
+        kept, found = self._by_id.get(id(tensor), (None, None))
+        return found if kept is not None and kept() is tensor else None
+
+
+class _Kept:
+    """A reference to what takes no weak ones."""
+
+    def __init__(self, tensor: Any) -> None:
+        self._tensor = tensor
+
+    def __call__(self) -> Any:
+        return self._tensor
+
+
+def shape_of(tensor: Any) -> Shape | None:
+    """Return a tensor's shape, with None for sizes that aren't known yet; None if none is."""
+    try:
+        return tuple(None if size is None else int(size) for size in tensor.shape)
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        # TensorFlow: of unknown rank; PyTorch: nested tensors; JAX: sizes that are symbols.
+        return None
+
+
+def tensors_in(structure: Any) -> Iterator[Any]:
+    """Yield the tensors of nested lists, tuples and dicts."""
+    for leaf in keras.tree.flatten(structure):
+        if isinstance(leaf, keras.KerasTensor) or keras.ops.is_tensor(leaf):
+            yield leaf

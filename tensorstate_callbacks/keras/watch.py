@@ -1,0 +1,240 @@
+"""What the probes of one callback see in the evaluations of one model."""
+
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from tensorstate_callbacks.channel_axis import ChannelAxis, folded
+from tensorstate_callbacks.errors import ProbeError
+from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
+from tensorstate_callbacks.keras.axis_rules import usual_axes
+from tensorstate_callbacks.keras.backends import current_backend
+from tensorstate_callbacks.keras.masks import is_padded
+from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site, guess_message
+from tensorstate_callbacks.keras.probes import Call, Probe
+from tensorstate_callbacks.keras.weight_account import account_weights
+from tensorstate_callbacks.recorder import Recorder
+from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.warn_once import WarnOnce
+from tensorstate_callbacks.weight_share import uncovered_message
+
+
+class Watch:
+    """The probes on one set of layers, what was found out about them, and where states go.
+
+    Args:
+        layers: Every layer of the model under its path.
+        picked: Those that are probed.
+        settings: What the callback was given.
+        given: `channel_axis` as the callback was given it.
+        warn: Takes the warnings.
+        others: Layers and operations whose tensors are followed until all axes are known.
+        contenders: Sets of paths, of each of which the layer called last makes an output, and is
+            left out.
+        left_out: Paths of the layers that the default selection leaves out on purpose; None where
+            the user chose the layers.
+
+    Attributes:
+        probes: The probes.
+        others: As above.
+        recorder: What counts; None while nothing is to be counted.
+        active: Whether a test step runs: nothing else counts.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, keras.layers.Layer],
+        picked: Mapping[str, keras.layers.Layer],
+        settings: Settings,
+        given: ChannelAxis,
+        warn: WarnOnce,
+        *,
+        others: Sequence[Any] = (),
+        contenders: Collection[frozenset[str]] = (),
+        left_out: Collection[str] | None = None,
+    ) -> None:
+        self._layers, self._settings, self._warn = layers, settings, warn
+        self.others, self._contenders, self._left_out = others, contenders, left_out
+        self._backend = current_backend()
+        self._axes = ProbeAxes(given)
+        self.probes = [
+            Probe(name, layer, *settings.probe_names(name), observer=self)
+            for name, layer in picked.items()
+        ]
+        self.recorder: Recorder | None = None
+        self.active = False
+        self._lock = threading.Lock()
+        self._dropped: set[str] = set()
+        self._empty: dict[str, str] = {}
+        self._padded: dict[str, None] = {}
+        self._refused: ProbeError | None = None
+        self._called: set[int] = set()
+
+    def names(self) -> list[str]:
+        """Return the names of the probes whose states count, in the model's order."""
+        names = (name for probe in self.probes for name in (probe.before, probe.after) if name)
+        return [name for name in names if name not in self._dropped and name not in self._empty]
+
+    def new_flow(self) -> AxisFlow | None:
+        """Return what to note the axes of tensors in, None where all is known that is needed."""
+        return None if self._axes.settled else AxisFlow(usual_axes(self._layers.values()))
+
+    def begin_pass(self) -> None:
+        """Take note that the model is called."""
+        self._axes.begin_pass()
+
+    def take(self, probe: Probe, name: str, tensor: Any, call: Call) -> Any:
+        """Have the tensor's states counted whenever the step runs; return the one to go on with."""
+        site = self._axes.next_site(name)
+        problem = _why_not(tensor)
+        if problem is not None:
+            self._empty.setdefault(name, problem)
+            return None
+        dtype = str(getattr(tensor, "dtype", ""))
+        if "complex" in dtype:
+            self._refuse(name, f"its activations are complex ({dtype}), and neither fire nor don't")
+            return None
+        if call.flow is not None and is_padded(probe.layer, call.arguments, tensor):
+            self._padded[name] = None
+        try:
+            decided = self._axes.decide(
+                site,
+                probe.name,
+                probe.layer,
+                tensor,
+                call.flow,
+                is_input=name == probe.before,
+            )
+        except (TypeError, ValueError) as error:
+            self._refuse(name, str(error))
+            return None
+        return self._backend.tap(tensor, partial(self._observe, site, decided))
+
+    def end_step(self, flow: AxisFlow | None) -> None:
+        """Draw the conclusions from a test step, if the model was called or traced in it.
+
+        Args:
+            flow: What the tensors' axes were noted in.
+
+        Raises:
+            ProbeError: A layer can't be counted; names it.
+        """
+        if self._refused is not None:
+            raise self._refused
+        recorder = self.recorder
+        if recorder is not None and isinstance(recorder.error, _ChangingSizeError):
+            raise recorder.error
+        if flow is None or not flow.called:
+            return
+        self._axes.settled = True
+        self._called.update(map(id, flow.called))
+        self._drop_outputs(flow.called)
+        self._warn_of_what_was_seen()
+
+    def counted(self, recorder: Recorder) -> Recorder:
+        """Return what was recorded, without probes that are left out as the pass has shown.
+
+        Raises:
+            ProbeError: A layer could not be counted.
+        """
+        if recorder.error is not None:
+            raise recorder.error
+        recorder.drop(self._dropped.union(self._empty))
+        return recorder
+
+    def _observe(self, site: Site, decided: Decided, activations: npt.ArrayLike) -> None:
+        recorder = self.recorder
+        if recorder is None or not self.active or site.name in self._dropped:
+            return
+        axes: Any = decided.axes
+        shape = getattr(activations, "shape", None)
+        try:
+            if shape is not None:
+                self._axes.check_size(site, decided, tuple(shape))
+            if len(axes) > 1:
+                activations, axes = folded(np.asarray(activations), axes)
+            else:
+                axes = axes[0]
+        except ValueError as error:
+            with self._lock:
+                recorder.error = recorder.error or _ChangingSizeError(
+                    f"layer {site.name!r} could not be counted: {error}"
+                )
+            return
+        recorder.observe_later(site.name, activations, axes)
+
+    def _refuse(self, name: str, problem: str) -> None:
+        self._refused = self._refused or ProbeError(
+            f"layer {name!r} could not be counted: {problem}. Exclude it, or attach to other layers"
+        )
+
+    def _drop_outputs(self, called: list[Any]) -> None:
+        """Leave out the layers that made the outputs: of each set the one called last."""
+        order = {id(layer): at for at, layer in enumerate(called)}
+        for group in self._contenders:
+            ran = [name for name in group if id(self._layers[name]) in order]
+            if ran:
+                last = max(ran, key=lambda name: order[id(self._layers[name])])
+                self._dropped.update(filter(None, self._settings.probe_names(last)))
+        self._contenders = ()
+
+    def _warn_of_what_was_seen(self) -> None:
+        if self._empty and not self.names():
+            name, problem = next(iter(self._empty.items()))
+            raise ProbeError(
+                f"layer {name!r} has no neurons to count: {problem}. Attach to other layers"
+            )
+        if self._empty:
+            listed = ", ".join(f"{name} ({problem})" for name, problem in self._empty.items())
+            self._warn("empty", f"left out layers that have no neurons to count: {listed}")
+        guessed = {
+            name: what for name, what in self._axes.guessed.items() if name not in self._dropped
+        }
+        if guessed:
+            self._warn("axis", guess_message(guessed))
+        padded = [name for name in self._padded if name not in self._dropped]
+        if padded:
+            self._warn("padding", _padding_message(padded))
+        if self._left_out is not None:
+            self._warn_of_weights(self._left_out)
+
+    def _warn_of_weights(self, on_purpose: Collection[str]) -> None:
+        left_out = {*on_purpose, *(probe.name for probe in self.probes)}
+        probed = [
+            probe.name
+            for probe in self.probes
+            if not self._dropped.intersection((probe.before, probe.after))
+        ]
+        message = uncovered_message(
+            *account_weights(self._layers, self._called, probed, left_out.difference(probed))
+        )
+        if message is not None:
+            self._warn("weights", message)
+
+
+class _ChangingSizeError(ProbeError):
+    """An axis that was guessed has another size than in an earlier batch."""
+
+
+def _why_not(tensor: Any) -> str | None:
+    """Return why a tensor has no neurons to count, if it has none."""
+    if tensor is None:
+        return "no tensor"
+    shape = shape_of(tensor)
+    if shape is not None and len(shape) < 2:
+        return f"shape {shape}, no axis beside that of the samples"
+    return None
+
+
+def _padding_message(names: list[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return (
+        f"a mask says that some of what passes {', '.join(names[:6])}{more} is padding, which is "
+        "counted all the same: the efficiency depends on how far batches are padded, so on their "
+        "size and order. Pad all samples to one length to compare runs"
+    )

@@ -1,0 +1,166 @@
+"""Warn of padding: positions that hold no data are counted, so figures depend on the batches."""
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from tensorstate_callbacks.torch.activations import find_tensor
+from tensorstate_callbacks.torch.calls import is_first_run, is_symbolic, takes_hooks
+from tensorstate_callbacks.torch.transforms import under_transform
+
+# Parameters of forward methods whose masks are 0 where there is padding, and those that are not.
+_DATA_MASKS = frozenset({"attention_mask", "decoder_attention_mask", "encoder_attention_mask"})
+_PADDING_MASKS = frozenset(
+    {
+        "key_padding_mask",
+        "src_key_padding_mask",
+        "tgt_key_padding_mask",
+        "memory_key_padding_mask",
+        "encoder_padding_mask",
+        "padding_mask",
+    }
+)
+
+
+class PaddingHook:
+    """Looks at a module's masks before it runs; stays behind when its module is copied or pickled.
+
+    Args:
+        places: The module's parameters that are masks, and where they stand among its arguments.
+        tell: Called with the name of a mask that masks something.
+    """
+
+    def __init__(self, places: Mapping[str, int], tell: Callable[[str], None]) -> None:
+        self._places, self._tell = places, tell
+        self._clean: Callable[[], Any] = _do_nothing
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Look at a call; the return value None leaves it as it is."""
+        if torch.compiler.is_compiling() or under_transform() or not is_first_run():
+            return
+        for name, place in self._places.items():
+            mask = kwargs.get(name, args[place] if place < len(args) else None)
+            # The same mask goes on to many modules, and looking at it waits for its device.
+            if isinstance(mask, torch.Tensor) and mask is not self._clean():
+                if masks_padding(name, mask, _other_tensor(mask, args, kwargs)):
+                    self._tell(name)
+                    return
+                self._clean = weakref.ref(mask)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _idle_hook, ()
+
+
+@contextmanager
+def watch_for_padding(
+    model: nn.Module, warn: Callable[[str], None], active: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
+    """Warn once if the model, or a module inside it, is called with a mask that masks padding.
+
+    Args:
+        model: The model. Those of its modules are watched whose `forward` has a parameter of a
+            usual name: `attention_mask` (1 where there is data), or `src_key_padding_mask`,
+            `key_padding_mask`, `padding_mask`... (True where there is none).
+        warn: Takes the text, as the model is called. Nothing is looked at any more after that.
+        active: Calls are looked at only while it gives True.
+    """
+    handles: list[RemovableHandle] = []
+
+    def remove() -> None:
+        while handles:
+            handles.pop().remove()
+
+    def tell(path: str, name: str) -> None:
+        if not active():
+            return
+        remove()
+        warn(
+            f"{path} is called with {name}, which masks padding: these positions are counted like "
+            "any other, so efficiency and aIQ depend on the batches' sizes and order. Pad all "
+            "batches to one length, or evaluate with a batch size of 1"
+        )
+
+    untouched = _fast_layers(model)
+    for path, module in model.named_modules():
+        places = _mask_places(module)
+        if places and takes_hooks(module) and module not in untouched:
+            hook = PaddingHook(places, partial(tell, f"layer {path!r}" if path else "the model"))
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield
+    finally:
+        remove()
+
+
+def masks_padding(name: str, mask: torch.Tensor, data: torch.Tensor | None = None) -> bool:
+    """Tell whether a mask marks some position as padding.
+
+    Args:
+        name: The parameter that it is given for.
+        mask: `(N, T)`: of `attention_mask`, bool or 0 and 1, 0 where there is padding; of
+            `..._padding_mask`, True there. Floats that are added to scores are below 0 there.
+            Masks `(T, T)`, such as causal ones, say which positions see each other, not which are
+            padding; others of more axes may say both, and are not looked into.
+        data: What else the module takes, `(N, T, ...)` or `(T, N, ...)`.
+    """
+    if is_symbolic(mask) or mask.is_nested or mask.ndim != 2 or not mask.numel():
+        return False
+    if mask.shape[0] == mask.shape[1] and _is_relation(mask, data):
+        return False
+    if name in _DATA_MASKS and not (mask.is_floating_point() and bool((mask < 0).any())):
+        return bool((mask == 0).any())
+    return bool((mask != 0).any())
+
+
+def _is_relation(mask: torch.Tensor, data: torch.Tensor | None) -> bool:
+    n = mask.shape[0]
+    if data is not None and data.ndim > 1 and tuple(data.shape[:2]) != (n, n):
+        return True
+    # As many samples as positions. A causal mask has no other than its values above the diagonal.
+    open_, shut = mask[0, 0], mask[0, -1]
+    causal = torch.ones(n, n, dtype=torch.bool, device=mask.device).tril()
+    return bool((torch.where(causal, open_, shut) == mask).all())
+
+
+def _other_tensor(mask: torch.Tensor, args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    return find_tensor([value for value in (*args, *kwargs.values()) if value is not mask])
+
+
+def _fast_layers(model: nn.Module) -> set[nn.Module]:
+    """Encoder layers that nobody has hooked, and what is in them: a hook changes how they run."""
+    layers = [m for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer)]
+    parts = [list(layer.modules()) for layer in layers]
+    return {m for each in parts if not any(map(_is_hooked, each)) for m in each}
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _mask_places(module: nn.Module) -> dict[str, int]:
+    """Where the masks of padding stand among the parameters of the module's forward."""
+    try:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return {}
+    named_only = inspect.Parameter.KEYWORD_ONLY
+    return {
+        parameter.name: len(parameters) if parameter.kind is named_only else place
+        for place, parameter in enumerate(parameters)
+        if parameter.name in _DATA_MASKS | _PADDING_MASKS
+    }
+
+
+def _idle_hook() -> Callable[..., None]:
+    return _do_nothing
+
+
+def _do_nothing(*_: Any) -> None:
+    return None
