@@ -8,8 +8,8 @@ these runs are constant; the batch and the places are not. Then:
 2. Else, where one axis is constant, it holds the neurons.
 3. Else, where several are (heads and the width of a head, a window's places and its channels), it
    is the one that is as long as a weight of one axis that the layer has; else the one that is as
-   long as some layer of the network is documented to be wide. Where no single one is, any may be
-   taken, or several that follow each other, as one unit.
+   long as some layer of the network is documented to be wide, or several together that are (all
+   heads). Where no single one is, any may be taken, or several that follow each other.
 4. Where no axis is constant (a map of attention, of which all heads are in the batch), there are no
    neurons to agree on: only that the layer is counted without an error is asked for.
 """
@@ -126,13 +126,17 @@ def candidates(module: nn.Module, runs: Sequence[torch.Tensor], known: set[int])
     if any(run.ndim != n_axes for run in runs):
         return []
     constant = [i for i in range(n_axes) if len({run.shape[i] for run in runs}) == 1]
+    if len(constant) == 1:
+        return [(constant[0],)]
+    ends = itertools.combinations(range(len(constant) + 1), 2)
+    ways = [tuple(constant[i:j]) for i, j in ends]
+    ways += [tuple(constant)] * (tuple(constant) not in ways)
+    width = {way: math.prod(first.shape[i] for i in way) for way in ways}
     weights = {p.numel() for p in module.parameters(recurse=False) if p.squeeze().ndim == 1}
     for widths in (weights, known - {1}):
-        found = [(i,) for i in constant if first.shape[i] in widths]
-        if len(found) == 1:
-            return found
-    ends = itertools.combinations(range(len(constant) + 1), 2)
-    return [tuple(constant[i:j]) for i, j in ends]
+        if len([way for way in ways if len(way) == 1 and width[way] in widths]) == 1:
+            return [way for way in ways if width[way] in widths]
+    return ways
 
 
 def explains(
