@@ -100,7 +100,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
     # What a copy goes without.
     _PASSING = (
         *("watch", "built", "_warn", "_window", "_guard", "_epoch", "_fit", "_in_fit"),
-        *("_trackers", "_layer_ids", "_model", "params"),
+        *("_trackers", "_layer_ids", "_reported", "_model", "params"),
     )
 
     def __init__(
