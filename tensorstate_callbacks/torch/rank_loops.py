@@ -74,7 +74,7 @@ def merge_report(
 def say(doubts: Iterable[str]) -> str:
     """Return what to tell of repeated samples that could not be left out for certain."""
     return (
-        "the ranks don't divide the samples, so their loaders repeat some, and where these "
-        f"are in these activations had to be assumed: {'; '.join(doubts)}. Evaluate a number of "
-        "samples that the ranks divide, or exclude these layers"
+        "the ranks don't divide the samples, so a DistributedSampler or Accelerate repeats some, "
+        f"and where these are in the activations had to be assumed: {'; '.join(doubts)}. Evaluate "
+        "a number of samples that the ranks divide, or exclude these layers"
     )
