@@ -9,7 +9,7 @@ from torch import nn
 
 from tensorstate_callbacks import ProbeError, TensorStateWarning
 from tensorstate_callbacks.torch import record
-from tensorstate_callbacks.torch.channel_axis import rule_axis
+from tensorstate_callbacks.torch.module_axis import rule_axis
 
 
 def neurons(model: nn.Module, attach_to: Any, *inputs: torch.Tensor, **options: Any) -> list[int]:

@@ -97,6 +97,12 @@ class EfficiencyCallback(keras.callbacks.Callback):
         print(callback.last.table())
     """
 
+    # What a copy goes without.
+    _PASSING = (
+        *("watch", "built", "_warn", "_window", "_guard", "_epoch", "_fit", "_in_fit"),
+        *("_trackers", "_layer_ids", "_reported", "_model", "params"),
+    )
+
     def __init__(
         self,
         attach_to: Patterns | None = None,
@@ -136,7 +142,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
         current_backend()
         check_not_a_worker()
         self.history = History()
-        self._begin_anew()
+        self._forget_the_run()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy keeps: settings and history, nothing of a model or a fit under way."""
@@ -149,14 +155,9 @@ class EfficiencyCallback(keras.callbacks.Callback):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._begin_anew()
+        self._forget_the_run()
 
-    _PASSING = (
-        *("watch", "built", "_warn", "_window", "_guard", "_epoch", "_fit", "_in_fit"),
-        *("_trackers", "_layer_ids", "_reported", "_model", "params"),
-    )
-
-    def _begin_anew(self) -> None:
+    def _forget_the_run(self) -> None:
         self.watch = Watch({}, {}, self._settings, None, WarnOnce())
         self.built: BuiltFunction | None = None
         self._warn = WarnOnce()
@@ -199,7 +200,7 @@ class EfficiencyCallback(keras.callbacks.Callback):
                 "is logged: give fit validation_data or validation_split",
             )
         self._trackers = find_trackers(caller.callback_list, self._settings)
-        self._trackers.begin(self._settings, self.watch.names())
+        self._trackers.begin(self._settings, self.watch.expected_names())
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Note the epoch."""

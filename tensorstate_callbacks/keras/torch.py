@@ -11,8 +11,8 @@ import torch
 
 from tensorstate_callbacks.keras.test_function import make_uncompiled
 from tensorstate_callbacks.torch.activations import to_host
-from tensorstate_callbacks.torch.channel_axis import rule_axis
 from tensorstate_callbacks.torch.eager import forced_eager
+from tensorstate_callbacks.torch.module_axis import rule_axis
 
 
 class _OnHost:

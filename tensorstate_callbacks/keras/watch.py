@@ -70,6 +70,7 @@ class Watch:
         self.active = False
         self._lock = threading.Lock()
         self._dropped: set[str] = set()
+        self._taken: set[str] = set()
         self._empty: dict[str, str] = {}
         self._padded: dict[str, None] = {}
         self._refused: ProbeError | None = None
@@ -78,7 +79,17 @@ class Watch:
     def names(self) -> list[str]:
         """Return the names of the probes whose states count, in the model's order."""
         names = (name for probe in self.probes for name in (probe.before, probe.after) if name)
-        return [name for name in names if name not in self._dropped and name not in self._empty]
+        gone = self._gone()
+        return [name for name in names if name not in gone]
+
+    def expected_names(self) -> list[str]:
+        """Return `names` before the model has run, taking what is defined last for the output."""
+        last = (
+            next(name for name in reversed(list(self._layers)) if name in group)
+            for group in self._contenders
+        )
+        gone = {name for layer in last for name in self._settings.probe_names(layer)}
+        return [name for name in self.names() if name not in gone]
 
     def new_flow(self) -> AxisFlow | None:
         """Return what to note the axes of tensors in, None where all is known that is needed."""
@@ -113,6 +124,7 @@ class Watch:
         except (TypeError, ValueError) as error:
             self._refuse(name, str(error))
             return None
+        self._taken.add(name)
         return self._backend.tap(tensor, partial(self._observe, site, decided))
 
     def end_step(self, flow: AxisFlow | None) -> None:
@@ -130,11 +142,18 @@ class Watch:
         if recorder is not None and isinstance(recorder.error, _ChangingSizeError):
             raise recorder.error
         if flow is None or not flow.called:
+            self._tell_of_guesses()
             return
         self._axes.settled = True
         self._called.update(map(id, flow.called))
         self._drop_outputs(flow.called)
-        self._warn_of_what_was_seen()
+        self._tell_of_empty()
+        padded = [name for name in self._padded if name not in self._dropped]
+        if padded:
+            self._warn("padding", _padding_message(padded))
+        if self._left_out is not None:
+            self._tell_of_weights(self._left_out)
+        self._tell_of_guesses()
 
     def counted(self, recorder: Recorder) -> Recorder:
         """Return what was recorded, without probes that are left out as the pass has shown.
@@ -144,7 +163,7 @@ class Watch:
         """
         if recorder.error is not None:
             raise recorder.error
-        recorder.drop(self._dropped.union(self._empty))
+        recorder.drop(self._gone())
         return recorder
 
     def _observe(self, site: Site, decided: Decided, activations: npt.ArrayLike) -> None:
@@ -168,6 +187,10 @@ class Watch:
             return
         recorder.observe_later(site.name, activations, axes)
 
+    def _gone(self) -> set[str]:
+        """Return the probes that make outputs, or have no neurons in any call."""
+        return self._dropped | (self._empty.keys() - self._taken)
+
     def _refuse(self, name: str, problem: str) -> None:
         self._refused = self._refused or ProbeError(
             f"layer {name!r} could not be counted: {problem}. Exclude it, or attach to other layers"
@@ -176,34 +199,35 @@ class Watch:
     def _drop_outputs(self, called: list[Any]) -> None:
         """Leave out the layers that made the outputs: of each set the one called last."""
         order = {id(layer): at for at, layer in enumerate(called)}
+        waiting = []
         for group in self._contenders:
             ran = [name for name in group if id(self._layers[name]) in order]
             if ran:
                 last = max(ran, key=lambda name: order[id(self._layers[name])])
                 self._dropped.update(filter(None, self._settings.probe_names(last)))
-        self._contenders = ()
+            else:
+                waiting.append(group)
+        self._contenders = waiting
 
-    def _warn_of_what_was_seen(self) -> None:
-        if self._empty and not self.names():
-            name, problem = next(iter(self._empty.items()))
+    def _tell_of_empty(self) -> None:
+        empty = {name: self._empty[name] for name in self._empty if name not in self._taken}
+        if empty and not self.names():
+            name, problem = next(iter(empty.items()))
             raise ProbeError(
                 f"layer {name!r} has no neurons to count: {problem}. Attach to other layers"
             )
-        if self._empty:
-            listed = ", ".join(f"{name} ({problem})" for name, problem in self._empty.items())
+        if empty:
+            listed = ", ".join(f"{name} ({problem})" for name, problem in empty.items())
             self._warn("empty", f"left out layers that have no neurons to count: {listed}")
+
+    def _tell_of_guesses(self) -> None:
         guessed = {
             name: what for name, what in self._axes.guessed.items() if name not in self._dropped
         }
         if guessed:
             self._warn("axis", guess_message(guessed))
-        padded = [name for name in self._padded if name not in self._dropped]
-        if padded:
-            self._warn("padding", _padding_message(padded))
-        if self._left_out is not None:
-            self._warn_of_weights(self._left_out)
 
-    def _warn_of_weights(self, on_purpose: Collection[str]) -> None:
+    def _tell_of_weights(self, on_purpose: Collection[str]) -> None:
         left_out = {*on_purpose, *(probe.name for probe in self.probes)}
         probed = [
             probe.name

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tensorstate_callbacks.channel_axis import Axis, normal_axes
-from tensorstate_callbacks.torch.channel_axis import rule_axis
+from tensorstate_callbacks.torch.module_axis import rule_axis
 from tensorstate_callbacks.torch.own_samples import ActiveLoader, BatchSamples
 
 

@@ -7,7 +7,7 @@ computes nothing and changes nothing.
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -15,59 +15,19 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.hooks import RemovableHandle
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from tensorstate_callbacks.channel_axis import Axis
 from tensorstate_callbacks.torch.activations import find_tensor
-from tensorstate_callbacks.torch.axis_rules import Parts, Place, place_outputs, whole
+from tensorstate_callbacks.torch.axis_moves import Parts
+from tensorstate_callbacks.torch.axis_rules import place_outputs
 from tensorstate_callbacks.torch.calls import is_first_run, taken_in, takes_hooks
+from tensorstate_callbacks.torch.places import Places, shape_of, tensors_in
 
-# Shapes remembered for tensors of unknown origin; more are forgotten, oldest first.
-_MOST_SHAPES = 4096
+# Shapes of samples that bring nothing new, after which no others are looked at.
+_MOST_CALM = 8
 
 
-class Places:
-    """Where the neurons lie in the tensors of a forward pass.
-
-    A tensor that is not in it has nothing to do with the data: a weight, a mask, a constant. One
-    that is there without a place stems from the data, but where its neurons lie isn't known.
-    """
-
-    def __init__(self) -> None:
-        self._places: Any = WeakTensorKeyDictionary()
-        self._by_shape: dict[tuple[int, ...], Parts] = {}
-
-    def get(self, tensor: torch.Tensor) -> Place | None:
-        """Return a tensor's place; None where it has nothing to do with the data."""
-        found: Place | None = self._places.get(tensor)
-        return found
-
-    def set(self, tensor: torch.Tensor, parts: Parts | None) -> None:
-        """Note where a tensor's neurons lie; None: that it stems from the data."""
-        shape = shape_of(tensor)
-        self._places[tensor] = Place(shape, parts)
-        if parts is not None:
-            self._by_shape.pop(shape, None)
-            self._by_shape[shape] = parts
-            if len(self._by_shape) > _MOST_SHAPES:
-                del self._by_shape[next(iter(self._by_shape))]
-
-    def set_axis(self, tensor: torch.Tensor, axis: Axis) -> None:
-        """Note that a tensor's neurons lie on an axis, or on several."""
-        shape = shape_of(tensor)
-        axes = (axis,) if isinstance(axis, int) else axis
-        if all(-len(shape) <= each < len(shape) for each in axes):
-            self.set(tensor, tuple(whole(each % len(shape), shape) for each in axes))
-
-    def begin(self, tensors: Iterator[torch.Tensor]) -> None:
-        """Take tensors for the data that a model is given."""
-        for tensor in tensors:
-            if tensor not in self._places:
-                self.set(tensor, self.of_shape(tensor))
-
-    def of_shape(self, tensor: torch.Tensor) -> Parts | None:
-        """Return the place of the latest tensor of that shape whose place was known."""
-        return self._by_shape.get(shape_of(tensor))
+def _sample_shapes(args: Any, kwargs: Any) -> tuple[Any, ...]:
+    return tuple(shape_of(tensor)[1:] for tensor in tensors_in((args, kwargs)))
 
 
 class Axes(Protocol):
@@ -101,6 +61,10 @@ class Follower:
         self._handles: list[RemovableHandle] = []
         self._hung: tuple[Callable[[], nn.Module | None], Callable[..., Any]] | None = None
         self._is_done = False
+        # Modules that were called from outside of the model, and the shapes of what they took.
+        self._entries: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._shapes: set[tuple[Any, ...]] = set()
+        self._n_calm = 0
         self._local = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,7 +88,7 @@ class Follower:
         Returns:
             Handles that take the hooks off.
         """
-        self.take_off()
+        self._unhook()
         self._hung = weakref.ref(model), wrap
         self._is_done = False
         for module in filter(takes_hooks, model.modules()):
@@ -147,9 +111,12 @@ class Follower:
 
     def take_off(self) -> None:
         """Take all hooks off, and end what an interrupt may have left open."""
+        self._unhook()
+        self._end()
+
+    def _unhook(self) -> None:
         while self._handles:
             self._handles.pop().remove()
-        self._end()
 
     @property
     def _mode(self) -> "Follow | None":
@@ -160,6 +127,8 @@ class Follower:
         if self._mode is not None:
             self._local.depth += 1
         elif not self._is_done and is_first_run():
+            self._entries.add(module)
+            self._shapes.add(_sample_shapes(args, kwargs))
             self._axes.places.begin(tensors_in((args, kwargs)))
             self._local.depth = 1
             self._local.mode = Follow(self._axes.places)
@@ -175,8 +144,29 @@ class Follower:
         if self._local.depth <= 0:
             self._end()
             if self._axes.is_enough():
-                self._is_done = True
-                self.take_off()
+                self._rest()
+
+    def _rest(self) -> None:
+        """Follow no further, unless the model is given samples of another shape.
+
+        It may compute something else of them. Where a few shapes brought nothing new, no more are
+        looked at.
+        """
+        self._is_done = True
+        self._unhook()
+        self._n_calm += 1
+        if self._hung is not None and self._n_calm < _MOST_CALM:
+            _, wrap = self._hung
+            for module in self._entries:
+                hook = module.register_forward_pre_hook(wrap(self._look), with_kwargs=True)
+                self._handles.append(hook)
+
+    def _look(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._mode is not None or not is_first_run():
+            return
+        if _sample_shapes(args, kwargs) not in self._shapes:
+            self.follow_again()
+            self._enter(module, args, kwargs)
 
     def _end(self) -> None:
         mode, self._local.mode = self._mode, None
@@ -226,7 +216,8 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         places = self._places
         outputs = list(tensors_in(output))
-        if not outputs:
+        # What is made anew, after the type of some tensor, holds nothing of it.
+        if not outputs or "aten.new_" in str(func):
             return
         taken = list(tensors_in((args, kwargs)))
         data = [(t, place) for t in taken if (place := places.get(t)) is not None]
@@ -247,41 +238,3 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _set_base(self, base: torch.Tensor, parts: Parts) -> None:
         self._places.set_axis(base, tuple(part.axis for part in parts))
-
-
-def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
-    """Return a tensor's shape; of a nested one, which may have none, zeros."""
-    return (0,) * tensor.ndim if tensor.is_nested else tuple(tensor.shape)
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in nested tuples, lists and dicts."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from tensors_in(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from tensors_in(part)
-
-
-def resolve(parts: Sequence[Any], shape: tuple[int, ...]) -> Axis | None:
-    """Return the axes that a place stands for, counted from the end.
-
-    Args:
-        parts: Of the place.
-        shape: Of the tensor.
-
-    Returns:
-        One axis; several, that are the neurons together; () where a position has one neuron, which
-        has no axis; None where the neurons' axis holds the samples too.
-    """
-    whole_axes = [p.axis for p in parts if p.inner == 1 and p.extent == shape[p.axis]]
-    mixed = [p.axis for p in parts if p.axis not in whole_axes]
-    # Features that were flattened together are neurons together, samples aren't.
-    axes = whole_axes or list(dict.fromkeys(axis for axis in mixed if axis))
-    if not axes and mixed:
-        return None
-    found = tuple(sorted(axis - len(shape) for axis in axes))
-    return found[0] if len(found) == 1 else found

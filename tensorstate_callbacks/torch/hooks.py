@@ -24,9 +24,10 @@ from tensorstate_callbacks.torch.calls import (
     takes_hooks,
 )
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes, Found, say_guesses
+from tensorstate_callbacks.torch.default_layers import is_dense_call
 from tensorstate_callbacks.torch.first_pass import FirstPass
 from tensorstate_callbacks.torch.following import Follower
-from tensorstate_callbacks.torch.layers import PickedLayers, is_dense_call, unwrap
+from tensorstate_callbacks.torch.layers import PickedLayers, unwrap
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 from tensorstate_callbacks.torch.transforms import plain, under_transform
 

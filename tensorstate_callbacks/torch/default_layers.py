@@ -1,0 +1,106 @@
+"""Find a PyTorch model's convolution and dense layers, by what they are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+# Tables and scales: their weights are none that make neurons out of others.
+NO_LAYERS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.GroupNorm)
+
+
+def find_default(layers: Mapping[str, nn.Module]) -> tuple[set[str], set[str]]:
+    """Return the names of the convolution and dense layers, and of what may be such.
+
+    The one that makes the output is among them. A layer inside one of these is not: the low-rank
+    ones of LoRA, the original beside them.
+    """
+    certain: set[str] = set()
+    tentative: set[str] = set()
+    inside: set[int] = set()
+    for name, layer in layers.items():
+        if id(layer) in inside:
+            continue
+        if _is_conv(layer) or _is_dense(layer) or _is_adapted(layer):
+            certain.add(name)
+            inside.update(id(inner) for inner in layer.modules())
+        elif _may_be_dense(layer):
+            tentative.add(name)
+    return certain, tentative
+
+
+def _is_conv(layer: nn.Module) -> bool:
+    """Tell convolutions, those of quantization too, which are relatives by what they say only."""
+    if isinstance(layer, _ConvNd):
+        return True
+    says = all(isinstance(getattr(layer, n, None), int) for n in ("in_channels", "out_channels"))
+    return says and hasattr(layer, "kernel_size") and _is_leaf_with_weight(layer)
+
+
+def _is_dense(layer: nn.Module) -> bool:
+    # MultiheadAttention has a linear layer inside that it never calls.
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        return False
+    return isinstance(layer, nn.Linear) or (
+        _features(layer) is not None and _is_leaf_with_weight(layer)
+    )
+
+
+def _is_adapted(layer: nn.Module) -> bool:
+    """Tell a dense layer or convolution that is wrapped together with what adapts it (LoRA)."""
+    children = dict(layer.named_children())
+    bases = [
+        child
+        for name, child in children.items()
+        if not name.startswith("lora_") and (_is_dense(child) or _is_conv(child))
+    ]
+    if not bases:
+        return False
+    features = _features(layer)
+    if "original_module" in children or features in [_features(b) for b in bases if features]:
+        return True
+    parameters = (name for name, _ in layer.named_parameters(recurse=False))
+    adapts = any(name.startswith("lora_") for name in (*children, *parameters))
+    return adapts and len(bases) == 1
+
+
+def _may_be_dense(layer: nn.Module) -> bool:
+    """Tell what may be a dense layer by another name, such as GPT-2's Conv1D."""
+    known = isinstance(layer, (*NO_LAYERS, nn.RNNBase, nn.RNNCellBase, nn.Linear))
+    if known or any(layer.children()):
+        return False
+    return [p.ndim for p in layer.parameters(recurse=False)].count(2) == 1
+
+
+def _features(layer: nn.Module) -> tuple[int, int] | None:
+    sizes = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    return sizes if all(isinstance(size, int) for size in sizes) else None  # type: ignore[return-value]
+
+
+def _is_leaf_with_weight(layer: nn.Module) -> bool:
+    # A quantized layer packs its weight into a module, and unpacks it where asked.
+    is_packed = callable(getattr(layer, "weight", None))
+    return is_packed or (own_weights(layer) > 0 and not any(layer.children()))
+
+
+def is_dense_call(module: nn.Module, taken: Any, given: Any) -> bool:
+    """Tell whether a module's call is that of a dense layer: its weight's sizes are the last axes'.
+
+    Args:
+        module: One of `PickedLayers.tentative`.
+        taken: The tensor that it took, shape `(..., n_in)`.
+        given: The tensor that it gave, shape `(..., n_out)`.
+    """
+    if taken is None or given is None or taken.is_nested or given.is_nested:
+        return False
+    weight = next(p for p in module.parameters(recurse=False) if p.ndim == 2)
+    if not (taken.is_floating_point() and taken.ndim == given.ndim and taken.ndim):
+        return False
+    return sorted((taken.shape[-1], given.shape[-1])) == sorted(weight.shape)
+
+
+def own_weights(module: nn.Module) -> int:
+    """Return the number of a module's own weights, in parameters of two axes and more."""
+    return sum(p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
