@@ -39,7 +39,7 @@ _ANY_SIZE = """
     resnet18 resnetv2_18 regnety_002 mobilenetv3_small_050 efficientnet_b0 convnext_atto
     convnextv2_atto poolformer_s12 densenet121 dpn48b hrnet_w18_small res2net50_14w_8s resnest14d
     skresnet18 inception_next_atto ghostnet_050 nf_regnet_b0 repvgg_a0 edgenext_xx_small pvt_v2_b0
-    xcit_nano_12_p16_224 mobilevitv2_050 fastvit_t8 hgnetv2_b0
+    xcit_nano_12_p16_224 mobilevitv2_050 fastvit_t8 hgnetv2_b0 tf_efficientnet_cc_b0_4e
 """
 SWIN = {"depths": (2, 1, 1), "embed_dim": 24, "num_heads": (3, 3, 3), "window_size": 4}
 
