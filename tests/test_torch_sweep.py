@@ -109,8 +109,10 @@ def check_default(model: nn.Module, inputs: Any, seen: dict[str, list[torch.Tens
     assert len(missed) <= 1, missed
     assert missed in ([], torchs[-1:]), missed
     for name in found:
-        widths = {size for p in layers[name].parameters() if p.ndim > 1 for size in p.shape}
-        assert found[name].keys() <= widths, name
+        weights = [p.shape for p in layers[name].parameters() if p.ndim > 1]
+        sizes = {size for shape in weights for size in shape} | known_widths(layers[name])
+        assert weights, name
+        assert found[name].keys() <= sizes, name
 
 
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)
