@@ -11,7 +11,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo demo-lightning study test lint types clean bench fuzz
 .PHONY: test-kernels test-neon test-asan test-ubsan test-tsan test-wheels
-.PHONY: test-sweep test-keras-jax test-keras-torch test-keras-versions test-lightning-versions
+.PHONY: test-keras-jax test-keras-torch test-keras-versions test-lightning-versions
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py
@@ -72,10 +72,6 @@ fuzz: $(READY)
 bench: $(READY)
 	$(RUN) -m benchmarks $(PART) $(SAVE)
 
-# Real networks of timm and transformers, every layer against NumPy, in an environment of its own.
-test-sweep: $(READY)
-	$(RUN) -m nox --session sweep
-
 # The tests of Keras under earlier releases, each in an environment of its own.
 test-keras-versions: $(READY)
 	$(RUN) -m nox --session keras
@@ -99,4 +95,5 @@ clean:
 $(READY): pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps timm  # see tests/torchvision_stand_in.py
 	touch $@

@@ -65,13 +65,6 @@ def keras(session: nox.Session, release: str) -> None:
     session.run("python", "-m", "pytest", *KERAS_TESTS, *session.posargs, env=environment)
 
 
-@nox.session(python="3.11")
-def sweep(session: nox.Session) -> None:
-    """Count every layer of a few dozen real networks of timm and transformers."""
-    session.install("--constraint", "constraints.txt", "--editable", ".[sweep]")
-    session.run("python", "-m", "pytest", "tests/test_torch_sweep.py", *session.posargs)
-
-
 # What these versions need that today's don't have: pkg_resources, and the way in which Rich ended
 # a progress bar before 14.1.
 OLD_LIGHTNING = {

@@ -1,34 +1,15 @@
 """Networks for images of the sweep, from timm: families as different as can be, small inputs."""
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from sweep_oracle import Inputs, Network
 from torch import nn
+from torchvision_stand_in import import_timm
 
 BEHIND = "what a layer over the tokens gave goes through it"
 TOKENS = "a layer over the tokens, of which there are as many as the image has patches"
-
-
-def declare_operators() -> None:
-    """Make torchvision importable where its wheel was made for another torch, if it is there.
-
-    Compiled for CUDA it can't load its operators beside a torch for the CPU, and asks for two of
-    them as it is imported. No network of the sweep calls them.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except ModuleNotFoundError:
-        return
-    except RuntimeError:
-        for name in ("nms", "qnms"):
-            schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            _operators.define(schema)
-
-
-_operators = torch.library.Library("torchvision", "FRAGMENT")
 
 
 def images(n: int, size: int) -> Inputs:
@@ -40,11 +21,9 @@ def timm(name: str, *, sized: bool = False, **options: Any) -> Callable[[int], n
     """How to build a network: `sized` ones are told the size of their images."""
 
     def build(size: int) -> nn.Module:
-        import timm as library
-
         torch.manual_seed(0)
         given = {**options, "img_size": size} if sized else options
-        return library.create_model(name, num_classes=5, **given)
+        return import_timm().create_model(name, num_classes=5, **given)
 
     return build
 
@@ -60,7 +39,7 @@ _ANY_SIZE = """
     resnet18 resnetv2_18 regnety_002 mobilenetv3_small_050 efficientnet_b0 convnext_atto
     convnextv2_atto poolformer_s12 densenet121 dpn48b hrnet_w18_small res2net50_14w_8s resnest14d
     skresnet18 inception_next_atto ghostnet_050 nf_regnet_b0 repvgg_a0 edgenext_xx_small pvt_v2_b0
-    xcit_nano_12_p16_224 mobilevitv2_050 fastvit_t8 hgnetv2_b0
+    xcit_nano_12_p16_224 mobilevitv2_050 fastvit_t8 hgnetv2_b0 tf_efficientnet_cc_b0_4e
 """
 SWIN = {"depths": (2, 1, 1), "embed_dim": 24, "num_heads": (3, 3, 3), "window_size": 4}
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from case_modules import Conv1D
 from state_oracle import counted_states
-from sweep_images import declare_operators
 from sweep_sequences import GPT2, LLAMA, SMALL, ids
 from torch import nn
 
@@ -34,7 +33,6 @@ def states(model: nn.Module, inputs: dict[str, torch.Tensor]) -> States:
 @pytest.mark.parametrize("options", [{}, {"use_dora": True}], ids=["LoRA", "DoRA"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_adapted_network_has_the_layers_of_before(name: str, options: Any) -> None:
-    declare_operators()
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
     if options and name.startswith("Mixtral"):
         pytest.skip("peft has no DoRA for experts that are one parameter")

@@ -77,6 +77,26 @@ def test_norm_of_heads_has_the_neurons_of_one_head() -> None:
     assert found["2"] == 4
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Unfold(2), (4, 3, 6, 8)),
+        (nn.Fold((6, 8), 2), (4, 12, 35)),
+        (nn.PixelShuffle(2), (4, 12, 3, 5)),
+        (nn.PixelUnshuffle(2), (4, 3, 6, 8)),
+        (nn.Upsample(scale_factor=2), (4, 3, 7)),
+        (nn.ChannelShuffle(2), (4, 6, 7, 5)),
+        (nn.Dropout2d(), (4, 3, 6, 8)),
+        (nn.Softmax2d(), (4, 3, 6, 8)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
+)
+def test_layer_that_torch_documents_for_channels_needs_no_other_before_it(
+    layer: nn.Module, shape: tuple[int, ...]
+) -> None:
+    check_axes(nn.Sequential(layer, nn.Tanh()).eval(), {"0": 1, "1": 1}, torch.randn(*shape))
+
+
 class Gate(nn.Module):
     """A norm by hand whose weight is used by a function of the module's."""
 
