@@ -19,7 +19,12 @@ from tensorstate_callbacks.channel_axis import (
 from tensorstate_callbacks.channel_axis import n_neurons as neurons_on
 from tensorstate_callbacks.torch.axis_moves import Place
 from tensorstate_callbacks.torch.following import Follower
-from tensorstate_callbacks.torch.module_axis import evident_axis, is_unruled, rule_axis
+from tensorstate_callbacks.torch.module_axis import (
+    documented_axis,
+    evident_axis,
+    is_unruled,
+    rule_axis,
+)
 from tensorstate_callbacks.torch.places import Places, resolve, shape_of
 
 
@@ -168,6 +173,8 @@ class ChannelAxes:
         if not shape:
             raise ValueError("activations need an axis of neurons; got shape ()")
         evident = evident_axis(module, shape)
+        if evident is None:
+            evident = documented_axis(module, shape)
         followed = self._resolve(self.places.get(tensor), shape)
         if followed is not None:
             # Heads and what each has, of which a norm takes the latter.

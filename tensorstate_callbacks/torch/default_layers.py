@@ -54,7 +54,7 @@ def _is_adapted(layer: nn.Module) -> bool:
     bases = [
         child
         for name, child in children.items()
-        if not name.startswith("lora_") and (_is_dense(child) or _is_conv(child))
+        if not name.startswith("lora_") and _may_be_layer(child)
     ]
     if not bases:
         return False
@@ -64,6 +64,10 @@ def _is_adapted(layer: nn.Module) -> bool:
     parameters = (name for name, _ in layer.named_parameters(recurse=False))
     adapts = any(name.startswith("lora_") for name in (*children, *parameters))
     return adapts and len(bases) == 1
+
+
+def _may_be_layer(layer: nn.Module) -> bool:
+    return _is_dense(layer) or _is_conv(layer) or _may_be_dense(layer)
 
 
 def _may_be_dense(layer: nn.Module) -> bool:
@@ -95,10 +99,11 @@ def is_dense_call(module: nn.Module, taken: Any, given: Any) -> bool:
     """
     if taken is None or given is None or taken.is_nested or given.is_nested:
         return False
-    weight = next(p for p in module.parameters(recurse=False) if p.ndim == 2)
-    if not (taken.is_floating_point() and taken.ndim == given.ndim and taken.ndim):
+    # Adapters may have put something else in its place for the time of the call.
+    weight = next((p for p in module.parameters(recurse=False) if p.ndim == 2), None)
+    if weight is None or not taken.is_floating_point() or taken.ndim != given.ndim:
         return False
-    return sorted((taken.shape[-1], given.shape[-1])) == sorted(weight.shape)
+    return taken.ndim > 0 and sorted((taken.shape[-1], given.shape[-1])) == sorted(weight.shape)
 
 
 def own_weights(module: nn.Module) -> int:

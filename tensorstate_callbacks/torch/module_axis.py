@@ -35,6 +35,21 @@ _SECOND = {
     nn.CrossMapLRN2d: (4,),
 }
 _NORMALIZED = tuple(cls for cls in (nn.LayerNorm, getattr(nn, "RMSNorm", None)) if cls)
+# Of these the channels are documented too, but they keep or follow those of what they take.
+_DOCUMENTED: dict[type, tuple[int | None, Iterable[int]]] = {
+    nn.PixelShuffle: (-3, range(3, 8)),
+    nn.PixelUnshuffle: (-3, range(3, 8)),
+    nn.Softmax2d: (-3, (3, 4)),
+    nn.Unfold: (-2, (2, 3)),
+    nn.Fold: (-3, (3, 4)),
+    nn.ChannelShuffle: (None, range(3, 6)),
+    nn.Upsample: (None, range(3, 6)),
+    nn.UpsamplingNearest2d: (None, (4,)),
+    nn.UpsamplingBilinear2d: (None, (4,)),
+    nn.Dropout1d: (-2, (2, 3)),
+    nn.Dropout2d: (-3, (3, 4)),
+    nn.Dropout3d: (-4, (4, 5)),
+}
 # What a module says of the number of its neurons, by the base that gives it the rule.
 _WIDTHS = ("out_channels", "out_features", "embedding_dim")
 
@@ -117,6 +132,19 @@ def _dense_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     out = getattr(module, "out_features", None)
     is_dense = isinstance(out, int) and isinstance(getattr(module, "in_features", None), int)
     return -1 if is_dense and shape and shape[-1] == out else None
+
+
+def documented_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """Return the axis of the channels that torch documents for a module which makes none.
+
+    Args:
+        module: Any module.
+        shape: Of the tensor that it gave.
+    """
+    axis, n_axes = _DOCUMENTED.get(type(module), (None, ()))
+    if len(shape) not in n_axes:
+        return None
+    return 1 - len(shape) if axis is None else axis
 
 
 def evident_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
