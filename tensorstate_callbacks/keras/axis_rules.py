@@ -221,7 +221,7 @@ _RULES: dict[type, _Rule] = {
     **dict.fromkeys(
         _classes(
             [
-                *("Dense", "Embedding", "ReversibleEmbedding", "RepeatVector"),
+                *("Dense", "Embedding", "ReversibleEmbedding", "RepeatVector", "Masking"),
                 *("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention"),
             ]
         ),
