@@ -95,5 +95,7 @@ clean:
 $(READY): pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps timm  # see tests/torchvision_stand_in.py
+	@# Without what they bring along, a torchvision that doesn't fit and a second TensorFlow.
+	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps \
+		timm 'keras-hub; python_version >= "3.11"' kagglehub kagglesdk
 	touch $@
