@@ -55,11 +55,13 @@ def given_axis(given: ChannelAxis, name: str, layer: Any, tensor: Any) -> Axis |
         TypeError: The callable returned something else than an axis or None.
     """
     if isinstance(given, Mapping):
-        return next((axis for key, axis in given.items() if matches(key, name, layer)), None)
-    axis = given(name, layer, tensor) if callable(given) else given
+        axis = next((axis for key, axis in given.items() if matches(key, name, layer)), None)
+    else:
+        axis = given(name, layer, tensor) if callable(given) else given
     if not (axis is None or is_axis(axis)):
         raise TypeError(f"channel_axis gave {axis!r}, which is no axis")
-    return axis
+    # A configuration file has lists.
+    return tuple(axis) if isinstance(axis, list) else axis
 
 
 def normal_axes(axis: Axis | Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -249,3 +250,19 @@ def test_outputs_are_the_same_to_the_bit_while_a_model_is_followed() -> None:
     with record(model, ["GELU", "Dropout"]):
         watched, _ = model(data)
     assert torch.equal(plain, watched)
+
+
+def test_fast_path_of_encoder_layers_is_left_alone_while_a_model_is_followed() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(layer, nn.Dropout()).eval()
+    data, fast = torch.randn(4, 6, 8), torch._transformer_encoder_layer_fwd
+    with (
+        torch.no_grad(),
+        mock.patch.object(torch, "_transformer_encoder_layer_fwd", wraps=fast) as called,
+    ):
+        plain = model(data)
+        with record(model, "1") as recording:
+            assert torch.equal(model(data), plain)
+    assert called.call_count == 2
+    assert counted_states(recording.counters["1"]) == expected_states([plain], 2)

@@ -59,3 +59,17 @@ def is_symbolic(tensor: torch.Tensor) -> bool:
 def takes_hooks(module: nn.Module) -> bool:
     """Tell whether hooks can be hung on a module; TorchScript takes none."""
     return not isinstance(module, torch.jit.RecursiveScriptModule)  # type: ignore[attr-defined]
+
+
+def fast_modules(model: nn.Module) -> set[nn.Module]:
+    """Return encoder layers that nobody has hooked, and what is in them.
+
+    A hook changes how torch runs them, and with it the last bits of what they give.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer)]
+    parts = [list(layer.modules()) for layer in layers]
+    return {m for each in parts if not any(map(_is_hooked, each)) for m in each}
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from tensorstate_callbacks.torch.activations import find_tensor
 from tensorstate_callbacks.torch.axis_moves import Parts
 from tensorstate_callbacks.torch.axis_rules import place_outputs
-from tensorstate_callbacks.torch.calls import is_first_run, taken_in, takes_hooks
+from tensorstate_callbacks.torch.calls import fast_modules, is_first_run, taken_in, takes_hooks
 from tensorstate_callbacks.torch.places import Places, shape_of, tensors_in
 
 # Shapes of samples that bring nothing new, after which no others are looked at.
@@ -91,7 +91,10 @@ class Follower:
         self._unhook()
         self._hung = weakref.ref(model), wrap
         self._is_done = False
-        for module in filter(takes_hooks, model.modules()):
+        untouched = fast_modules(model)
+        for module in model.modules():
+            if module in untouched or not takes_hooks(module):
+                continue
             enter = module.register_forward_pre_hook(
                 wrap(self._enter), with_kwargs=True, prepend=True
             )

@@ -12,7 +12,12 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from tensorstate_callbacks.torch.activations import find_tensor
-from tensorstate_callbacks.torch.calls import is_first_run, is_symbolic, takes_hooks
+from tensorstate_callbacks.torch.calls import (
+    fast_modules,
+    is_first_run,
+    is_symbolic,
+    takes_hooks,
+)
 from tensorstate_callbacks.torch.transforms import under_transform
 
 # Parameters of forward methods whose masks are 0 where there is padding, and those that are not.
@@ -87,7 +92,7 @@ def watch_for_padding(
             "batches to one length, or evaluate with a batch size of 1"
         )
 
-    untouched = _fast_layers(model)
+    untouched = fast_modules(model)
     for path, module in model.named_modules():
         places = _mask_places(module)
         if places and takes_hooks(module) and module not in untouched:
@@ -131,17 +136,6 @@ def _is_relation(mask: torch.Tensor, data: torch.Tensor | None) -> bool:
 
 def _other_tensor(mask: torch.Tensor, args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
     return find_tensor([value for value in (*args, *kwargs.values()) if value is not mask])
-
-
-def _fast_layers(model: nn.Module) -> set[nn.Module]:
-    """Encoder layers that nobody has hooked, and what is in them: a hook changes how they run."""
-    layers = [m for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer)]
-    parts = [list(layer.modules()) for layer in layers]
-    return {m for each in parts if not any(map(_is_hooked, each)) for m in each}
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _mask_places(module: nn.Module) -> dict[str, int]:
