@@ -54,8 +54,8 @@ class EfficiencyMixin:
     Args:
         attach_to: Which layers to probe: a class name (`"Conv2d"`), a layer name or glob
             (`"net.blocks.*.conv"`), a type, a predicate `(name, module) -> bool`, or a sequence of
-            these. None takes every convolution and linear layer except the one defined last, which
-            is taken for the one that makes the output.
+            these. None takes every convolution and dense layer except the one that makes the
+            output: the one that the first evaluation calls last.
         exclude: Which of them to leave out, in the same forms.
         method: `"after"` probes the layers' outputs, `"before"` their inputs (named
             `<layer>.input`), `"both"` both.
