@@ -97,6 +97,8 @@ def check_every_layer(model: Any, inputs: list[tuple[Any, int]]) -> int:
         How many layers were compared.
     """
     leaves = find_leaves(model)
+    # Keras calls the layers once more, to find out shapes, before it evaluates for the first time.
+    evaluate(model, *inputs[0])
     runs = []
     for x, batch_size in inputs:
         with collect(leaves) as given:
