@@ -144,7 +144,7 @@ def test_an_unknown_argument_is_refused():
 def test_the_extras_are_those_of_pyproject():
     tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
     declared = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
-    for_users = declared.keys() - {"all", "bench", "dev", "examples", "test"}
+    for_users = declared.keys() - {"all", "bench", "dev", "examples", "sweep", "test"}
     assert installation.EXTRAS.keys() == for_users
     for extra, names in installation.EXTRAS.items():
         assert {re.match(r"[\w-]+", line).group() for line in declared[extra]} == set(names)

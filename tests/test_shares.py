@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tensorstate_callbacks import StateCounter
 from tensorstate_callbacks.combined import ShareFigures, combine, unite
+from tensorstate_callbacks.recorder import Width
 from tensorstate_callbacks.shares import join, share_of, split
 
 
@@ -86,8 +87,9 @@ def test_shares_of_several_processes_add_up_to_one_process(n_neurons: int) -> No
             table, sizes = split(*other.snapshot(), len(counters))
             own.add_counts(*join(np.split(table, np.cumsum(sizes)[:-1])[share], n_neurons))
         figures.append(ShareFigures(own.spectrum(), counter.fired()))
-    merged = combine(["idle", "seen"], {"seen": figures})
-    spectrum, fired = merged.figures["seen"]
+    width = Width("seen", n_neurons)
+    merged = combine(["idle", "seen"], {width: figures})
+    spectrum, fired = merged.figures[width]
     for ours, expected in zip(spectrum, one.spectrum(), strict=True):
         np.testing.assert_array_equal(ours, expected)
     np.testing.assert_array_equal(fired, one.fired())

@@ -205,6 +205,7 @@ class EfficiencyMixin:
         """Pick the layers, so that a mistake shows before the first epoch."""
         self._pick_layers(pl_module)
         self._recorded = False
+        self._trackers = find_trackers(trainer, self._settings)
         if not trainer.enable_validation:
             self._warn(
                 "validation",
@@ -216,7 +217,6 @@ class EfficiencyMixin:
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Tell the trackers of the layers, now that the sanity check has shown which they are."""
         layers = self._pick_layers(pl_module).expected()
-        self._trackers = find_trackers(trainer, self._settings)
         self._trackers.begin(
             self._settings,
             [name for layer in layers for name in self._settings.probe_names(layer) if name],

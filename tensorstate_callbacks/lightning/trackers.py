@@ -6,7 +6,11 @@ from typing import Any
 from tensorstate_callbacks.lightning.mlflow_runs import mlflow_trackers
 from tensorstate_callbacks.lightning.tensorboard_run import LightningBoardRun, is_board
 from tensorstate_callbacks.settings import Settings
-from tensorstate_callbacks.tracking.tensorboard import TensorBoardTracker, warn_of_no_board
+from tensorstate_callbacks.tracking.tensorboard import (
+    TensorBoardTracker,
+    check_drawing,
+    warn_of_no_board,
+)
 from tensorstate_callbacks.tracking.tracker import Tracker, Trackers
 
 
@@ -26,5 +30,7 @@ def _find(trainer: Any, settings: Settings) -> Iterable[Tracker]:
     boards = [logger for logger in trainer.loggers if is_board(logger)]
     if settings.figures and not boards:
         warn_of_no_board("a TensorBoardLogger to the Trainer")
+    if boards:
+        check_drawing(settings)
     yield from (TensorBoardTracker(LightningBoardRun(board)) for board in boards)
     yield from mlflow_trackers(trainer)

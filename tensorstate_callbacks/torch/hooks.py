@@ -68,6 +68,8 @@ class Watch:
     Attributes:
         active: Tells whether calls are looked at.
         rows: Leaves out the samples of a batch that another process counts.
+        sees_padding: Padding would be counted: some activations were no nested tensors, which have
+            none.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Watch:
         self._without_tensor: dict[str, str] = {}
         self._handles: dict[str, list[RemovableHandle]] = {}
         self.active = True
+        self.sees_padding = False
         self.rows = BatchRows()
 
     @contextmanager
@@ -261,6 +264,8 @@ class Watch:
     def _observe(self, probe: str, module: nn.Module, tensor: torch.Tensor, found: Found) -> None:
         if not (found.is_sure or tensor.is_nested):
             self._check_width(probe, n_neurons(found.axis, tensor.shape), found)
+        if not tensor.is_nested:
+            self.sees_padding = True
         own = self.rows.own(probe, module, tensor, found.axis)
         if own is not None:
             self._recorder.observe_tensor(probe, own, found.axis)

@@ -89,7 +89,9 @@ class Recording:
     def conclude(self) -> Mapping[str, str]:
         """End the pass, and return what is to be said of it: kinds of warnings to their texts."""
         said = self._watch.conclude()
-        return said if self._padding is None else {**said, "padding": self._padding}
+        if self._padding is not None and self._watch.sees_padding:
+            said["padding"] = self._padding
+        return said
 
     def _note_padding(self, text: str) -> None:
         self._padding = text

@@ -69,8 +69,7 @@ class TensorBoardTracker:
         Raises:
             MissingExtraError: Figures are asked for, and Matplotlib is not installed.
         """
-        if settings.figures:
-            require("matplotlib.figure", extra="plot", purpose="EfficiencyCallback(figures=True)")
+        check_drawing(settings)
         self._settings = settings
 
     def epoch(
@@ -170,3 +169,9 @@ def warn_of_no_board(way_out: str) -> None:
         TensorStateWarning,
         stacklevel=2,
     )
+
+
+def check_drawing(settings: Settings) -> None:
+    """Raise `MissingExtraError` if figures are asked for, and Matplotlib is not installed."""
+    if settings.figures:
+        require("matplotlib.figure", extra="plot", purpose="EfficiencyCallback(figures=True)")
