@@ -26,7 +26,7 @@ study: $(READY)
 
 test: lint types
 	$(RUN) -m pytest
-	$(MAKE) test-keras-jax test-keras-torch
+	$(MAKE) --jobs=2 --output-sync=target test-keras-jax test-keras-torch
 
 # What the tests of Keras say, on its other backends.
 test-keras-jax test-keras-torch: test-keras-%: $(READY)
