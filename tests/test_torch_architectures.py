@@ -230,3 +230,19 @@ def test_dynamically_quantized_linear_is_a_linear() -> None:
 
 def test_data_parallel_is_named_and_counted_as_its_model() -> None:
     check(nn.DataParallel(resnet().eval()), {"stem.0": 1, "head": 1}, torch.randn(5, 3, 15, 13))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+def test_lazy_layers_are_picked_before_they_have_shapes() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.LazyConv2d(5, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(7), nn.Linear(7, 2)
+    )
+    data = torch.randn(4, 3, 8, 8)
+    with torch.no_grad():
+        with record(model) as recording:
+            model(data)
+        expected = {"0": expected_states([model[0](data)], 1)}
+        expected["3"] = expected_states([model[:4](data)], 1)
+    found = {name: counted_states(counter) for name, counter in recording.counters.items()}
+    assert found == expected

@@ -230,3 +230,52 @@ def test_what_is_no_model_or_not_built_is_an_error() -> None:
     with pytest.raises(ValueError, match="attribute 'efficiency_layers' of its own"):
         build_efficiency_model(model, "Conv2d")
     assert model.efficiency_layers == [1]
+
+
+class Turned(nn.Module):
+    """A dense layer by another name, as GPT-2 has it: the weight is (in, out)."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_in, n_out))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + self.bias
+
+
+class Table(nn.Module):
+    """Has a weight of two axes, and is no dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.places
+
+
+def test_default_is_the_dense_layers_by_any_name_but_the_one_called_last() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = Table(), nn.Linear(6, 2)
+            self.first, self.second = Turned(4, 6), nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.second(self.first(self.table(x))))
+
+    model = build_efficiency_model(Model())
+    # Before the first run the layer defined last is taken for the one of the output.
+    assert [hook.name for hook in model.efficiency_layers] == [
+        "head_post_states",
+        "first_post_states",
+    ]
+    for _ in range(2):
+        model(torch.randn(3, 5, 4))
+    assert [(hook.name, hook.state_count) for hook in model.efficiency_layers] == [
+        ("first_post_states", 30),
+        ("second_post_states", 30),
+    ]
+    # A second call adds nothing, also not the layer that turned out to make the output.
+    assert len(build_efficiency_model(model).efficiency_layers) == 2

@@ -1,6 +1,6 @@
 """Find a PyTorch model's convolution and dense layers, by what they are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -75,7 +75,7 @@ def _may_be_dense(layer: nn.Module) -> bool:
     known = isinstance(layer, (*NO_LAYERS, nn.RNNBase, nn.RNNCellBase, nn.Linear))
     if known or any(layer.children()):
         return False
-    return [p.ndim for p in layer.parameters(recurse=False)].count(2) == 1
+    return [p.ndim for p in own_parameters(layer)].count(2) == 1
 
 
 def _features(layer: nn.Module) -> tuple[int, int] | None:
@@ -100,7 +100,7 @@ def is_dense_call(module: nn.Module, taken: Any, given: Any) -> bool:
     if taken is None or given is None or taken.is_nested or given.is_nested:
         return False
     # Adapters may have put something else in its place for the time of the call.
-    weight = next((p for p in module.parameters(recurse=False) if p.ndim == 2), None)
+    weight = next((p for p in own_parameters(module) if p.ndim == 2), None)
     if weight is None or not taken.is_floating_point() or taken.ndim != given.ndim:
         return False
     return taken.ndim > 0 and sorted((taken.shape[-1], given.shape[-1])) == sorted(weight.shape)
@@ -108,4 +108,16 @@ def is_dense_call(module: nn.Module, taken: Any, given: Any) -> bool:
 
 def own_weights(module: nn.Module) -> int:
     """Return the number of a module's own weights, in parameters of two axes and more."""
-    return sum(p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
+    return sum(p.numel() for p in own_parameters(module) if p.ndim > 1)
+
+
+def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield a module's own parameters, but those of lazy modules that have no shape yet."""
+    return (p for p in module.parameters(recurse=False) if not nn.parameter.is_lazy(p))
+
+
+def looks_dense(module: nn.Module) -> bool:
+    """Tell whether what may be dense has a bias too, as long as its weight is wide."""
+    shapes = [tuple(parameter.shape) for parameter in own_parameters(module)]
+    wide = {size for shape in shapes if len(shape) == 2 for size in shape}
+    return any(len(shape) == 1 and shape[0] in wide for shape in shapes)

@@ -12,6 +12,7 @@ from tensorstate_callbacks.selection import Patterns
 from tensorstate_callbacks.settings import Method, Settings
 from tensorstate_callbacks.torch.calls import OutputFn, takes_hooks
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
+from tensorstate_callbacks.torch.default_layers import looks_dense
 from tensorstate_callbacks.torch.eager import warn_if_compiled
 from tensorstate_callbacks.torch.efficiency_layers import (
     EfficiencyLayers,
@@ -82,6 +83,9 @@ def build(
     there = {hook.name for hook in (*layers, *layers.output)}
     output = None
     if picked.is_default:
+        # Nothing is verified at the first call here: what it captures stays.
+        for name in [name for name in picked.tentative if not looks_dense(picked[name])]:
+            picked.leave_out(name)
         expected = picked.expected()
         # What is stored can't be taken back: then the layer defined last has no hook at all.
         left_out = layers.left_out or {name for name in picked if name not in expected}

@@ -24,7 +24,7 @@ class FirstPass:
         self._last: str | None = None
         self._unprobed: dict[str, nn.Module] = {}
         self._called: set[str] = set()
-        self._covered: dict[str, int] = {}
+        self._picked: dict[str, nn.Module] = {}
         self._aside: tuple[str, ...] = ()
 
     def begin(self, model: nn.Module) -> Mapping[str, nn.Module]:
@@ -32,10 +32,7 @@ class FirstPass:
         if not self._layers.is_default or self._layers.output is not None:
             return {}
         self._unprobed = unprobed_weights(model, self._layers)
-        self._covered = {
-            name: sum(own_weights(inner) for inner in layer.modules())
-            for name, layer in self._layers.items()
-        }
+        self._picked = dict(self._layers)
         seen = {**self._unprobed, **self._layers.aside}
         self._aside = tuple(seen)
         return seen
@@ -65,5 +62,6 @@ class FirstPass:
     def uncovered(self) -> str | None:
         """Return what to say of the weights that ran and aren't probed; None where they are few."""
         owned = {n: own_weights(m) for n, m in self._unprobed.items() if n in self._called}
-        covered = [n for name, n in self._covered.items() if name in self._called & {*self._layers}]
-        return uncovered_message(owned, sum(covered))
+        probed = self._called & self._picked.keys() & self._layers.keys()
+        covered = (inner for name in probed for inner in self._picked[name].modules())
+        return uncovered_message(owned, sum(map(own_weights, covered)))

@@ -104,6 +104,8 @@ class Watch:
         with ExitStack() as stack:
             stack.callback(self._take_off)
             for name, module in self._first.begin(model).items():
+                if not takes_hooks(module):
+                    continue
                 self._hang(name, module.register_forward_pre_hook, partial(self._see_aside, name))
             # Without hooks a layer will be found to have seen nothing, which is warned of.
             for name, layer in filter(lambda item: takes_hooks(item[1]), self._layers.items()):

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from tensorstate_callbacks.torch.default_layers import own_parameters
+
 _SPATIAL = {
     cls: int(name[-2])
     for name in dir(nn)
@@ -158,7 +160,7 @@ def evident_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
         shape: Of the tensor that it took or gave.
     """
     found = set()
-    for parameter in module.parameters(recurse=False):
+    for parameter in own_parameters(module):
         long = [axis for axis, size in enumerate(parameter.shape) if size > 1]
         if len(long) != 1:
             continue
