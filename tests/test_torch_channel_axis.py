@@ -212,3 +212,21 @@ def test_channel_axis_of_the_wrong_kind_is_refused(
 ) -> None:
     with pytest.raises(error, match=text):
         neurons(nn.Sequential(nn.Linear(3, 2)), "0", torch.ones(4, 3), channel_axis=given)
+
+
+def test_convolution_of_another_class_has_its_channels_where_its_kernel_says() -> None:
+    class Mixed(nn.Module):
+        """Holds its weights as rows of one parameter, as CondConv does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.in_channels, self.out_channels, self.kernel_size = 3, 6, (3, 3)
+            self.weight = nn.Parameter(torch.randn(2, 6 * 3 * 3 * 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.conv2d(x, self.weight.mean(0).view(6, 3, 3, 3))
+
+    model = nn.Sequential(Mixed(), nn.Conv2d(6, 4, 1), nn.Conv2d(4, 2, 1))
+    assert neurons(model, None, torch.randn(2, 3, 8, 8)) == [6, 4]
+    # As many rows as channels: the kernel tells all the same.
+    assert neurons(model, None, torch.randn(2, 3, 8, 9)) == [6, 4]

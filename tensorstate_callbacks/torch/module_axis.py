@@ -114,7 +114,7 @@ def rule_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     rule = _find_rule(type(module))
     n_axes = len(shape)
     if rule is None:
-        return _dense_axis(module, shape)
+        return _described_axis(module, shape)
     if rule.own_forward and not _makes_neurons(rule):
         return None
     if rule.base in _NORMALIZED:
@@ -129,11 +129,16 @@ def rule_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     return axis
 
 
-def _dense_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
-    """Of what is linear without being torch's Linear: quantized layers, wrapped ones."""
+def _described_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """Of what is a dense layer or convolution without being torch's: quantized, wrapped, mixed."""
     out = getattr(module, "out_features", None)
-    is_dense = isinstance(out, int) and isinstance(getattr(module, "in_features", None), int)
-    return -1 if is_dense and shape and shape[-1] == out else None
+    if isinstance(out, int) and isinstance(getattr(module, "in_features", None), int):
+        return -1 if shape and shape[-1] == out else None
+    out, kernel = getattr(module, "out_channels", None), getattr(module, "kernel_size", None)
+    if isinstance(out, int) and isinstance(kernel, tuple):
+        axis = -len(kernel) - 1
+        return axis if len(shape) >= -axis and shape[axis] == out else None
+    return None
 
 
 def documented_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
