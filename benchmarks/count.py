@@ -14,7 +14,7 @@ from benchmarks.competitors import WAYS, as_keys
 from benchmarks.rows import Options, Row, Target, not_installed, speed_up
 from benchmarks.states import Rows, batches, distinct_states, lenet5_states
 from benchmarks.timing import medians
-from tensorstate_callbacks.counter import StateCounter
+from tensorstate_callbacks.states.counter import StateCounter
 
 # A counter gets its states batch by batch; the others get all at once.
 BATCH = 65536

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from benchmarks.states import lenet5_states
 from tensorstate_callbacks import EfficiencyReport, LayerReport
-from tensorstate_callbacks.entropy import Spectrum
-from tensorstate_callbacks.estimators import ESTIMATORS, estimate_entropy
-from tensorstate_callbacks.intervals import Interval, entropy_interval
+from tensorstate_callbacks.metrics.estimators import ESTIMATORS, estimate_entropy
+from tensorstate_callbacks.metrics.intervals import Interval, entropy_interval
+from tensorstate_callbacks.states.spectrum import Spectrum
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "estimators.md"

@@ -19,11 +19,11 @@ import torch.distributed as dist
 from benchmarks.footprint import Growth, in_child
 from benchmarks.rows import Options, Row, not_installed, relative, speed_up
 from benchmarks.states import distinct_states
-from tensorstate_callbacks.combined import add_spectra
-from tensorstate_callbacks.counter import StateCounter
-from tensorstate_callbacks.entropy import Spectrum
-from tensorstate_callbacks.shares import join, split
-from tensorstate_callbacks.torch.exchange import StateExchange
+from tensorstate_callbacks.recording.merging import add_spectra
+from tensorstate_callbacks.states.counter import StateCounter
+from tensorstate_callbacks.states.partition import join, split
+from tensorstate_callbacks.states.spectrum import Spectrum
+from tensorstate_callbacks.torch.distributed.exchange import StateExchange
 
 NEURONS = 64
 RANKS = 4

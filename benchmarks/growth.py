@@ -9,7 +9,7 @@ from benchmarks.competitors import WAYS, as_keys
 from benchmarks.footprint import Growth, in_child
 from benchmarks.rows import Options, Row, not_installed, speed_up
 from benchmarks.states import distinct_states
-from tensorstate_callbacks.counter import StateCounter
+from tensorstate_callbacks.states.counter import StateCounter
 
 BATCH = 65536
 NEURONS = 64

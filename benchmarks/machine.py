@@ -5,7 +5,7 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tensorstate_callbacks.counter import kernel_report
+from tensorstate_callbacks.states.counter import kernel_report
 
 COMPARED = (
     *("numpy", "torch", "pandas", "polars", "keras", "tensorflow-cpu", "tensorflow"),

@@ -8,7 +8,7 @@ from benchmarks.competitors import as_keys
 from benchmarks.footprint import Growth, in_child
 from benchmarks.rows import Options, Row, Target, not_installed, relative
 from benchmarks.states import distinct_states
-from tensorstate_callbacks.counter import StateCounter
+from tensorstate_callbacks.states.counter import StateCounter
 
 BATCH = 65536
 # Neurons to how many distinct states are counted; the worst from a tenth of them on is told.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstate_callbacks.counter import kernel_report
+from tensorstate_callbacks.states.counter import kernel_report
 
 _HERE = Path(__file__).parent
 _HEADERS = _HERE.parent / "tensorstate_callbacks" / "_native"

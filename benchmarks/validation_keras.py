@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.networks_keras import NETWORKS, Setting
 from benchmarks.rows import Options, Row, Target, relative
 from tensorstate_callbacks.keras import EfficiencyCallback
-from tensorstate_callbacks.report import EfficiencyReport
+from tensorstate_callbacks.reports.report import EfficiencyReport
 
 PART = "validation-keras"
 TARGETS = {"LeNet-5": Target(1.03, False), "ResNet-18 at 64×64": Target(1.04, False)}

@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks.networks_torch import NETWORKS, Batches
 from benchmarks.rows import Options, Row, Target, not_installed, relative
 from benchmarks.timing import medians
-from tensorstate_callbacks.report import EfficiencyReport
+from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.torch import record
 
 PART = "validation-torch"

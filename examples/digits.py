@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from tensorstate_callbacks import EfficiencyReport
-from tensorstate_callbacks.plots import plot_history
+from tensorstate_callbacks.display.plots import plot_history
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

@@ -7,13 +7,7 @@ they are first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tensorstate_callbacks.counter import StateCounter
-from tensorstate_callbacks.efficiency_model import (
-    build_efficiency_model,
-    remove_state_layers,
-    reset_efficiency_model,
-)
-from tensorstate_callbacks.entropy import entropy
+from tensorstate_callbacks._version import __version__ as __version__
 from tensorstate_callbacks.errors import (
     MissingExtraError,
     NoLayerMatchedError,
@@ -23,21 +17,40 @@ from tensorstate_callbacks.errors import (
     TensorStateError,
     TensorStateWarning,
 )
-from tensorstate_callbacks.history import History
-from tensorstate_callbacks.layer_report import LayerReport
-from tensorstate_callbacks.metrics import aIQ, efficiency, network_efficiency
-from tensorstate_callbacks.packed_states import compress_states, decompress_states, sort_states
-from tensorstate_callbacks.report import EfficiencyReport
+from tensorstate_callbacks.metrics.efficiency import aIQ, efficiency, network_efficiency
+from tensorstate_callbacks.metrics.entropy import entropy
+from tensorstate_callbacks.reports.history import History
+from tensorstate_callbacks.reports.layer_report import LayerReport
+from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.states.counter import StateCounter
+from tensorstate_callbacks.states.packed_states import (
+    compress_states,
+    decompress_states,
+    sort_states,
+)
+from tensorstate_callbacks.tensorstate import (
+    build_efficiency_model,
+    remove_state_layers,
+    reset_efficiency_model,
+)
 
 if TYPE_CHECKING:
-    from tensorstate_callbacks import keras, lightning, plots, torch
-    from tensorstate_callbacks.keras import StateCapture
-    from tensorstate_callbacks.torch import StateCaptureHook
+    from tensorstate_callbacks import keras, lightning, torch
+    from tensorstate_callbacks.display import plots
+    from tensorstate_callbacks.tensorstate.keras_layer import StateCapture
+    from tensorstate_callbacks.tensorstate.torch_hook import StateCaptureHook
 
-__version__ = "0.1.0"
 
-_LAZY_MODULES = ("keras", "lightning", "plots", "torch")
-_LAZY_NAMES = {"StateCapture": "keras", "StateCaptureHook": "torch"}
+_LAZY_MODULES = {
+    "keras": "keras",
+    "lightning": "lightning",
+    "plots": "display.plots",
+    "torch": "torch",
+}
+_LAZY_NAMES = {
+    "StateCapture": "tensorstate.keras_layer",
+    "StateCaptureHook": "tensorstate.torch_hook",
+}
 
 __all__ = [
     "EfficiencyReport",
@@ -72,7 +85,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
-        return import_module(f"{__name__}.{name}")
+        return import_module(f"{__name__}.{_LAZY_MODULES[name]}")
     if name in _LAZY_NAMES:
         return getattr(import_module(f"{__name__}.{_LAZY_NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

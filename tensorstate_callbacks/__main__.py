@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from tensorstate_callbacks.installation import describe_installation
-from tensorstate_callbacks.report_command import add_arguments, report_run
+from tensorstate_callbacks.runs.report_command import add_arguments, report_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

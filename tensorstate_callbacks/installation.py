@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from tensorstate_callbacks.counter import available_kernels, kernel_report
+from tensorstate_callbacks.states.counter import available_kernels, kernel_report
 
 # Extra to the distributions that it installs, as in pyproject.toml; a test compares them.
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -27,7 +27,7 @@ def describe_installation() -> tuple[str, bool]:
 
     Nothing but NumPy is imported for it: versions come from the installed metadata.
     """
-    from tensorstate_callbacks import __version__  # the package's face stands above this room
+    from tensorstate_callbacks._version import __version__
 
     try:
         kernel, reason = kernel_report()

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tensorstate_callbacks.counter import StateCounter, available_kernels, use_kernel
+from tensorstate_callbacks.states.counter import StateCounter, available_kernels, use_kernel
 
 WIDTHS = (1, 2, 7, 8, 9, 20, 22, 23, 63, 64, 65, 127, 128, 129, 256, 512, 1024, 2048)
 every_kernel = pytest.mark.parametrize("kernel", available_kernels())

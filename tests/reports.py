@@ -3,7 +3,7 @@
 import numpy as np
 
 from tensorstate_callbacks import EfficiencyReport, History, LayerReport
-from tensorstate_callbacks.entropy import Spectrum
+from tensorstate_callbacks.states.spectrum import Spectrum
 
 
 def layer(name="conv", counts=(4, 2, 1, 1), fired=(8, 7, 0, 0)):

@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.torch import own_samples, record
-from tensorstate_callbacks.torch.own_samples import OwnSamples
+from tensorstate_callbacks.torch.distributed.own_samples import OwnSamples
 
 data_loader = pytest.importorskip("accelerate.data_loader", reason="accelerate isn't installed")
 

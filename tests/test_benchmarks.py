@@ -29,7 +29,7 @@ from benchmarks import (  # noqa: E402
 from benchmarks.native_clock import NativeClock  # noqa: E402
 from benchmarks.pinned import measure  # noqa: E402
 from benchmarks.rows import Options, Row, Target, not_installed, relative, speed_up  # noqa: E402
-from tensorstate_callbacks.counter import kernel_report  # noqa: E402
+from tensorstate_callbacks.states.counter import kernel_report  # noqa: E402
 
 
 def run(*arguments):

@@ -8,9 +8,9 @@ import threading
 import numpy as np
 import pytest
 
-from tensorstate_callbacks.captured_states import CapturedStates
-from tensorstate_callbacks.entropy import entropy
 from tensorstate_callbacks.errors import ProbeError, StatesNotAvailableError
+from tensorstate_callbacks.metrics.entropy import entropy
+from tensorstate_callbacks.tensorstate.captured_states import CapturedStates
 
 
 def activations(n_neurons=20, n_samples=50, seed=0):

@@ -15,7 +15,7 @@ from counter_oracle import (
     recurring,
 )
 
-from tensorstate_callbacks.counter import StateCounter, available_kernels, use_kernel
+from tensorstate_callbacks.states.counter import StateCounter, available_kernels, use_kernel
 
 
 @every_kernel

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from counter_oracle import assert_counts, every_kernel, expected_states, new_counter
 
-from tensorstate_callbacks.counter import Memory
+from tensorstate_callbacks.states.counter import Memory
 
 
 def memory_of(array):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from counter_oracle import assert_counts, native_kernels, new_counter
 
-from tensorstate_callbacks.counter import StateCounter
+from tensorstate_callbacks.states.counter import StateCounter
 
 WORD = 2**64
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # what engine.hpp multiplies with

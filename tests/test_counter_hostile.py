@@ -5,7 +5,7 @@ import pytest
 from counter_oracle import assert_counts, every_kernel, expected_states, new_counter, recurring
 from numpy.lib.stride_tricks import as_strided
 
-from tensorstate_callbacks.counter import StateCounter
+from tensorstate_callbacks.states.counter import StateCounter
 
 
 class Subclass(np.ndarray):

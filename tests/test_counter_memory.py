@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from counter_oracle import assert_counts, native_kernels, new_counter
 
-from tensorstate_callbacks.counter import StateCounter
+from tensorstate_callbacks.states.counter import StateCounter
 
 
 @native_kernels

@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    from tensorstate_callbacks.counter import StateCounter, kernel_report
+    from tensorstate_callbacks.states.counter import StateCounter, kernel_report
     counters = [StateCounter(3) for _ in range(3)]
 for counter in counters:
     counter.update(np.array([[1.0, -1.0, 2.0], [3.0, 0.0, 4.0], [0.0, 5.0, 0.0]]), 1)

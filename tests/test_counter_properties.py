@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tensorstate_callbacks.counter import available_kernels, use_kernel
+from tensorstate_callbacks.states.counter import available_kernels, use_kernel
 
 few = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 2**32 - 1)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorstate_callbacks import entropy
-from tensorstate_callbacks.entropy import Spectrum, spectrum_entropy
+from tensorstate_callbacks.metrics.entropy import spectrum_entropy
+from tensorstate_callbacks.states.spectrum import Spectrum
 
 COUNTS = st.lists(st.integers(1, 2**40), min_size=1, max_size=60)
 

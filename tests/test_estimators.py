@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import digamma
 
-from tensorstate_callbacks.entropy import Spectrum
-from tensorstate_callbacks.estimators import (
+from tensorstate_callbacks.metrics.estimators import (
     ESTIMATORS,
     chao_shen,
     estimate_entropy,
@@ -20,6 +19,7 @@ from tensorstate_callbacks.estimators import (
     jackknife,
     miller_madow,
 )
+from tensorstate_callbacks.states.spectrum import Spectrum
 
 GAMMA = 0.57721566490153286
 NATS = math.log(2)

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from tensorstate_callbacks import EfficiencyReport, LayerReport
-from tensorstate_callbacks.entropy import Spectrum
+from tensorstate_callbacks.states.spectrum import Spectrum
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LINE = re.compile(

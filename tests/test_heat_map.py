@@ -5,8 +5,8 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from tensorstate_callbacks import EfficiencyReport, LayerReport
-from tensorstate_callbacks.entropy import Spectrum
-from tensorstate_callbacks.heat_map import plot_heat_map
+from tensorstate_callbacks.display.heat_map import plot_heat_map
+from tensorstate_callbacks.states.spectrum import Spectrum
 
 
 def history(names, epochs, missing=()):

@@ -13,7 +13,7 @@ import pytest
 
 import tensorstate_callbacks
 from tensorstate_callbacks import installation
-from tensorstate_callbacks.counter import available_kernels, kernel_report
+from tensorstate_callbacks.states.counter import available_kernels, kernel_report
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 ALL_INSTALLED = {

@@ -7,9 +7,8 @@ import pytest
 from scipy import stats
 
 from tensorstate_callbacks import EfficiencyReport, LayerReport, aIQ
-from tensorstate_callbacks.entropy import Spectrum
-from tensorstate_callbacks.estimators import chao_shen, grassberger
-from tensorstate_callbacks.intervals import (
+from tensorstate_callbacks.metrics.estimators import chao_shen, grassberger
+from tensorstate_callbacks.metrics.intervals import (
     Interval,
     accuracy_interval,
     aiq_interval,
@@ -17,6 +16,7 @@ from tensorstate_callbacks.intervals import (
     entropy_interval,
     network_interval,
 )
+from tensorstate_callbacks.states.spectrum import Spectrum
 
 COUNTS = [9, 7, 5, 5, 3, 2, 1, 1]
 RARE = [8, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1]

@@ -21,7 +21,7 @@ from keras_models import (
 
 from tensorstate_callbacks import NoLayerMatchedError, TensorStateWarning, entropy
 from tensorstate_callbacks.keras import EfficiencyCallback, StateCapture
-from tensorstate_callbacks.keras.efficiency_model import build, efficiency_layers, remove, reset
+from tensorstate_callbacks.tensorstate.keras_model import build, efficiency_layers, remove, reset
 
 
 def names(model):

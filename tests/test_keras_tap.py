@@ -8,7 +8,7 @@ from keras_models import compiled, only_on
 
 from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
-from tensorstate_callbacks.keras.tensorflow import tap
+from tensorstate_callbacks.keras.backends.tensorflow import tap
 
 
 @only_on("tensorflow", because="takes the loss from the logits behind a softmax")

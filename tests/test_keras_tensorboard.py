@@ -20,12 +20,12 @@ from board_folder import (
 from keras_models import X_VAL, Y_VAL, train
 
 from tensorstate_callbacks import MissingExtraError, TensorStateWarning
-from tensorstate_callbacks.heat_map import plot_heat_map
+from tensorstate_callbacks.display.heat_map import plot_heat_map
+from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.keras.tensorboard_run import KerasBoardRun
-from tensorstate_callbacks.plots import plot_states
-from tensorstate_callbacks.tracking import tensorboard
-from tensorstate_callbacks.tracking.event_files import read_layout
+from tensorstate_callbacks.loggers import tensorboard
+from tensorstate_callbacks.loggers.event_files import read_layout
 
 # What the log says of the few samples here is not what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:Coverage is below")

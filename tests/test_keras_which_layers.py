@@ -12,7 +12,7 @@ from own_warnings import ours
 
 from tensorstate_callbacks import NoLayerMatchedError, ProbeError, TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
-from tensorstate_callbacks.recorder import Recorder
+from tensorstate_callbacks.recording.recorder import Recorder
 
 
 def watch(model, x, attach_to=None, *, epochs=1, **options):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tensorstate_callbacks.counter import available_kernels
+from tensorstate_callbacks.states.counter import available_kernels
 
 PROJECT = Path(__file__).parents[1]
 CASES = 3000

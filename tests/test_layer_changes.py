@@ -12,12 +12,12 @@ from lightning_models import QUIET, TRAIN, VAL, Classifier, loader, trainer
 from own_warnings import ours
 from torch import nn
 
-from tensorstate_callbacks.accuracy import FoundAccuracy
-from tensorstate_callbacks.evaluation import conclude
+from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.lightning import EfficiencyCallback
-from tensorstate_callbacks.recorder import Recorder
-from tensorstate_callbacks.settings import Settings
-from tensorstate_callbacks.warn_once import WarnOnce
+from tensorstate_callbacks.recording.accuracy import FoundAccuracy
+from tensorstate_callbacks.recording.conclusion import conclude
+from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.recording.settings import Settings
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in QUIET]
 

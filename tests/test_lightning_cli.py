@@ -10,8 +10,8 @@ from lightning_models import NAMESPACE, QUIET, TRAIN, VAL, Classifier, loader, p
 from torch import nn
 
 from tensorstate_callbacks import EfficiencyReport, NoLayerMatchedError
-from tensorstate_callbacks.channel_axis import ChannelAxis, check_channel_axis
 from tensorstate_callbacks.lightning import EfficiencyCallback
+from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_channel_axis
 
 pytest.importorskip("jsonargparse", reason="jsonargparse isn't installed")
 pytest.importorskip("docstring_parser", reason="jsonargparse[signatures] isn't installed")

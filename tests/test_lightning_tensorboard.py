@@ -20,9 +20,9 @@ from board_folder import (
 from lightning_models import QUIET, VAL, Classifier, fit, loader, pl, trainer
 
 from tensorstate_callbacks import MissingExtraError, TensorStateWarning
-from tensorstate_callbacks.heat_map import plot_heat_map
+from tensorstate_callbacks.display.heat_map import plot_heat_map
+from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.lightning import EfficiencyCallback
-from tensorstate_callbacks.plots import plot_states
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in QUIET),

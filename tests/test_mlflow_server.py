@@ -17,8 +17,8 @@ from mlflow_store import QUIET, curve, files, png, table, tracked_at
 from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback as KerasCallback
 from tensorstate_callbacks.lightning import EfficiencyCallback as LightningCallback
-from tensorstate_callbacks.tracking import mlflow_delivery, send
-from tensorstate_callbacks.tracking.mlflow_saved import send_saved
+from tensorstate_callbacks.loggers import mlflow_delivery, send
+from tensorstate_callbacks.loggers.mlflow_saved import send_saved
 
 pytestmark = [
     pytest.mark.filterwarnings(text)

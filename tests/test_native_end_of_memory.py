@@ -8,7 +8,7 @@ import pytest
 OUT_OF_MEMORY = """
 import resource, sys
 import numpy as np
-from tensorstate_callbacks.counter import StateCounter
+from tensorstate_callbacks.states.counter import StateCounter
 
 width = int(sys.argv[1])
 words = -(-width // 64)

@@ -9,7 +9,7 @@ import pytest
 
 COUNT = """
 import numpy as np
-from tensorstate_callbacks.counter import StateCounter, available_kernels
+from tensorstate_callbacks.states.counter import StateCounter, available_kernels
 print(*available_kernels())
 for width in (20, 50, 100, 200):
     states = np.random.default_rng(0).random((700, width)) < 0.5

@@ -3,8 +3,8 @@
 import numpy as np
 
 from tensorstate_callbacks import EfficiencyReport, LayerReport
-from tensorstate_callbacks.entropy import Spectrum
-from tensorstate_callbacks.notes import low_coverage, notes
+from tensorstate_callbacks.reports.notes import low_coverage, notes
+from tensorstate_callbacks.states.spectrum import Spectrum
 
 WELL_SEEN, RARE, HALF = [9, 8, 7, 8], [1, 1, 1, 2], [2, 1, 1]
 

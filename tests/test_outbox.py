@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from tensorstate_callbacks.tracking.mlflow_delivery import is_away
-from tensorstate_callbacks.tracking.outbox import Outbox, delivering
+from tensorstate_callbacks.loggers.mlflow_delivery import is_away
+from tensorstate_callbacks.loggers.outbox import Outbox, delivering
 
 
 class Receiver:

@@ -19,7 +19,7 @@ from torch.utils.data import (
 
 from tensorstate_callbacks.torch import own_samples
 from tensorstate_callbacks.torch.batch_rows import BatchRows
-from tensorstate_callbacks.torch.own_samples import BatchSamples, OwnSamples
+from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples, OwnSamples
 
 
 def loader(n: int, n_ranks: int, rank: int, batch_size: int | None, **options: Any) -> Any:

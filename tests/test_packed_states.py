@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import torch
 
-from tensorstate_callbacks.packed_states import (
+from tensorstate_callbacks.states.packed_states import (
     compress_states,
     decompress_states,
     row_keys,

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tensorstate_callbacks import EfficiencyReport, History, LayerReport
-from tensorstate_callbacks.entropy import Spectrum
-from tensorstate_callbacks.plots import plot_history, plot_layers, plot_states
+from tensorstate_callbacks.display.plots import plot_history, plot_layers, plot_states
+from tensorstate_callbacks.states.spectrum import Spectrum
 
 
 def layer(name, counts):

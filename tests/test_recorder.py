@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tensorstate_callbacks import ProbeError, entropy
-from tensorstate_callbacks.recorder import Recorder
+from tensorstate_callbacks.recording.recorder import Recorder
 
 
 def test_report_is_what_numpy_counts(rng):

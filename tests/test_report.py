@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tensorstate_callbacks import EfficiencyReport, History, LayerReport, aIQ
-from tensorstate_callbacks.entropy import Spectrum
-from tensorstate_callbacks.metric_keys import safe_key
+from tensorstate_callbacks.reports.metric_keys import safe_key
+from tensorstate_callbacks.states.spectrum import Spectrum
 
 
 def layer(name="conv", counts=(4, 2, 1, 1), fired=(8, 7, 0, 0), alpha=1):

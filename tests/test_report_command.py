@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tensorstate_callbacks.__main__ import main
-from tensorstate_callbacks.shown import best_evaluation
+from tensorstate_callbacks.display.view import best_evaluation
 
 
 def report(*words, folder):

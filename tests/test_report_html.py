@@ -9,7 +9,7 @@ from reports import history, layer, report
 
 import tensorstate_callbacks
 from tensorstate_callbacks import EfficiencyReport, History
-from tensorstate_callbacks.notes import notes
+from tensorstate_callbacks.reports.notes import notes
 
 HOSTILE = "<script>alert(1)</script>&\"'"
 

@@ -5,7 +5,7 @@ from reports import history, report
 from rich.console import Console
 
 from tensorstate_callbacks import History
-from tensorstate_callbacks.short_names import short_names
+from tensorstate_callbacks.display.labels import short_names
 
 RESNET = [f"stages.{stage}.blocks.{block}.conv" for stage in range(4) for block in range(5)]
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tensorstate_callbacks import NoLayerMatchedError, TensorStateWarning
-from tensorstate_callbacks.selection import select_layers
+from tensorstate_callbacks.recording.selection import select_layers
 
 
 class Conv2D:

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from tensorstate_callbacks.accuracy import find_accuracy
-from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.recording.accuracy import find_accuracy
+from tensorstate_callbacks.recording.settings import Settings
 
 
 @pytest.mark.parametrize(

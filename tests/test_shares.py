@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorstate_callbacks import StateCounter
-from tensorstate_callbacks.combined import ShareFigures, combine, unite
-from tensorstate_callbacks.recorder import Width
-from tensorstate_callbacks.shares import join, share_of, split
+from tensorstate_callbacks.recording.merging import ShareFigures, combine, unite
+from tensorstate_callbacks.recording.recorder import Width
+from tensorstate_callbacks.states.partition import join, share_of, split
 
 
 def states_of(n_neurons: int, m: int, seed: int) -> np.ndarray:

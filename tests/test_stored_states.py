@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tensorstate_callbacks.captured_states import CapturedStates
 from tensorstate_callbacks.errors import ProbeError, StatesNotAvailableError
+from tensorstate_callbacks.tensorstate.captured_states import CapturedStates
 
 
 def images(n_samples, seed=0):
@@ -128,7 +128,7 @@ def test_a_process_that_is_killed_leaves_its_whole_batches(tmp_path):
     import os, sys
     sys.path.insert(0, {str(Path(__file__).parent)!r})
     from test_stored_states import capture, images
-    from tensorstate_callbacks import stored_states
+    from tensorstate_callbacks.tensorstate import stored_states
     states = capture({str(tmp_path)!r}, images(4))
     append = stored_states._append
     def die_before_the_journal(path, end, data):

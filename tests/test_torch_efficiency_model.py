@@ -12,7 +12,7 @@ from torch import nn
 from torch_models import all_hooks, collect, images, small_net
 
 from tensorstate_callbacks import NoLayerMatchedError, TensorStateWarning
-from tensorstate_callbacks.efficiency_model import (
+from tensorstate_callbacks.tensorstate import (
     build_efficiency_model,
     efficiency_layers,
     remove_state_layers,

@@ -5,7 +5,7 @@ import torch
 from lenet5_torch import REFERENCE, digits, trained_lenet5
 
 from tensorstate_callbacks import build_efficiency_model
-from tensorstate_callbacks.metrics import aIQ, network_efficiency
+from tensorstate_callbacks.metrics.efficiency import aIQ, network_efficiency
 from tensorstate_callbacks.torch import record
 
 

@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch_models import all_hooks
 
 from tensorstate_callbacks import ProbeError, TensorStateWarning
-from tensorstate_callbacks.efficiency_model import build_efficiency_model
+from tensorstate_callbacks.tensorstate import build_efficiency_model
 from tensorstate_callbacks.torch import StateCaptureHook, record
 
 

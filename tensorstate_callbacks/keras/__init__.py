@@ -1,6 +1,9 @@
 """Keras: a callback that follows efficiency and aIQ over training."""
 
-from tensorstate_callbacks._optional import require
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tensorstate_callbacks.errors import require
 
 _keras = require("keras", extra="keras", purpose="tensorstate_callbacks.keras")
 if tuple(int(part) for part in _keras.__version__.split(".")[:2]) < (3, 3):
@@ -10,6 +13,15 @@ if tuple(int(part) for part in _keras.__version__.split(".")[:2]) < (3, 3):
     )
 
 from tensorstate_callbacks.keras.callback import EfficiencyCallback  # noqa: E402
-from tensorstate_callbacks.keras.state_capture import StateCapture  # noqa: E402
+
+if TYPE_CHECKING:
+    from tensorstate_callbacks.tensorstate.keras_layer import StateCapture
 
 __all__ = ["EfficiencyCallback", "StateCapture"]
+
+
+def __getattr__(name: str) -> Any:
+    # It stands above, in TensorState's own interface.
+    if name == "StateCapture":
+        return import_module("tensorstate_callbacks.tensorstate.keras_layer").StateCapture
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

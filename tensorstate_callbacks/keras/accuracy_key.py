@@ -2,7 +2,7 @@
 
 from collections.abc import Container
 
-from tensorstate_callbacks.settings import Accuracy
+from tensorstate_callbacks.recording.settings import Accuracy
 
 USUAL_ACCURACY_KEYS = (
     "accuracy",

@@ -6,10 +6,7 @@ from typing import Any, Literal
 
 import keras
 
-from tensorstate_callbacks.accuracy import FoundAccuracy, find_accuracy
-from tensorstate_callbacks.channel_axis import ChannelAxis, check_channel_axis
-from tensorstate_callbacks.evaluation import conclude
-from tensorstate_callbacks.history import History
+from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.keras.accuracy_key import accuracy_keys
 from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.fit_frame import find_caller
@@ -19,12 +16,15 @@ from tensorstate_callbacks.keras.processes import check_not_a_worker
 from tensorstate_callbacks.keras.trackers import find_trackers
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.keras.window import BuiltFunction, EvaluateGuard, Window
-from tensorstate_callbacks.recorder import Recorder
-from tensorstate_callbacks.report import EfficiencyReport
-from tensorstate_callbacks.selection import Patterns
-from tensorstate_callbacks.settings import Accuracy, Method, Settings
-from tensorstate_callbacks.tracking.tracker import Trackers
-from tensorstate_callbacks.warn_once import WarnOnce
+from tensorstate_callbacks.loggers.tracker import Trackers
+from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
+from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_channel_axis
+from tensorstate_callbacks.recording.conclusion import conclude
+from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.recording.selection import Patterns
+from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
+from tensorstate_callbacks.reports.history import History
+from tensorstate_callbacks.reports.report import EfficiencyReport
 
 
 class EfficiencyCallback(keras.callbacks.Callback):

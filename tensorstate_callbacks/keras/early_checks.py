@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.settings import Method
+from tensorstate_callbacks.recording.settings import Method
 
 
 def check_specs(picked: Mapping[str, keras.layers.Layer], method: Method) -> None:

@@ -7,7 +7,7 @@ import keras
 
 from tensorstate_callbacks.errors import NoLayerMatchedError
 from tensorstate_callbacks.keras.recurrent import within_loops
-from tensorstate_callbacks.selection import Pattern, Patterns, check_patterns, matches
+from tensorstate_callbacks.recording.selection import Pattern, Patterns, check_patterns, matches
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,

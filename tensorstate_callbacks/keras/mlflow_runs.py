@@ -5,7 +5,7 @@ from importlib import import_module
 
 import keras
 
-from tensorstate_callbacks.tracking.mlflow import MlflowTracker, active_run
+from tensorstate_callbacks.loggers.mlflow import MlflowTracker, active_run
 
 
 def mlflow_tracker(callbacks: Sequence[keras.callbacks.Callback]) -> MlflowTracker:

@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from tensorstate_callbacks.channel_axis import (
+from tensorstate_callbacks.keras.axis_flow import AxisFlow, Found, shape_of
+from tensorstate_callbacks.keras.axis_rules import LAST, Axes, class_axes
+from tensorstate_callbacks.recording.channel_axis import (
     ChannelAxis,
     given_axis,
     n_neurons,
     normal_axes,
 )
-from tensorstate_callbacks.keras.axis_flow import AxisFlow, Found, shape_of
-from tensorstate_callbacks.keras.axis_rules import LAST, Axes, class_axes
 
 
 class Site(NamedTuple):

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 import keras
 
-from tensorstate_callbacks.instance_override import InstanceOverride
 from tensorstate_callbacks.keras.axis_flow import AxisFlow
 from tensorstate_callbacks.keras.layers import first_tensor
 from tensorstate_callbacks.keras.symbolic import in_symbolic_scope
+from tensorstate_callbacks.recording.instance_override import InstanceOverride
 
 
 class Call(NamedTuple):

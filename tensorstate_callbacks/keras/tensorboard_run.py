@@ -13,10 +13,10 @@ from typing import Any
 import keras
 
 from tensorstate_callbacks.keras.accuracy_key import accuracy_keys
-from tensorstate_callbacks.metric_keys import safe_key
-from tensorstate_callbacks.report import EfficiencyReport
-from tensorstate_callbacks.settings import Settings
-from tensorstate_callbacks.tracking.chart_layout import exactly
+from tensorstate_callbacks.loggers.chart_layout import exactly
+from tensorstate_callbacks.recording.settings import Settings
+from tensorstate_callbacks.reports.metric_keys import safe_key
+from tensorstate_callbacks.reports.report import EfficiencyReport
 
 
 class KerasBoardRun:

@@ -8,9 +8,9 @@ import keras
 
 from tensorstate_callbacks.keras.mlflow_runs import mlflow_tracker
 from tensorstate_callbacks.keras.tensorboard_run import KerasBoardRun
-from tensorstate_callbacks.settings import Settings
-from tensorstate_callbacks.tracking.tensorboard import TensorBoardTracker, warn_of_no_board
-from tensorstate_callbacks.tracking.tracker import Tracker, Trackers
+from tensorstate_callbacks.loggers.tensorboard import TensorBoardTracker, warn_of_no_board
+from tensorstate_callbacks.loggers.tracker import Tracker, Trackers
+from tensorstate_callbacks.recording.settings import Settings
 
 
 def find_trackers(callback_list: Any, settings: Settings) -> Trackers:

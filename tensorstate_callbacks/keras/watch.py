@@ -9,8 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from tensorstate_callbacks.channel_axis import ChannelAxis, folded
-from tensorstate_callbacks.errors import ProbeError
+from tensorstate_callbacks.errors import ProbeError, WarnOnce
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
 from tensorstate_callbacks.keras.backends import current_backend
@@ -18,10 +17,10 @@ from tensorstate_callbacks.keras.masks import is_padded
 from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site, guess_message
 from tensorstate_callbacks.keras.probes import Call, Probe
 from tensorstate_callbacks.keras.weight_account import account_weights
-from tensorstate_callbacks.recorder import Recorder
-from tensorstate_callbacks.settings import Settings
-from tensorstate_callbacks.warn_once import WarnOnce
-from tensorstate_callbacks.weight_share import uncovered_message
+from tensorstate_callbacks.recording.channel_axis import ChannelAxis, folded
+from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.recording.settings import Settings
+from tensorstate_callbacks.recording.weight_coverage import uncovered_message
 
 
 class Watch:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
-from tensorstate_callbacks.instance_override import InstanceOverride
+from tensorstate_callbacks.recording.instance_override import InstanceOverride
 
 Around: TypeAlias = Callable[[], AbstractContextManager[Any]]
 

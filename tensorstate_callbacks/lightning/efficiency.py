@@ -7,23 +7,22 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from tensorstate_callbacks.channel_axis import ChannelAxis
-from tensorstate_callbacks.errors import NoLayerMatchedError
-from tensorstate_callbacks.history import History
+from tensorstate_callbacks.errors import NoLayerMatchedError, WarnOnce
 from tensorstate_callbacks.lightning.metric_log import MetricLog
 from tensorstate_callbacks.lightning.namespace import Namespace, check_trainer
 from tensorstate_callbacks.lightning.ranks import announce_failure, find_ranks
 from tensorstate_callbacks.lightning.trackers import find_trackers
 from tensorstate_callbacks.lightning.window import Window, fit_epoch
-from tensorstate_callbacks.report import EfficiencyReport
-from tensorstate_callbacks.selection import Patterns
-from tensorstate_callbacks.settings import Accuracy, Method, Settings
+from tensorstate_callbacks.loggers.tracker import Trackers
+from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.selection import Patterns
+from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
+from tensorstate_callbacks.reports.history import History
+from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.torch.calls import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
 from tensorstate_callbacks.torch.record import Recording
-from tensorstate_callbacks.tracking.tracker import Trackers
-from tensorstate_callbacks.warn_once import WarnOnce
 
 
 class EfficiencyMixin:

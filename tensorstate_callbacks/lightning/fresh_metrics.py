@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tensorstate_callbacks.settings import Accuracy
+from tensorstate_callbacks.recording.settings import Accuracy
 
 _STAGES = {"val": ("val", "valid"), "test": ("test",)}
 _NAMES = ("accuracy", "acc")

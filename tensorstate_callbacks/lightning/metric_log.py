@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tensorstate_callbacks.report import EfficiencyReport
-from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.recording.settings import Settings
+from tensorstate_callbacks.reports.report import EfficiencyReport
 
 
 class MetricLog:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tensorstate_callbacks.tracking.mlflow import MlflowTracker, RunPlace, active_run
+from tensorstate_callbacks.loggers.mlflow import MlflowTracker, RunPlace, active_run
 
 
 def mlflow_trackers(trainer: Any) -> Iterable[MlflowTracker]:

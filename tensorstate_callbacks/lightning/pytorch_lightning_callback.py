@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tensorstate_callbacks._optional import require
+from tensorstate_callbacks.errors import require
 from tensorstate_callbacks.lightning.efficiency import EfficiencyMixin
 from tensorstate_callbacks.lightning.namespace import PYTORCH_LIGHTNING
 

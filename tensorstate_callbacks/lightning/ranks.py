@@ -5,13 +5,13 @@ from typing import Any
 
 import torch.distributed as dist
 
-from tensorstate_callbacks.accuracy import FoundAccuracy
-from tensorstate_callbacks.recorder import Recorder
-from tensorstate_callbacks.torch.meeting import announce, meet
-from tensorstate_callbacks.torch.own_samples import BatchSamples, OwnSamples
-from tensorstate_callbacks.torch.process_groups import ProcessGroup
-from tensorstate_callbacks.torch.ranks import MergedPass, merge_passes
-from tensorstate_callbacks.warn_once import WarnOnce
+from tensorstate_callbacks.errors import WarnOnce
+from tensorstate_callbacks.recording.accuracy import FoundAccuracy
+from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.torch.distributed.meeting import announce, meet
+from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples, OwnSamples
+from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup
+from tensorstate_callbacks.torch.distributed.ranks import MergedPass, merge_passes
 
 
 class Ranks:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tensorstate_callbacks.lightning.fresh_metrics import accuracy_keys
-from tensorstate_callbacks.metric_keys import safe_key
-from tensorstate_callbacks.report import EfficiencyReport
-from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.recording.settings import Settings
+from tensorstate_callbacks.reports.metric_keys import safe_key
+from tensorstate_callbacks.reports.report import EfficiencyReport
 
 _FABRICS = ("lightning_fabric.loggers.tensorboard", "lightning.fabric.loggers.tensorboard")
 # Lightning's own ends of tags: of what is logged by step too, and of several dataloaders.

@@ -5,13 +5,13 @@ from typing import Any
 
 from tensorstate_callbacks.lightning.mlflow_runs import mlflow_trackers
 from tensorstate_callbacks.lightning.tensorboard_run import LightningBoardRun, is_board
-from tensorstate_callbacks.settings import Settings
-from tensorstate_callbacks.tracking.tensorboard import (
+from tensorstate_callbacks.loggers.tensorboard import (
     TensorBoardTracker,
     check_drawing,
     warn_of_no_board,
 )
-from tensorstate_callbacks.tracking.tracker import Tracker, Trackers
+from tensorstate_callbacks.loggers.tracker import Tracker, Trackers
+from tensorstate_callbacks.recording.settings import Settings
 
 
 def find_trackers(trainer: Any, settings: Settings) -> Trackers:

@@ -5,18 +5,18 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-from tensorstate_callbacks.accuracy import FoundAccuracy, find_accuracy
-from tensorstate_callbacks.evaluation import conclude
+from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.lightning.around_method import call_after, surround
 from tensorstate_callbacks.lightning.fresh_metrics import FreshMetrics, accuracy_keys
 from tensorstate_callbacks.lightning.ranks import Ranks
-from tensorstate_callbacks.recorder import PassFigures, Recorder
-from tensorstate_callbacks.report import EfficiencyReport
-from tensorstate_callbacks.settings import Accuracy, Settings
-from tensorstate_callbacks.torch.own_samples import BatchSamples
-from tensorstate_callbacks.torch.rank_loops import say
+from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
+from tensorstate_callbacks.recording.conclusion import conclude
+from tensorstate_callbacks.recording.recorder import PassFigures, Recorder
+from tensorstate_callbacks.recording.settings import Accuracy, Settings
+from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples
+from tensorstate_callbacks.torch.distributed.rank_loops import say
 from tensorstate_callbacks.torch.record import Recording
-from tensorstate_callbacks.warn_once import WarnOnce
 
 _STEP = {"val": "validation_step", "test": "test_step"}
 _LAST_HOOK = {"val": "on_validation_epoch_end", "test": "on_test_epoch_end"}

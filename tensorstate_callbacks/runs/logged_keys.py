@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tensorstate_callbacks.errors import RunError
-from tensorstate_callbacks.layer_report import LAYER_METRICS
+from tensorstate_callbacks.reports.layer_report import LAYER_METRICS
 from tensorstate_callbacks.runs.finished_run import RunEvaluation, RunLayer
 
 NETWORK = ("aiq", "efficiency")

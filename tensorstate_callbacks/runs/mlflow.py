@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorstate_callbacks._optional import require
-from tensorstate_callbacks.errors import RunError
-from tensorstate_callbacks.layer_columns import COLUMNS
+from tensorstate_callbacks.display.columns import COLUMNS
+from tensorstate_callbacks.errors import RunError, require
+from tensorstate_callbacks.loggers.mlflow_saved import without_password
 from tensorstate_callbacks.runs.finished_run import FinishedRun, RunEvaluation, RunLayer
 from tensorstate_callbacks.runs.logged_keys import Point, choose_lead, evaluations
-from tensorstate_callbacks.tracking.mlflow_saved import without_password
 
 # Where the tables of a callback's figures are, one per callback.
 _FOLDER = "efficiency"

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tensorstate_callbacks._optional import require
-from tensorstate_callbacks.errors import RunError
+from tensorstate_callbacks.errors import RunError, require
 from tensorstate_callbacks.runs.finished_run import FinishedRun
 from tensorstate_callbacks.runs.logged_keys import (
     Point,

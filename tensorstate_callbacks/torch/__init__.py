@@ -1,11 +1,23 @@
 """PyTorch: record the states of any `torch.nn.Module` while it runs in a loop of one's own."""
 
-from tensorstate_callbacks._optional import require
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tensorstate_callbacks.errors import require
 
 require("torch", extra="lightning", purpose="tensorstate_callbacks.torch")
 
-from tensorstate_callbacks.torch.own_samples import own_samples  # noqa: E402
+from tensorstate_callbacks.torch.distributed.own_samples import own_samples  # noqa: E402
 from tensorstate_callbacks.torch.record import Recording, record  # noqa: E402
-from tensorstate_callbacks.torch.state_capture import StateCaptureHook  # noqa: E402
+
+if TYPE_CHECKING:
+    from tensorstate_callbacks.tensorstate.torch_hook import StateCaptureHook
 
 __all__ = ["Recording", "StateCaptureHook", "own_samples", "record"]
+
+
+def __getattr__(name: str) -> Any:
+    # It stands above, in TensorState's own interface.
+    if name == "StateCaptureHook":
+        return import_module("tensorstate_callbacks.tensorstate.torch_hook").StateCaptureHook
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

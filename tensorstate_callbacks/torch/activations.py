@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tensorstate_callbacks.channel_axis import Axis, folded, normal_axes
-from tensorstate_callbacks.counter import Memory
+from tensorstate_callbacks.recording.channel_axis import Axis, folded, normal_axes
+from tensorstate_callbacks.states.counter import Memory
 
 # As NumPy names them; of bfloat16 the bits.
 _FLOATS: dict[torch.dtype, np.dtype[Any]] = {

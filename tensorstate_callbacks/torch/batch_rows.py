@@ -7,9 +7,9 @@ the neurons, for some modules the axis of the batch, and the shapes of the batch
 import torch
 from torch import nn
 
-from tensorstate_callbacks.channel_axis import Axis, normal_axes
+from tensorstate_callbacks.recording.channel_axis import Axis, normal_axes
+from tensorstate_callbacks.torch.distributed.own_samples import ActiveLoader, BatchSamples
 from tensorstate_callbacks.torch.module_axis import rule_axis
-from tensorstate_callbacks.torch.own_samples import ActiveLoader, BatchSamples
 
 
 class BatchRows:

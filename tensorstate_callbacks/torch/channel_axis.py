@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from tensorstate_callbacks.channel_axis import (
+from tensorstate_callbacks.recording.channel_axis import (
     Axis,
     ChannelAxis,
     check_channel_axis,
     check_keys,
     given_axis,
 )
-from tensorstate_callbacks.channel_axis import n_neurons as neurons_on
+from tensorstate_callbacks.recording.channel_axis import n_neurons as neurons_on
 from tensorstate_callbacks.torch.axis_moves import Place
 from tensorstate_callbacks.torch.following import Follower
 from tensorstate_callbacks.torch.module_axis import (

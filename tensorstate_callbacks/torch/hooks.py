@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from tensorstate_callbacks.channel_axis import n_neurons
 from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.settings import Settings
+from tensorstate_callbacks.recording.channel_axis import n_neurons
+from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.torch.activations import find_tensor
 from tensorstate_callbacks.torch.batch_rows import BatchRows
 from tensorstate_callbacks.torch.calls import (

@@ -11,7 +11,12 @@ from torch.nn.modules.loss import _Loss
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tensorstate_callbacks.errors import NoLayerMatchedError, TensorStateWarning
-from tensorstate_callbacks.selection import Pattern, Patterns, check_patterns, select_layers
+from tensorstate_callbacks.recording.selection import (
+    Pattern,
+    Patterns,
+    check_patterns,
+    select_layers,
+)
 from tensorstate_callbacks.torch.default_layers import NO_LAYERS, find_default, own_weights
 
 # What torch.compile, FSDP, activation checkpointing and Fabric put between a module and its name.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from tensorstate_callbacks.channel_axis import Axis
+from tensorstate_callbacks.recording.channel_axis import Axis
 from tensorstate_callbacks.torch.axis_moves import Parts, Place, whole
 
 # Shapes remembered for tensors of unknown origin; more are forgotten, oldest first.

@@ -7,22 +7,22 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from tensorstate_callbacks.channel_axis import ChannelAxis
-from tensorstate_callbacks.counter import StateCounter
 from tensorstate_callbacks.errors import TensorStateWarning
-from tensorstate_callbacks.recorder import PassFigures, Recorder
-from tensorstate_callbacks.report import EfficiencyReport
-from tensorstate_callbacks.selection import Patterns
-from tensorstate_callbacks.settings import Method, Settings
+from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.recorder import PassFigures, Recorder
+from tensorstate_callbacks.recording.selection import Patterns
+from tensorstate_callbacks.recording.settings import Method, Settings
+from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.torch.calls import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
+from tensorstate_callbacks.torch.distributed.own_samples import ActiveLoader, BatchSamples
+from tensorstate_callbacks.torch.distributed.rank_loops import merge_report, own_batches
+from tensorstate_callbacks.torch.distributed.tensor_parallel import refuse_split_layers
 from tensorstate_callbacks.torch.eager import forced_eager
 from tensorstate_callbacks.torch.hooks import Watch
 from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
-from tensorstate_callbacks.torch.own_samples import ActiveLoader, BatchSamples
 from tensorstate_callbacks.torch.padding import watch_for_padding
-from tensorstate_callbacks.torch.rank_loops import merge_report, own_batches
-from tensorstate_callbacks.torch.tensor_parallel import refuse_split_layers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 
 Batch = TypeVar("Batch")

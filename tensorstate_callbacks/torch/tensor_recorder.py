@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 
-from tensorstate_callbacks.channel_axis import Axis
-from tensorstate_callbacks.counter import StateCounter
 from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.recorder import Recorder, Width
+from tensorstate_callbacks.recording.channel_axis import Axis
+from tensorstate_callbacks.recording.recorder import Recorder, Width
+from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.torch.activations import host_memory, on_one_axis, strided
 from tensorstate_callbacks.torch.device_packing import HostCopy, pack
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from tensorstate_callbacks.channel_axis import Axis, normal_axes
+from tensorstate_callbacks.recording.channel_axis import Axis, normal_axes
 
 _functorch = torch._C._functorch
 

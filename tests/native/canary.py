@@ -6,7 +6,7 @@ import threading
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from tensorstate_callbacks.counter import StateCounter, use_kernel
+from tensorstate_callbacks.states.counter import StateCounter, use_kernel
 
 
 def read_past_the_end() -> None:

@@ -18,7 +18,7 @@ TESTS = [
 CHECK = """
 import sys
 import tensorstate_callbacks
-from tensorstate_callbacks.counter import available_kernels, kernel_report
+from tensorstate_callbacks.states.counter import available_kernels, kernel_report
 print(tensorstate_callbacks.__file__)
 if "scalar" not in available_kernels():
     sys.exit(kernel_report()[1])

@@ -1,0 +1,1 @@
+"""Tables and plots of anything that has the view protocol."""

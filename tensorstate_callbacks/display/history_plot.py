@@ -1,0 +1,131 @@
+"""Evaluations of a training in, one figure of its curves out, readable in black and white."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensorstate_callbacks.display.labels import short_names
+from tensorstate_callbacks.display.plot_style import (
+    EFFICIENCY,
+    MOST_CURVES,
+    SHARE,
+    curve,
+    grid_of,
+    legend_below,
+    legend_rows,
+    new_figure,
+    over_evaluations,
+    small_panel,
+)
+from tensorstate_callbacks.display.view import (
+    ShownEvaluation,
+    ceilings,
+    efficiencies,
+    layer_names,
+    positions,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_history(history: Sequence[ShownEvaluation]) -> "Figure":
+    """Draw accuracy, network efficiency and aIQ over the epochs, and each layer's efficiency.
+
+    Args:
+        history: One report per evaluation, as in a callback's `history`.
+
+    Returns:
+        A figure of two panels: the network's figures, and the layers' efficiencies with the
+        ceilings that the number of samples sets, dotted. More than eight layers get a small panel
+        each, which its own ceiling scales. The caller saves or shows it.
+
+    Raises:
+        MissingExtraError: Matplotlib is not installed.
+        ValueError: The history is empty.
+    """
+    if not history:
+        raise ValueError("there is nothing to draw: the history holds no report yet")
+    unit, where = positions(history)
+    # A finished run may have logged other figures of some layers only.
+    names = [name for name in layer_names(history) if _logged(history, name)]
+    labels = short_names(names, 40)
+    if not names:
+        figure = new_figure(7, 4)
+        _network(figure.subplots(), where, history, unit, 1)
+    elif len(names) <= MOST_CURVES:
+        rows = legend_rows(labels, 5)
+        figure = new_figure(10, 3.8 + 0.2 * rows)
+        network, axes = figure.subplots(1, 2)
+        _network(network, where, history, unit, rows)
+        for number, name in enumerate(names):
+            _layer(axes, where, history, name, label=labels[number], number=number)
+        over_evaluations(axes, where, top=min(1.0, 1.1 * _top(axes)))
+        axes.set(title="Layers (dotted: ceiling)", xlabel=unit, ylabel=EFFICIENCY)
+        legend_below(axes, rows)
+    else:
+        rows, columns = grid_of(len(names))
+        figure = new_figure(10, 4.5 + 1.3 * rows)
+        ratios = (3.8, 0.7 + 1.3 * rows)
+        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=ratios).flat
+        _network(upper.subplots(), where, history, unit, 1)
+        panels = lower.subplots(rows, columns, sharex=True, squeeze=False)
+        for number, (name, axes) in enumerate(zip(names, panels.flat, strict=False)):
+            _layer(axes, where, history, name, label=name, number=0, markersize=3)
+            small_panel(axes, name, last_row=number + columns >= len(names))
+            top = _top(axes)
+            over_evaluations(axes, where, top=1.15 * top or 1.0)
+            axes.set_yticks([0, top], ["0", f"{top:.2g}"])
+        for axes in panels.flat[len(names) :]:
+            axes.set_axis_off()
+        lower.suptitle("Layers (dotted: ceiling; each panel has its own scale)")
+        lower.supxlabel(unit, fontsize=10)
+        lower.supylabel(EFFICIENCY, fontsize=10)
+    return figure
+
+
+def _network(
+    axes: "Axes", where: Sequence[int], history: Sequence[ShownEvaluation], unit: str, rows: int
+) -> None:
+    curves = {
+        "accuracy": [report.accuracy for report in history],
+        "efficiency": [report.efficiency for report in history],
+        "aIQ": [report.aiq for report in history],
+    }
+    for number, (label, values) in enumerate(curves.items()):
+        x, y = _points(where, values)
+        if x:
+            curve(axes, x, y, label=label, number=number)
+    over_evaluations(axes, where, top=1.0)
+    axes.set(title="Network", xlabel=unit, ylabel=SHARE)
+    legend_below(axes, rows)
+
+
+def _layer(
+    axes: "Axes",
+    where: Sequence[int],
+    history: Sequence[ShownEvaluation],
+    name: str,
+    **style: Any,
+) -> None:
+    line = curve(axes, *_points(where, efficiencies(history, name)), **style)
+    x, y = _points(where, ceilings(history, name))
+    if x:
+        # One point makes no line.
+        marker = "_" if len(x) == 1 else ""
+        axes.plot(x, y, ":", color=line.get_color(), marker=marker, markersize=12)
+
+
+def _points(where: Sequence[int], values: Sequence[float | None]) -> tuple[list[int], list[float]]:
+    known = {x: y for x, y in zip(where, values, strict=True) if y is not None}
+    return list(known), list(known.values())
+
+
+def _logged(history: Sequence[ShownEvaluation], name: str) -> bool:
+    return any(value is not None for value in efficiencies(history, name))
+
+
+def _top(axes: "Axes") -> float:
+    return max(float(np.max(np.asarray(line.get_ydata()))) for line in axes.get_lines())

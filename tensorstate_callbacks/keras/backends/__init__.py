@@ -1,0 +1,49 @@
+"""Keras's backend in; the module that knows how activations leave its test step out."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+import keras
+import numpy.typing as npt
+
+_MODULES = {
+    name: f"tensorstate_callbacks.keras.backends.{name}" for name in ("tensorflow", "jax", "torch")
+}
+
+
+class Backend(Protocol):
+    """What there is to a backend."""
+
+    def tap(self, tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
+        """Give a tensor's values to `observe`, once each time the step runs.
+
+        Returns:
+            The tensor to go on with, or None: with the same.
+        """
+
+    def tap_layer(self, tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
+        """Return the tensor as it is, and have `observe` see its values, compiled or not.
+
+        It works in a model that runs in any way, where `tap` is for the test step. `observe`
+        reads the array and keeps nothing of it: it is the backend's own memory. It keeps its
+        errors, which a compiled step turns into others (TensorFlow) or passes over (JAX).
+        """
+
+    def build_test_function(self, model: keras.Model) -> Callable[..., Any]:
+        """Build a test function of the model's own test step, leaving the model's as it was."""
+
+
+def current_backend() -> Backend:
+    """Return the module for the backend that Keras runs on.
+
+    Raises:
+        ValueError: There is none for it.
+    """
+    name = keras.backend.backend()
+    if name not in _MODULES:
+        raise ValueError(
+            f"tensorstate_callbacks.keras works with Keras on {', '.join(_MODULES)}; the backend "
+            f"is {name!r}. Set KERAS_BACKEND to one of these before Keras is imported"
+        )
+    return cast(Backend, import_module(_MODULES[name]))

@@ -1,0 +1,1 @@
+"""What scalars can't say, for TensorBoard and MLflow."""

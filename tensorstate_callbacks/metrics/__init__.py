@@ -1,0 +1,1 @@
+"""Numbers in, numbers out: entropy, efficiency, aIQ, estimates and intervals."""

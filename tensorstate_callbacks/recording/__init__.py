@@ -1,0 +1,1 @@
+"""One evaluation pass, whatever the framework."""

@@ -1,0 +1,258 @@
+"""One evaluation pass: activations of named probes in, one EfficiencyReport out."""
+
+import threading
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorstate_callbacks.errors import ProbeError
+from tensorstate_callbacks.recording.channel_axis import Axis, folded
+from tensorstate_callbacks.reports.layer_report import LayerReport
+from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.states.counter import Memory, StateCounter
+from tensorstate_callbacks.states.spectrum import Spectrum
+
+Entry = TypeVar("Entry")
+
+
+class Width(NamedTuple):
+    """What a counter is for: a probe, and a number of neurons that it was seen with."""
+
+    probe: str
+    n_neurons: int
+
+
+class Recorder:
+    """Counters of the probed layers over one evaluation pass.
+
+    Nothing but counts is kept of the activations. Several threads may observe at once. A layer that
+    is used with several numbers of neurons, as one activation for a whole network is, has a counter
+    for each: `relu@64` and `relu@256`.
+
+    Args:
+        names: Names of the probes, in any order: reports list them in the order in which they
+            first observed something, which is that of the forward pass.
+        threshold: A neuron fires where its activation is above it; finite.
+
+    Attributes:
+        error: The first error that `observe_later` kept, or None.
+    """
+
+    def __init__(self, names: Iterable[str], *, threshold: float = 0.0) -> None:
+        self.names = tuple(names)
+        self._threshold = threshold
+        self._counters: dict[Width, StateCounter] = {}
+        self._dropped: frozenset[str] = frozenset()
+        self._lock = threading.Lock()
+        self.error: ProbeError | None = None
+
+    @property
+    def counters(self) -> Mapping[str, StateCounter]:
+        """Counter of each probe, in the order in which they were first reached, read-only."""
+        return MappingProxyType(name_widths(self.by_width()))
+
+    def by_width(self) -> dict[Width, StateCounter]:
+        """Return the counter of each probe and number of neurons, in the order of `counters`."""
+        # A copy: another thread may be adding a probe's first batch.
+        return {
+            width: counter
+            for width, counter in dict(self._counters).items()
+            if width.probe not in self._dropped
+        }
+
+    @property
+    def dropped(self) -> frozenset[str]:
+        """The probes that were forgotten."""
+        return self._dropped
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget probes, and what they saw."""
+        gone = self._dropped | frozenset(names)
+        self._dropped = gone
+        self.names = tuple(name for name in self.names if name not in gone)
+        with self._lock:
+            self._counters = {w: c for w, c in self._counters.items() if w.probe not in gone}
+
+    def observe(
+        self,
+        name: str,
+        activations: npt.ArrayLike | Memory,
+        channel_axis: Axis,
+        *,
+        bfloat16: bool = False,
+    ) -> None:
+        """Count the states of one batch.
+
+        Args:
+            name: The probe.
+            activations: Activations of any shape; see `StateCounter.update`.
+            channel_axis: The axis of the neurons, or several that are one unit; may be negative.
+            bfloat16: The activations are the bits of bfloat16 numbers as 16-bit integers.
+
+        Raises:
+            ProbeError: They can't be counted: a type that can't fire, no such axis, no memory. The
+                batch isn't counted, what was counted before stays.
+        """
+        if name in self._dropped:
+            return
+        try:
+            array, axis = _on_one_axis(activations, channel_axis)
+            counter = self._counter(name, array.shape, axis)
+            counter.update(array, axis, self._threshold, bfloat16=bfloat16)
+        except KeyError:
+            raise
+        except Exception as error:
+            raise ProbeError(f"layer {name!r} could not be counted: {error}") from error
+
+    def observe_later(self, name: str, activations: npt.ArrayLike, channel_axis: Axis) -> None:
+        """Like `observe`, where an error raised at once would be lost: `report` raises it."""
+        try:
+            self.observe(name, activations, channel_axis)
+        except ProbeError as error:
+            self.error = self.error or error
+
+    def seen(self) -> list[str]:
+        """Return the probes that have seen a state, in forward order."""
+        return list(dict.fromkeys(w.probe for w, c in self.by_width().items() if c.n_states))
+
+    def unseen(self) -> list[str]:
+        """Return the probes that have seen none."""
+        seen = set(self.seen())
+        return [name for name in self.names if name not in seen]
+
+    def report(
+        self,
+        *,
+        accuracy: float | None = None,
+        alpha: float = 1,
+        beta: float = 2,
+        epoch: int | None = None,
+        step: int | None = None,
+        stage: str = "val",
+    ) -> EfficiencyReport:
+        """Return the figures of all probes that saw a state; see `EfficiencyReport`.
+
+        Args:
+            accuracy: Accuracy on the same data, share 0 to 1.
+            alpha: Order of the Rényi entropy; 1 is Shannon's.
+            beta: Weight of accuracy in aIQ, above 0.
+            epoch: Epoch the pass belongs to.
+            step: Training steps made before the pass.
+            stage: First part of the metric keys.
+
+        Raises:
+            ProbeError: An observation failed, or no probe saw any state.
+            ValueError: `accuracy`, `alpha` or `beta` is out of its range.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.figures().report(
+            accuracy=accuracy, alpha=alpha, beta=beta, epoch=epoch, step=step, stage=stage
+        )
+
+    def figures(self) -> "PassFigures":
+        """Return what was counted so far, summed up: all that a report depends on."""
+        seen = {width: counter for width, counter in self.by_width().items() if counter.n_states}
+        return PassFigures(
+            self.names, {width: (c.spectrum(), c.fired()) for width, c in seen.items()}
+        )
+
+    def _counter(self, name: str, shape: tuple[int, ...], channel_axis: int) -> StateCounter:
+        if not shape:
+            raise ValueError(f"activations need an axis of neurons; got shape {shape}")
+        if not -len(shape) <= channel_axis < len(shape):
+            raise ValueError(
+                f"its activations, of shape {tuple(shape)}, have no axis {channel_axis}"
+            )
+        width = Width(name, shape[channel_axis])
+        counter = self._counters.get(width)
+        return self._new_counter(width) if counter is None else counter
+
+    def _new_counter(self, width: Width) -> StateCounter:
+        if width.probe not in self.names:
+            raise KeyError(f"no probe is named {width.probe!r}; there are {', '.join(self.names)}")
+        width = Width(width.probe, int(width.n_neurons))
+        with self._lock:
+            return self._counters.setdefault(width, StateCounter(width.n_neurons))
+
+
+def _on_one_axis(activations: Any, axis: Axis) -> tuple[Any, int]:
+    if not hasattr(activations, "shape"):
+        activations = np.asarray(activations)
+    if isinstance(axis, int):
+        return activations, axis
+    return folded(np.asarray(activations), axis)
+
+
+def name_widths(entries: Mapping[Width, Entry]) -> dict[str, Entry]:
+    """Return entries by names: the probe's, followed by its width where it has several.
+
+    Example:
+        >>> name_widths({Width("relu", 6): "a", Width("conv", 6): "b", Width("relu", 12): "c"})
+        {'relu@6': 'a', 'conv': 'b', 'relu@12': 'c'}
+    """
+    probes = [width.probe for width in entries]
+    named: dict[str, Entry] = {}
+    for width, entry in entries.items():
+        name = width.probe
+        if probes.count(name) > 1:
+            name = f"{name}@{width.n_neurons}"
+            while name in probes:
+                name += "'"  # A layer is really called so.
+        named[name] = entry
+    return named
+
+
+class PassFigures(NamedTuple):
+    """One evaluation pass, summed up.
+
+    Attributes:
+        names: All probes.
+        figures: Spectrum and firing counts of each probe that saw a state, and of each number of
+            neurons that it saw them with, in forward order.
+    """
+
+    names: tuple[str, ...]
+    figures: Mapping[Width, tuple[Spectrum, npt.NDArray[np.uint64]]]
+
+    def seen(self) -> list[str]:
+        """Return the probes that have seen a state, in forward order."""
+        return list(dict.fromkeys(width.probe for width in self.figures))
+
+    def unseen(self) -> list[str]:
+        """Return the probes that have seen none."""
+        seen = set(self.seen())
+        return [name for name in self.names if name not in seen]
+
+    def report(
+        self,
+        *,
+        accuracy: float | None = None,
+        alpha: float = 1,
+        beta: float = 2,
+        epoch: int | None = None,
+        step: int | None = None,
+        stage: str = "val",
+    ) -> EfficiencyReport:
+        """Return the figures of all probes that saw a state; see `Recorder.report`."""
+        layers = {
+            name: LayerReport.from_spectrum(name, spectrum, fired, alpha)
+            for name, (spectrum, fired) in name_widths(self.figures).items()
+        }
+        if not layers:
+            raise ProbeError(
+                f"no probe saw any activations: {', '.join(self.names)}. Run the model on "
+                "some data while recording, and attach to layers that it calls."
+            )
+        return EfficiencyReport(
+            layers=layers,
+            beta=beta,
+            accuracy=accuracy,
+            epoch=epoch,
+            step=step,
+            stage=stage,
+            alpha=alpha,
+        )

@@ -1,0 +1,109 @@
+"""The arguments both callbacks take: checked once, frozen."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from tensorstate_callbacks.metrics.efficiency import check_beta
+from tensorstate_callbacks.recording.selection import Patterns, check_patterns
+from tensorstate_callbacks.reports.layer_report import check_layer_metrics
+from tensorstate_callbacks.states.spectrum import check_alpha
+
+Method: TypeAlias = Literal["after", "before", "both"]
+Accuracy: TypeAlias = str | Callable[[Mapping[str, Any]], float | None] | None
+
+METHODS = ("after", "before", "both")
+MISSING_ACCURACY = ("warn", "ignore", "raise")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to probe, how to weigh it, when, and under which keys it is logged.
+
+    Args:
+        attach_to: Which layers to probe; see `selection.select_layers`.
+        exclude: Which of them not to.
+        method: `"after"` probes outputs, `"before"` inputs, `"both"` both.
+        beta: Weight of accuracy in aIQ, above 0.
+        accuracy: Log key of the accuracy, a callable on the logs, or None for the usual names.
+        threshold: A neuron fires where its activation is above it; finite.
+        alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
+        every_n_epochs: Record in the evaluation of every n-th epoch only, at least 1.
+        prefix: Put before the metrics' names.
+        layer_metrics: Figures logged for each layer; see `layer_report.check_layer_metrics`.
+        missing_accuracy: `"warn"`, `"ignore"` or `"raise"` where no accuracy is found.
+        figures: Whether TensorBoard gets pictures too.
+        tracking: Whether TensorBoard and MLflow get more than scalars.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of its range.
+    """
+
+    attach_to: Patterns | None = None
+    exclude: Patterns = ()
+    method: Method = "after"
+    beta: float = 2
+    accuracy: Accuracy = None
+    threshold: float = 0.0
+    alpha: float = 1
+    every_n_epochs: int = 1
+    prefix: str = ""
+    layer_metrics: bool | Sequence[str] = True
+    missing_accuracy: Literal["warn", "ignore", "raise"] = "warn"
+    figures: bool = False
+    tracking: bool = True
+
+    def __post_init__(self) -> None:
+        if self.attach_to is not None and not check_patterns("attach_to", self.attach_to):
+            raise ValueError("attach_to is empty: name at least one layer, or leave it out")
+        check_patterns("exclude", self.exclude)
+        _check_choice("method", self.method, METHODS)
+        _check_choice("missing_accuracy", self.missing_accuracy, MISSING_ACCURACY)
+        check_beta(_real("beta", self.beta))
+        check_alpha(_real("alpha", self.alpha))
+        check_threshold(self.threshold)
+        check_layer_metrics(self.layer_metrics)
+        if not (self.accuracy is None or isinstance(self.accuracy, str) or callable(self.accuracy)):
+            raise TypeError(
+                f"accuracy takes a log key, a callable on the logs, or None; got {self.accuracy!r}"
+            )
+        if not isinstance(self.prefix, str):
+            raise TypeError(f"prefix takes a string; got {self.prefix!r}")
+        if self.figures and not self.tracking:
+            raise ValueError("figures=True asks for what tracking=False leaves out; change one")
+        n = self.every_n_epochs
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"every_n_epochs must be a whole number of at least 1; got {n!r}")
+
+    def is_due(self, epoch: int) -> bool:
+        """Tell whether the evaluation of `epoch`, counted from 0, is to be recorded."""
+        return (epoch + 1) % self.every_n_epochs == 0
+
+    def probe_names(self, layer: str) -> tuple[str | None, str | None]:
+        """Return the names of a layer's input and output probes, None where there is none."""
+        before = f"{layer}.input" if self.method in ("before", "both") else None
+        after = layer if self.method in ("after", "both") else None
+        return before, after
+
+
+def check_threshold(threshold: float) -> float:
+    """Return the firing threshold, or raise `ValueError` if it is not finite."""
+    if not math.isfinite(_real("threshold", threshold)):
+        raise ValueError(
+            f"threshold, above which a neuron fires, must be a finite number; got {threshold}"
+        )
+    return threshold
+
+
+def _real(argument: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{argument} must be a number; got {value!r}") from None
+
+
+def _check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{argument} must be one of {', '.join(choices)}; got {value!r}")

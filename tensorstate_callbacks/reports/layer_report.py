@@ -1,0 +1,169 @@
+"""A layer's frequency spectrum and firing counts in; its figures out, frozen."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorstate_callbacks.metrics.efficiency import efficiency
+from tensorstate_callbacks.metrics.entropy import spectrum_entropy
+from tensorstate_callbacks.metrics.estimators import Estimator, estimate_entropy
+from tensorstate_callbacks.metrics.intervals import Interval, efficiency_interval
+from tensorstate_callbacks.states.spectrum import Spectrum
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """Firing states of one layer over one evaluation pass.
+
+    Attributes:
+        name: The layer's name; `<name>.input` if its input was probed.
+        n_neurons: Neurons (channels), the bits of a state.
+        n_states: States seen, repetitions included (positions times samples).
+        n_distinct: Distinct states seen.
+        n_singletons: States seen exactly once.
+        entropy: Entropy of the states, bits.
+        efficiency: `entropy / n_neurons`, share 0 to 1.
+        ceiling: The highest efficiency that so few states can show,
+            `min(n_neurons, log2(n_states)) / n_neurons`, share 0 to 1.
+        coverage: Good-Turing estimate of the probability that the next state is one already seen,
+            `1 - n_singletons / n_states`, share 0 to 1. Where it is low, the efficiency says more
+            about the number of samples than about the layer.
+        firing_rate: Share of neuron-state pairs that fired, 0 to 1.
+        n_never: Neurons that fired in no state.
+        n_always: Neurons that fired in every state.
+        spectrum: How many distinct states were seen once, twice, three times...; what estimates
+            and rank-abundance curves are made from.
+    """
+
+    name: str
+    n_neurons: int
+    n_states: int
+    n_distinct: int
+    n_singletons: int
+    entropy: float
+    efficiency: float
+    ceiling: float
+    coverage: float
+    firing_rate: float
+    n_never: int
+    n_always: int
+    spectrum: Spectrum
+
+    @classmethod
+    def from_spectrum(
+        cls, name: str, spectrum: Spectrum, fired: npt.NDArray[np.uint64], alpha: float = 1
+    ) -> "LayerReport":
+        """Work out the figures of one layer.
+
+        Args:
+            name: The layer's name.
+            spectrum: Frequency spectrum of its states.
+            fired: How often each neuron fired, shape `(n_neurons,)`, uint64.
+            alpha: Order of the Rényi entropy.
+
+        Raises:
+            ValueError: No state was seen, or `alpha` is negative or NaN.
+        """
+        n_neurons, n_states = len(fired), spectrum.n_states
+        bits = spectrum_entropy(spectrum, alpha)
+        capacity = efficiency(min(n_neurons, math.log2(n_states)), n_neurons)
+        return cls(
+            name=name,
+            n_neurons=n_neurons,
+            n_states=n_states,
+            n_distinct=spectrum.n_distinct,
+            n_singletons=spectrum.n_singletons,
+            entropy=bits,
+            efficiency=efficiency(bits, n_neurons),
+            ceiling=capacity,
+            coverage=1 - spectrum.n_singletons / n_states,
+            firing_rate=sum(fired.tolist()) / (n_neurons * n_states),
+            n_never=int(np.count_nonzero(fired == 0)),
+            n_always=int(np.count_nonzero(fired == n_states)),
+            spectrum=spectrum,
+        )
+
+    @property
+    def ceiling_share(self) -> float:
+        """Share of the ceiling that the efficiency reaches, 0 to 1; 1 where the ceiling is 0."""
+        return min(self.efficiency / self.ceiling, 1.0) if self.ceiling else 1.0
+
+    @property
+    def max_share(self) -> float:
+        """Share of the states that the most frequent one makes up, 0 to 1."""
+        return self.spectrum.largest / self.n_states
+
+    def estimate(self, estimator: Estimator = "chao-shen") -> float:
+        """Return the Shannon entropy, corrected for unseen states, bits; see `estimate_entropy`."""
+        return estimate_entropy(self.spectrum, estimator, max_bits=self.n_neurons)
+
+    def interval(self, level: float = 0.95, *, n_samples: int | None = None) -> Interval:
+        """Return an interval for the efficiency by Shannon entropy; see `efficiency_interval`."""
+        return efficiency_interval(self.spectrum, self.n_neurons, level, n_samples=n_samples)
+
+    def figures(self) -> dict[str, Any]:
+        """Return all figures but the spectrum, under their names: a row of a table."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["spectrum"]
+        return {**fields, "ceiling_share": self.ceiling_share, "max_share": self.max_share}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field as plain numbers, strings and lists; `from_dict` reads it back."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "spectrum": [column.tolist() for column in self.spectrum]}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "LayerReport":
+        """Build the report that `to_dict` was called on."""
+        columns = (np.array(column, dtype=np.uint64) for column in fields["spectrum"])
+        return cls(**{**fields, "spectrum": Spectrum(*columns)})
+
+
+LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
+    "efficiency": lambda layer: layer.efficiency,
+    "entropy": lambda layer: layer.entropy,
+    "coverage": lambda layer: layer.coverage,
+    "ceiling": lambda layer: layer.ceiling,
+    "ceiling_share": lambda layer: layer.ceiling_share,
+    "dead": lambda layer: layer.n_never / layer.n_neurons,
+    "always": lambda layer: layer.n_always / layer.n_neurons,
+    "firing_rate": lambda layer: layer.firing_rate,
+    "max_share": lambda layer: layer.max_share,
+    "states": lambda layer: float(layer.n_states),
+    "distinct": lambda layer: float(layer.n_distinct),
+    "singletons": lambda layer: float(layer.n_singletons),
+}
+
+
+def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the figures to log for each layer.
+
+    Args:
+        layer_metrics: True for `"efficiency"`, False for none, or a sequence of names. Shares:
+            `"efficiency"`, `"coverage"`, `"ceiling"`, `"ceiling_share"` (of the ceiling, what the
+            efficiency reaches), `"dead"` and `"always"` (neurons that never and that always
+            fired), `"firing_rate"`, `"max_share"` (of the most frequent state). Numbers of
+            states: `"states"`, `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
+
+    Raises:
+        ValueError: A name is none of these.
+    """
+    if isinstance(layer_metrics, bool):
+        return ("efficiency",) if layer_metrics else ()
+    names = (layer_metrics,) if isinstance(layer_metrics, str) else tuple(layer_metrics)
+    for name in names:
+        if name not in LAYER_METRICS:
+            raise ValueError(
+                f"layer_metrics: {name!r} is not a figure of a layer; there are "
+                f"{', '.join(LAYER_METRICS)}"
+            )
+    return names
+
+
+def layer_metric(figure: str, layer: LayerReport) -> float:
+    """Return a figure of a layer by the name that `check_layer_metrics` took it under."""
+    return LAYER_METRICS[figure](layer)

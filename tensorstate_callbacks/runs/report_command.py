@@ -1,0 +1,106 @@
+"""Words after `python -m tensorstate_callbacks report` in; a run's table and figure out."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tensorstate_callbacks.display.columns import COLUMNS
+from tensorstate_callbacks.display.page import run_page
+from tensorstate_callbacks.display.plots import plot_history
+from tensorstate_callbacks.display.text_table import history_table, layer_table, network_line
+from tensorstate_callbacks.display.view import best_and_last, positions
+from tensorstate_callbacks.errors import MissingExtraError, RunError
+from tensorstate_callbacks.runs.finished_run import FinishedRun, RunEvaluation
+from tensorstate_callbacks.runs.mlflow import mlflow_run_id, read_mlflow
+from tensorstate_callbacks.runs.tensorboard import read_tensorboard
+
+_SUFFIXES = (".png", ".svg", ".pdf", ".html", ".htm")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument(
+        "run", help="log folder of TensorBoard, or id of an MLflow run (also as runs:/<id>)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="figure to write, .png, .svg or .pdf, or a page, .html; default: <run's name>.png",
+    )
+    parser.add_argument(
+        "--run", dest="run_name", metavar="NAME", help="run of the log folder; default: the latest"
+    )
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="where MLflow's runs are; default: MLflow's choice"
+    )
+    parser.add_argument(
+        "--keys", metavar="START", help="what stands before aiq and efficiency, such as val_x_"
+    )
+    parser.add_argument("--accuracy", metavar="KEY", help="key of the accuracy")
+
+
+def report_run(arguments: argparse.Namespace) -> int:
+    """Print a finished run's figures, draw them, and return the exit code."""
+    output: Path | None = arguments.output
+    if output is not None and output.suffix.lower() not in _SUFFIXES:
+        return _refuse(f"--output {output}: a figure ends in {', '.join(_SUFFIXES)}", 2)
+    if output is not None and not output.parent.is_dir():
+        return _refuse(f"--output {output}: there is no folder {output.parent}", 2)
+    try:
+        run = _read(arguments)
+        print(_describe(run))
+        output = output or Path(f"{_file_name(run.name)}.png")
+        _draw(run, output)
+    except (RunError, MissingExtraError) as error:
+        return _refuse(str(error), 1)
+    print(f"\n{'page' if output.suffix.lower().startswith('.htm') else 'figure'}: {output}")
+    return 0
+
+
+def _read(arguments: argparse.Namespace) -> FinishedRun:
+    folder = Path(arguments.run)
+    if folder.is_dir():
+        return read_tensorboard(folder, arguments.run_name, arguments.keys, arguments.accuracy)
+    run_id = mlflow_run_id(arguments.run)
+    if run_id is None:
+        raise RunError(
+            f"{arguments.run!r} is neither a folder nor the id of an MLflow run (32 hexadecimal "
+            "digits, also as runs:/<id>)"
+        )
+    # A bar for a table of some kilobytes says nothing.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    return read_mlflow(run_id, arguments.tracking_uri, arguments.keys, arguments.accuracy)
+
+
+def _describe(run: FinishedRun) -> str:
+    parts = [run.source, history_table(run.evaluations)]
+    unit, where = positions(run.evaluations)
+    for index, kind in best_and_last(run.evaluations):
+        parts.append(f"{unit} {where[index]} ({kind})\n{_layers(run.evaluations[index])}")
+    return "\n\n".join(parts)
+
+
+def _layers(evaluation: RunEvaluation) -> str:
+    layers = evaluation.layers
+    # A table in two parts only where there is more than a terminal's width of figures.
+    full = len({name for layer in layers.values() for name in layer.values if name in COLUMNS}) > 8
+    table = layer_table(layers, full=full) if layers else "no figures of layers were logged"
+    return f"{table}\n{network_line(evaluation)}"
+
+
+def _draw(run: FinishedRun, output: Path) -> None:
+    if output.suffix.lower() in (".html", ".htm"):
+        output.write_text(run_page(run.evaluations, run.source), encoding="utf-8")
+    else:
+        plot_history(run.evaluations).savefig(output)
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+
+
+def _refuse(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,1 @@
+"""Count firing states: the counter, packed states, their spectrum."""

@@ -1,0 +1,226 @@
+"""A layer that gives its input on as it is, and counts the states it sees in evaluation."""
+
+import os
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from tensorstate_callbacks.errors import ProbeError, WarnOnce
+from tensorstate_callbacks.keras.axis_graph import axes_of_tensor
+from tensorstate_callbacks.keras.axis_rules import LAST
+from tensorstate_callbacks.keras.backends import current_backend
+from tensorstate_callbacks.keras.layers import first_tensor
+from tensorstate_callbacks.keras.symbolic import in_symbolic_scope
+from tensorstate_callbacks.recording.channel_axis import Axis, folded, is_axis
+from tensorstate_callbacks.tensorstate.captured_states import CapturedStates
+
+
+@keras.saving.register_keras_serializable("tensorstate_callbacks")
+class StateCapture(keras.layers.Layer):
+    """Captures the states of what passes through it, in any model and on all of Keras's backends.
+
+    It has no weights, changes nothing, and lets masks through. It records in `evaluate`, `predict`
+    and plain calls, not in training, and is read as `captured_states.CapturedStates` describes. Of
+    several tensors (a list, a dict) it captures the first.
+
+    Saved with a model, copied or cloned it keeps its settings, but no states and no `storage_path`:
+    a second layer mustn't write into the first one's files. TensorFlow can't put it into code that
+    XLA compiles, so a model with it compiles without, and `model.export` can't take it along: see
+    `remove_state_layers`.
+
+    Args:
+        name: Of the layer and of its files.
+        channel_axis: The axis of the neurons, batch axis included, or several that are one unit
+            together; may be negative. None takes what the layers before it tell, where it is in a
+            functional or sequential model, else the last axis.
+        threshold: A neuron fires where its activation is above it; finite.
+        keep_raw: Keep every state in memory, in the order observed, for `raw_states`.
+        storage_path: Folder to keep them in on disk instead.
+        resume: Go on with the capture that the folder holds.
+        record_training: Record in training too. (Where activations are computed a second time for
+            the gradients, by `keras.RematScope`, they are seen twice.)
+        **options: Of any Keras layer.
+
+    Attributes:
+        capture_on: Nothing is recorded while it is False.
+
+    Raises:
+        FileExistsError: `storage_path` holds an earlier capture, and `resume` isn't set.
+        ProbeError: Activations can't be counted; names the layer. From reading, until
+            `reset_states`, and from the model's call, where TensorFlow makes an `UnknownError` of
+            it in a graph, and JAX passes over it in compiled code.
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of its range.
+
+    Example:
+        capture = tensorstate_callbacks.keras.StateCapture("conv_1_states")
+        model = keras.Sequential([keras.layers.Conv2D(20, 5), capture, keras.layers.Flatten(), ...])
+        model.predict(x)
+        print(capture.efficiency())
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        channel_axis: Axis | None = None,
+        threshold: float = 0.0,
+        keep_raw: bool = False,
+        storage_path: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        record_training: bool = False,
+        **options: Any,
+    ) -> None:
+        # Not cast to the layer's own type: it takes any, and gives on the same.
+        super().__init__(name=name, **{"autocast": False, **options})
+        self.supports_masking = True
+        if keras.backend.backend() == "tensorflow":
+            # XLA can't call back into Python there.
+            self.supports_jit = False
+        if channel_axis is not None and not is_axis(channel_axis):
+            raise TypeError(
+                f"{self.name}: channel_axis takes an axis, a tuple of axes that are one unit "
+                f"together, or None; got {channel_axis!r}"
+            )
+        # A saved layer's settings have a list for a tuple.
+        self.channel_axis: Axis | None = (
+            tuple(channel_axis) if isinstance(channel_axis, (tuple, list)) else channel_axis
+        )
+        self.record_training = record_training
+        # What the graph tells where none is given.
+        self._found_axes: tuple[int, ...] | None = None
+        self.threshold, self.keep_raw = threshold, keep_raw
+        self._warn = WarnOnce()
+        self._tapped = _TappedStates(
+            self.name,
+            threshold=threshold,
+            keep_raw=keep_raw,
+            storage_path=storage_path,
+            resume=resume,
+        )
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the inputs, and record their states unless this is training."""
+        seen = first_tensor(inputs)
+        if seen is None or (training and not self.record_training):
+            return inputs
+        if self.channel_axis is None and self._found_axes is None and len(seen.shape) > 2:
+            self._warn(
+                "axis",
+                f"nothing tells which axis holds the neurons of what passes {self.name!r} (shape "
+                f"{tuple(seen.shape)}, axis -1 taken): give it channel_axis",
+            )
+        if in_symbolic_scope():
+            return inputs
+        tapped = current_backend().tap_layer(seen, self._observe)
+        return keras.tree.map_structure(lambda leaf: tapped if leaf is seen else leaf, inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of the input."""
+        return input_shape
+
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return shape and type of the input, and note where its neurons are."""
+        first = next(iter(keras.tree.flatten(inputs)), None)
+        self._found_axes = axes_of_tensor(first) or self._found_axes
+        return keras.tree.map_structure(
+            lambda leaf: keras.KerasTensor(leaf.shape, leaf.dtype, sparse=leaf.sparse), inputs
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the settings that a saved or cloned layer keeps."""
+        return {
+            **super().get_config(),
+            "channel_axis": self.channel_axis,
+            "threshold": self.threshold,
+            "keep_raw": self.keep_raw,
+            "record_training": self.record_training,
+        }
+
+    @property
+    def capture_on(self) -> bool:
+        """Nothing is recorded while it is False."""
+        return self._tapped.capture_on
+
+    @capture_on.setter
+    def capture_on(self, on: bool) -> None:
+        self._tapped.capture_on = on
+
+    @property
+    def state_count(self) -> int:
+        """States recorded so far, repeats included."""
+        return self._read().state_count
+
+    @property
+    def states(self) -> npt.NDArray[np.bool_]:
+        """The distinct states, shape `(distinct, neurons)`, bool, in step with `counts()`."""
+        return self._read().states
+
+    @property
+    def raw_states(self) -> npt.NDArray[np.uint8]:
+        """All states as observed, shape `(state_count, ceil(neurons / 8))`, uint8, read-only."""
+        return self._read().raw_states
+
+    def counts(self, index: npt.ArrayLike | None = None) -> npt.NDArray[np.uint64]:
+        """Return how often each distinct state was seen; see `CapturedStates.counts`."""
+        return self._read().counts(index)
+
+    def state_ids(self) -> list[bytes]:
+        """Return the distinct states as packed bytes, in step with `counts()`."""
+        return self._read().state_ids()
+
+    def states_per_instance(self) -> int:
+        """Return how many states each sample has; see `CapturedStates.states_per_instance`."""
+        return self._read().states_per_instance()
+
+    def max_entropy(self) -> float:
+        """Return the highest entropy that the layer could have: its number of neurons, in bits."""
+        return self._read().max_entropy()
+
+    def entropy(self, alpha: float | None = 1) -> float:
+        """Return the Rényi entropy of the states in bits; see `CapturedStates.entropy`."""
+        return self._read().entropy(alpha)
+
+    def efficiency(self, alpha1: float = 1, alpha2: float | None = None) -> float:
+        """Return the entropy as a share of the highest; see `CapturedStates.efficiency`."""
+        return self._read().efficiency(alpha1, alpha2)
+
+    def reset_states(self) -> None:
+        """Forget everything captured, on disk too."""
+        self._tapped.error = None
+        self._tapped.reset_states()
+
+    def _observe(self, activations: npt.ArrayLike) -> None:
+        axis = self.channel_axis
+        if axis is None:
+            found = self._found_axes or LAST
+            axis = found[0] if len(found) == 1 else found
+        self._tapped.observe(activations, axis)
+
+    def _read(self) -> CapturedStates:
+        if self._tapped.error is not None:
+            raise self._tapped.error
+        return self._tapped
+
+
+class _TappedStates(CapturedStates):
+    """Captured states that keep an error which the backend may hide.
+
+    Attributes:
+        error: Why what was captured isn't all of it, or None.
+    """
+
+    error: ProbeError | None = None
+
+    def observe(self, activations: npt.ArrayLike, channel_axis: Axis) -> None:
+        try:
+            try:
+                moved, axis = folded(np.asarray(activations), channel_axis)
+            except ValueError as error:
+                raise ProbeError(f"layer {self.name!r} could not be counted: {error}") from error
+            self.record(moved, axis)
+        except ProbeError as error:
+            self.error = self.error or error
+            raise

@@ -1,0 +1,188 @@
+"""Tell how many samples of a loader's batch are this rank's own, not repeated.
+
+`DistributedSampler` gives all ranks equally many samples: where the ranks don't divide the data,
+the last samples of some ranks are repeats of others' first ones. Of `n` samples on `W` ranks, rank
+`r` has `ceil((n - r) / W)` of its own, and they come first. Accelerate's loaders repeat samples in
+a way of their own.
+"""
+
+import warnings
+import weakref
+from typing import Any, NamedTuple
+
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+
+from tensorstate_callbacks.errors import TensorStateWarning
+from tensorstate_callbacks.torch.distributed.accelerate_loaders import (
+    Deal,
+    active_loader,
+    find_deal,
+)
+
+
+class BatchSamples(NamedTuple):
+    """Samples of one batch.
+
+    Attributes:
+        n_all: How many it has.
+        n_own: How many of them, from the first on, are the rank's own.
+    """
+
+    n_all: int
+    n_own: int
+
+
+# Of a batch of which it isn't known: all that comes is taken for the rank's own.
+ALL_OWN = BatchSamples(0, 0)
+
+
+class OwnSamples:
+    """Tells a loader's own samples from those it repeats.
+
+    Args:
+        loader: What the batches come from, in its order.
+        n_ranks: How many ranks evaluate together.
+
+    Attributes:
+        problem: Why that can't be known, in a sentence that says what to do; None where it can.
+    """
+
+    def __init__(self, loader: Any, n_ranks: int) -> None:
+        deal = find_deal(loader)
+        self._deal = deal if isinstance(deal, Deal) else None
+        self.problem = _find_problem(loader, n_ranks, deal)
+        if self.problem is None and self._deal is None:
+            sampler = _sampler(loader)
+            self._n_all = len(sampler)
+            # Without drop_last the padding, with it nothing, is beyond the data.
+            n_data = len(sampler.dataset)
+            self._n_own = min(self._n_all, len(range(sampler.rank, n_data, sampler.num_replicas)))
+            batches = loader.batch_sampler
+            self._batch_size = 1 if batches is None else int(batches.batch_size)
+
+    def of_batch(self, index: int) -> BatchSamples | None:
+        """Return what a batch has; None where it isn't known.
+
+        Args:
+            index: Its index, counted from 0; a loader that Accelerate dispatches from one process
+                tells of the batch that it gave last only.
+        """
+        if self.problem is not None:
+            return None
+        if self._deal is not None:
+            counted = self._deal.of_batch(index)
+            return None if counted is None else BatchSamples(*counted)
+        start = index * self._batch_size
+        n_all = max(0, min(self._batch_size, self._n_all - start))
+        return BatchSamples(n_all, max(0, min(n_all, self._n_own - start)))
+
+
+def own_samples(loader: Any, batch_idx: int) -> int:
+    """Return how many samples of a batch, from the first on, are this rank's own.
+
+    For an accuracy that leaves out what `DistributedSampler` or Accelerate repeats, so that several
+    processes have the very aIQ of one: `metric.update(scores[:k], y[:k])`.
+
+    Args:
+        loader: The rank's DataLoader; of a Lightning Trainer, `trainer.val_dataloaders`.
+        batch_idx: Index of the batch under way, counted from 0.
+
+    Raises:
+        ValueError: That can't be known of this loader; the message says why.
+    """
+    deal = find_deal(loader)
+    # A batch sampler of a stream has no length, and so no truth value.
+    batches = getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader if batches is None else batches, "sampler", None)
+    n_ranks = deal.n_ranks if isinstance(deal, Deal) else getattr(sampler, "num_replicas", 1)
+    known = OwnSamples(loader, n_ranks)
+    samples = known.of_batch(batch_idx)
+    if samples is None:
+        raise ValueError(known.problem or "the size of the loader's batches isn't known")
+    return samples.n_own
+
+
+class ActiveLoader:
+    """Tells the own samples of a loop that takes its batches from a loader of Accelerate's.
+
+    Such a loader says that it is under way, so that it need not be named. One that was under way
+    before is another loop's: evaluations are made within a training loop.
+    """
+
+    def __init__(self) -> None:
+        self._before = _weakly(active_loader())
+        self._seen = _weakly(None)
+        self._deal: Deal | None = None
+
+    def samples(self) -> BatchSamples | None:
+        """Return what the batch under way has; None where there is no such loader.
+
+        Warns:
+            TensorStateWarning: Which samples the loader repeats can't be known.
+        """
+        loader = active_loader()
+        if loader is None or loader is self._before():
+            return None
+        if loader is not self._seen():
+            self._seen, deal = _weakly(loader), find_deal(loader)
+            self._deal = deal if isinstance(deal, Deal) and deal.n_ranks > 1 else None
+            if isinstance(deal, str):
+                warnings.warn(_say_unknown("the", deal), TensorStateWarning, stacklevel=2)
+        counted = None if self._deal is None else self._deal.of_batch(None)
+        return None if counted is None else BatchSamples(*counted)
+
+
+def _weakly(loader: Any) -> Any:
+    # A loader that nobody else holds is no more under way.
+    return (lambda: None) if loader is None else weakref.ref(loader)
+
+
+def _sampler(loader: DataLoader[Any]) -> Any:
+    # A batch sampler of its own leaves a DataLoader with a sampler that it doesn't use.
+    batches: Any = loader.batch_sampler
+    return loader.sampler if batches is None else getattr(batches, "sampler", None)
+
+
+def _find_problem(loader: Any, n_ranks: int, deal: Deal | str | None) -> str | None:
+    if isinstance(deal, Deal):
+        found = None if deal.n_ranks == n_ranks else f"Accelerate deals to {deal.n_ranks}"
+    else:
+        found = deal or _unknown_order(loader, n_ranks)
+    return None if found is None else _say_unknown(f"the {n_ranks}", found)
+
+
+def _say_unknown(which: str, reason: str) -> str:
+    return (
+        f"which samples {which} processes have in common can't be known: {reason}. States are "
+        "counted as they come, so a sample that several processes see counts several times; a "
+        "DataLoader with a torch DistributedSampler lets repeats be left out"
+    )
+
+
+def _unknown_order(loader: Any, n_ranks: int) -> str | None:
+    if not isinstance(loader, DataLoader):
+        return f"the loader is a {type(loader).__name__}, no torch DataLoader"
+    if isinstance(loader.dataset, IterableDataset):
+        return f"the dataset, {type(loader.dataset).__name__}, is an IterableDataset"
+    if not (loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler):
+        return f"the batch sampler is a {type(loader.batch_sampler).__name__}"
+    sampler = _sampler(loader)
+    if not _deals_in_turn(sampler):
+        return f"the sampler is a {type(sampler).__name__}"
+    if sampler.num_replicas != n_ranks:
+        return f"the DistributedSampler deals to {sampler.num_replicas}"
+    if loader.num_workers and not getattr(loader, "in_order", True):
+        return "the DataLoader has in_order=False"
+    return None
+
+
+def _deals_in_turn(sampler: Any) -> bool:
+    if not isinstance(sampler, DistributedSampler):
+        return False
+    # Lightning's own subclasses only choose what is dealt, or don't repeat.
+    origin = type(sampler).__module__.partition(".")[0]
+    return type(sampler).__iter__ is DistributedSampler.__iter__ or origin in (
+        "lightning",
+        "pytorch_lightning",
+        "lightning_fabric",
+    )
