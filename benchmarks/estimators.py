@@ -127,7 +127,8 @@ def by_image(states: Mapping[str, Counts], right: NDArray[np.bool_], seeds: int)
             [one.interval(n_samples=m) for one in drawn],
             [one.interval() for one in drawn],
         )
-        yield _line("aIQ", m, true.aiq, [x.aiq for x in drawn], [x.aiq_interval(m) for x in drawn])
+        intervals = [one.aiq_interval(n_samples=m) for one in drawn]
+        yield _line("aIQ", m, true.aiq, [one.aiq for one in drawn], intervals)
 
 
 def report(

@@ -95,7 +95,7 @@ def test_accuracy_has_the_interval_of_scipy(accuracy, n):
     if accuracy == 0.5:  # 3.5 of 7: between two numbers of hits, by Wilson's formula
         centre, half = 0.5, math.sqrt(0.25 / n + (z := stats.norm.ppf(0.95)) ** 2 / (4 * n * n))
         expected = (centre - z * half / (1 + z * z / n), centre + z * half / (1 + z * z / n))
-    estimate, *ends = accuracy_interval(accuracy, n, 0.9)
+    estimate, *ends = accuracy_interval(accuracy, 0.9, n_samples=n)
     assert estimate == accuracy
     assert ends == pytest.approx(list(expected), abs=1e-12)
     assert 0 <= ends[0] <= accuracy <= ends[1] <= 1
@@ -115,15 +115,15 @@ def test_report_has_intervals_of_the_network_and_of_aiq():
     report = EfficiencyReport({x.name: x for x in layers}, accuracy=0.9, beta=3)
     network = network_interval(x.interval(0.8, n_samples=20) for x in layers)
     assert report.interval(0.8, n_samples=20) == network
-    expected = aiq_interval(network, accuracy_interval(0.9, 20, 0.8), 3)
-    assert report.aiq_interval(20, 0.8) == expected
+    expected = aiq_interval(network, accuracy_interval(0.9, 0.8, n_samples=20), 3)
+    assert report.aiq_interval(0.8, n_samples=20) == expected
     assert report.interval() == network_interval(x.interval() for x in layers)
-    assert EfficiencyReport({"a": layers[0]}).aiq_interval(20) is None
+    assert EfficiencyReport({"a": layers[0]}).aiq_interval(n_samples=20) is None
 
 
 def test_other_orders_than_shannons_have_no_interval():
     report = EfficiencyReport({"conv": layer(COUNTS, alpha=2)}, accuracy=0.9, alpha=2)
-    for interval in (report.interval, lambda: report.aiq_interval(10)):
+    for interval in (report.interval, lambda: report.aiq_interval(n_samples=10)):
         with pytest.raises(ValueError, match="alpha=1; the figures of this report are of order 2"):
             interval()
 
@@ -133,16 +133,16 @@ def test_levels_that_are_none(level):
     with pytest.raises(ValueError, match=r"level.*got"):
         entropy_interval(Spectrum.from_counts(COUNTS), level)
     with pytest.raises(ValueError, match=r"level.*got"):
-        accuracy_interval(0.5, 10, level)
+        accuracy_interval(0.5, level, n_samples=10)
 
 
 def test_numbers_of_samples_and_accuracies_that_are_none():
     with pytest.raises(ValueError, match="n_samples must be 1 or more; got 0"):
         entropy_interval(Spectrum.from_counts(COUNTS), n_samples=0)
     with pytest.raises(ValueError, match="n_samples must be 1 or more; got -3"):
-        accuracy_interval(0.5, -3)
+        accuracy_interval(0.5, n_samples=-3)
     with pytest.raises(ValueError, match="accuracy must be a share, 0 to 1; got 97"):
-        accuracy_interval(97, 10)
+        accuracy_interval(97, n_samples=10)
     with pytest.raises(ValueError, match="no states"):
         entropy_interval(Spectrum.from_counts([]))
 

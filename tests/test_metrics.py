@@ -74,23 +74,23 @@ def test_network_efficiency_of_something_else(model):
 def test_aiq_of_a_hand_calculation():
     # (0.25 * 0.8**2) ** (1/3)
     assert aIQ(0.25, 0.8) == pytest.approx(0.16 ** (1 / 3), rel=1e-15)
-    assert aIQ(0.25, 0.64, weight=1) == pytest.approx(0.4, rel=1e-15)
+    assert aIQ(0.25, 0.64, beta=1) == pytest.approx(0.4, rel=1e-15)
 
 
-def test_aiq_with_a_large_weight_approaches_accuracy():
-    assert aIQ(0.2, 0.5, weight=1e6) == pytest.approx(0.5, rel=1e-4)
+def test_aiq_with_a_large_beta_approaches_accuracy():
+    assert aIQ(0.2, 0.5, beta=1e6) == pytest.approx(0.5, rel=1e-4)
 
 
 @given(SHARES, SHARES, st.floats(0.01, 100))
-def test_aiq_lies_between_efficiency_and_accuracy(eta, accuracy, weight):
+def test_aiq_lies_between_efficiency_and_accuracy(eta, accuracy, beta):
     low, high = sorted((eta, accuracy))
-    assert low - 1e-12 <= aIQ(eta, accuracy, weight) <= high + 1e-12
+    assert low - 1e-12 <= aIQ(eta, accuracy, beta) <= high + 1e-12
 
 
-@pytest.mark.parametrize("weight", [0, -1, math.nan, math.inf])
-def test_aiq_needs_a_weight_above_zero(weight):
+@pytest.mark.parametrize("beta", [0, -1, math.nan, math.inf])
+def test_aiq_needs_a_beta_above_zero(beta):
     with pytest.raises(ValueError, match="beta"):
-        aIQ(0.5, 0.5, weight)
+        aIQ(0.5, 0.5, beta)
 
 
 def test_aiq_tells_percentages_from_shares():

@@ -96,6 +96,24 @@ def test_reports_are_frozen():
         report().layers["conv"] = layer()
 
 
+def test_reports_hash_as_they_compare():
+    assert hash(layer()) == hash(layer())
+    other_order = dict(reversed(report().layers.items()))
+    assert report(layers=other_order) == report()
+    assert len({report(), report(layers=other_order), report(epoch=1), report(beta=3)}) == 3
+
+
+def test_parts_and_sums_of_a_history_are_histories():
+    reports = [report(epoch=epoch) for epoch in range(4)]
+    history = History(reports)
+    for part in (history[:2] + history[2:], history[:2] + reports[2:], history.copy(), history[:]):
+        assert isinstance(part, History)
+        assert part == reports
+        assert part is not history
+    assert history[1::2] == [reports[1], reports[3]]
+    assert history[-1] is reports[3]
+
+
 def test_report_keeps_no_hold_of_what_it_was_given():
     layers = {"conv": layer()}
     built = EfficiencyReport(layers)

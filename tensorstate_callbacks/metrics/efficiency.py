@@ -84,31 +84,31 @@ def check_beta(beta: float) -> float:
     return beta
 
 
-def aIQ(network_efficiency: float, accuracy: float, weight: float = 2) -> float:
+def aIQ(network_efficiency: float, accuracy: float, beta: float = 2) -> float:
     """Return the artificial intelligence quotient of a network.
 
     Args:
         network_efficiency: Geometric mean of the layers' efficiencies, a share (0 to 1).
         accuracy: The network's accuracy on the same data, a share (0 to 1).
-        weight: The weight β of accuracy against efficiency, above 0.
+        beta: Weight β of accuracy against efficiency, above 0.
 
     Returns:
-        `(network_efficiency * accuracy**weight) ** (1 / (weight + 1))`, a share between 0 and 1.
+        `(network_efficiency * accuracy**beta) ** (1 / (beta + 1))`, a share between 0 and 1.
 
     Raises:
-        ValueError: `weight` is not above 0, or one of the others is not a share.
+        ValueError: `beta` is not above 0, or one of the others is not a share.
 
     Source: Schaub and Hotaling, "Assessing Intelligence in Artificial Neural Networks",
     arXiv 2006.02909.
 
     Example:
-        >>> aIQ(0.125, 1.0, weight=2)
+        >>> aIQ(0.125, 1.0, beta=2)
         0.5
     """
-    check_beta(weight)
+    check_beta(beta)
     for name, value in (("network_efficiency", network_efficiency), ("accuracy", accuracy)):
         if not 0 <= value <= 1:
             hint = "; divide a percentage by 100" if 1 < value <= 100 else ""
             raise ValueError(f"{name} must be a share between 0 and 1; got {value}{hint}")
-    # Roots before the product: accuracy**weight alone would underflow for a large weight.
-    return float(network_efficiency ** (1 / (weight + 1)) * accuracy ** (weight / (weight + 1)))
+    # Roots before the product: accuracy**beta alone would underflow for a large beta.
+    return float(network_efficiency ** (1 / (beta + 1)) * accuracy ** (beta / (beta + 1)))

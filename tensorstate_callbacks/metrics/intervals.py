@@ -1,7 +1,7 @@
-"""Frequency spectra and an accuracy in; confidence intervals of entropy, efficiency and aIQ out.
+"""Confidence intervals of entropy, efficiency and aIQ.
 
 An interval is about the entropy that infinitely many states would show, so where many were never
-seen it lies above the plug-in figure. It costs one pass over a spectrum, nothing is drawn at
+seen it lies above the plug-in estimate. It costs one pass over a spectrum, nothing is drawn at
 random, and the same spectrum gives the same interval. `docs/estimators.md` says how often the
 intervals hold what they promise, and where they don't.
 """
@@ -17,10 +17,10 @@ from tensorstate_callbacks.states.spectrum import Spectrum
 
 
 class Interval(NamedTuple):
-    """A figure and the range it may well lie in.
+    """An estimate and the range that the true value may well lie in.
 
     Attributes:
-        estimate: The figure, corrected for what was not seen.
+        estimate: The value, corrected for what was not seen.
         low: Lower end.
         high: Upper end.
     """
@@ -86,7 +86,7 @@ def efficiency_interval(
     return Interval(*(efficiency(end, n_neurons) for end in bits))
 
 
-def accuracy_interval(accuracy: float, n_samples: int, level: float = 0.95) -> Interval:
+def accuracy_interval(accuracy: float, level: float = 0.95, *, n_samples: int) -> Interval:
     """Return Wilson's interval for the accuracy on `n_samples` samples, share 0 to 1.
 
     Raises:

@@ -1,8 +1,8 @@
 """The reports of a training, one per evaluation; rows of all of them out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from os import PathLike
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 from tensorstate_callbacks.display.html_table import history_fragment
 from tensorstate_callbacks.display.text_table import history_table
@@ -12,6 +12,22 @@ from tensorstate_callbacks.reports.report import EfficiencyReport
 
 class History(list[EfficiencyReport]):
     """Reports in the order of their evaluations: a list that knows how to show itself."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> EfficiencyReport: ...
+    @overload
+    def __getitem__(self, index: slice) -> "History": ...
+    def __getitem__(self, index: SupportsIndex | slice) -> "EfficiencyReport | History":
+        if isinstance(index, slice):
+            return History(super().__getitem__(index))
+        return super().__getitem__(index)
+
+    def __add__(self, other: Iterable[EfficiencyReport]) -> "History":  # type: ignore[override]
+        return History([*self, *other])
+
+    def copy(self) -> "History":
+        """Return a history of the same reports."""
+        return History(self)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return one row per evaluation and layer; see `EfficiencyReport.to_dicts`."""

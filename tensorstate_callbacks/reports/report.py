@@ -57,6 +57,11 @@ class EfficiencyReport:
         if not self.layers:
             raise ValueError("an EfficiencyReport needs at least one layer; got none")
 
+    def __hash__(self) -> int:
+        # Mappings are equal whatever their order.
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return hash(frozenset({**fields, "layers": frozenset(self.layers.items())}.items()))
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A read-only mapping can't be pickled.
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -94,12 +99,12 @@ class EfficiencyReport:
             layer.interval(level, n_samples=n_samples) for layer in self.layers.values()
         )
 
-    def aiq_interval(self, n_samples: int, level: float = 0.95) -> Interval | None:
+    def aiq_interval(self, level: float = 0.95, *, n_samples: int) -> Interval | None:
         """Return an interval for aIQ, or None where there is no accuracy; see `aiq_interval`.
 
         Args:
+            level: How often intervals are meant to hold the true aIQ, above 0 and below 1.
             n_samples: Samples (images) in the pass, which the accuracy is a share of.
-            level: How often intervals are meant to hold the true figure, above 0 and below 1.
 
         Raises:
             ValueError: `alpha` is not 1, or `level` or `n_samples` is out of its range.
@@ -107,7 +112,7 @@ class EfficiencyReport:
         efficiency = self.interval(level, n_samples=n_samples)
         if self.accuracy is None:
             return None
-        accuracy = accuracy_interval(self.accuracy, n_samples, level)
+        accuracy = accuracy_interval(self.accuracy, level, n_samples=n_samples)
         return aiq_interval(efficiency, accuracy, self.beta)
 
     def scalars(
