@@ -34,7 +34,7 @@ from tensorstate_callbacks.states.packed_states import (
     sort_states,
 )
 from tensorstate_callbacks.states.spectrum import Spectrum
-from tensorstate_callbacks.tensorstate import (
+from tensorstate_callbacks.tensorstate.interface import (
     build_efficiency_model,
     remove_state_layers,
     reset_efficiency_model,
@@ -49,10 +49,7 @@ if TYPE_CHECKING:
 
 # What needs a framework: reached as an attribute, and not bound by `import *`.
 _LAZY_MODULES = ("keras", "lightning", "torch")
-_LAZY_NAMES = {
-    "StateCapture": "tensorstate.keras_layer",
-    "StateCaptureHook": "tensorstate.torch_hook",
-}
+_LAZY_NAMES = ("StateCapture", "StateCaptureHook")
 
 __all__ = [
     "EfficiencyReport",
@@ -93,7 +90,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return import_module(f"{__name__}.{name}")
     if name in _LAZY_NAMES:
-        return getattr(import_module(f"{__name__}.{_LAZY_NAMES[name]}"), name)
+        return getattr(import_module(f"{__name__}.tensorstate"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

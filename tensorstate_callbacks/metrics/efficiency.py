@@ -1,7 +1,7 @@
-"""Entropies and accuracy in; efficiency, network efficiency and aIQ out."""
+"""Compute efficiency, network efficiency and aIQ from entropies and accuracy."""
 
 import math
-from typing import Any
+from collections.abc import Iterable
 
 
 def efficiency(entropy_bits: float, n_neurons: int) -> float:
@@ -35,35 +35,30 @@ def efficiency(entropy_bits: float, n_neurons: int) -> float:
     return min(entropy_bits / n_neurons, 1.0)
 
 
-def network_efficiency(efficiencies: Any) -> float:
+def network_efficiency(efficiencies: Iterable[float]) -> float:
     """Return the network efficiency: the geometric mean of its layers' efficiencies.
 
     Args:
-        efficiencies: One share (0 to 1) per layer, in any iterable; or a model that
-            `build_efficiency_model` made, after it has seen data.
+        efficiencies: One share (0 to 1) per layer.
 
     Returns:
         A share between 0 and 1; 0 as soon as one layer's efficiency is 0.
 
     Raises:
-        StatesNotAvailableError: A layer of the model has captured nothing.
-        TypeError: It is a model without capture points, or no iterable of numbers.
+        TypeError: It is no iterable of numbers.
         ValueError: There is no layer, or a value is not a share.
 
     Example:
         >>> network_efficiency([0.25, 1.0])
         0.5
     """
-    layers = getattr(efficiencies, "efficiency_layers", None)
     try:
-        if layers is not None:
-            values = [layer.efficiency() for layer in layers]
-        else:
-            values = [float(value) for value in efficiencies]
+        values = [float(value) for value in efficiencies]
     except TypeError as error:
         raise TypeError(
-            "network_efficiency takes efficiencies, or a model from build_efficiency_model; got "
-            f"{type(efficiencies).__name__}"
+            "network_efficiency takes the layers' efficiencies; got "
+            f"{type(efficiencies).__name__}. For a model with capture points there is "
+            "tensorstate_callbacks.tensorstate.network_efficiency"
         ) from error
     if not values:
         raise ValueError("network efficiency needs at least one layer's efficiency; got none")
@@ -84,31 +79,31 @@ def check_beta(beta: float) -> float:
     return beta
 
 
-def aIQ(network_efficiency: float, accuracy: float, weight: float = 2) -> float:
+def aIQ(network_efficiency: float, accuracy: float, beta: float = 2) -> float:
     """Return the artificial intelligence quotient of a network.
 
     Args:
         network_efficiency: Geometric mean of the layers' efficiencies, a share (0 to 1).
         accuracy: The network's accuracy on the same data, a share (0 to 1).
-        weight: The weight β of accuracy against efficiency, above 0.
+        beta: Weight of accuracy against efficiency, above 0.
 
     Returns:
-        `(network_efficiency * accuracy**weight) ** (1 / (weight + 1))`, a share between 0 and 1.
+        `(network_efficiency * accuracy**beta) ** (1 / (beta + 1))`, a share between 0 and 1.
 
     Raises:
-        ValueError: `weight` is not above 0, or one of the others is not a share.
+        ValueError: `beta` is not above 0, or one of the others is not a share.
 
     Source: Schaub and Hotaling, "Assessing Intelligence in Artificial Neural Networks",
     arXiv 2006.02909.
 
     Example:
-        >>> aIQ(0.125, 1.0, weight=2)
+        >>> aIQ(0.125, 1.0, beta=2)
         0.5
     """
-    check_beta(weight)
+    check_beta(beta)
     for name, value in (("network_efficiency", network_efficiency), ("accuracy", accuracy)):
         if not 0 <= value <= 1:
             hint = "; divide a percentage by 100" if 1 < value <= 100 else ""
             raise ValueError(f"{name} must be a share between 0 and 1; got {value}{hint}")
-    # Roots before the product: accuracy**weight alone would underflow for a large weight.
-    return float(network_efficiency ** (1 / (weight + 1)) * accuracy ** (weight / (weight + 1)))
+    # Roots before the product: accuracy**beta alone would underflow for a large beta.
+    return float(network_efficiency ** (1 / (beta + 1)) * accuracy ** (beta / (beta + 1)))
