@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tensorstate_tutorial_pytorch import evaluate, train
 from torch_lenet5 import LeNet5, load_full, loader
 
-import tensorstate_callbacks as ts
+import tensorstate_callbacks.tensorstate as ts
 
 N_CLASSES = 10
 

@@ -16,7 +16,7 @@ import keras
 from digits import load_digits, parse_arguments
 from keras_lenet5 import EpochLines, lenet5, load_full
 
-import tensorstate_callbacks as ts
+import tensorstate_callbacks.tensorstate as ts
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
 
     beta = 2  # how much more accuracy weighs than efficiency
     network_efficiency = ts.network_efficiency(efficiency_model)
-    aiq = ts.aIQ(network_efficiency, accuracy, beta)
+    aiq = ts.aIQ(network_efficiency, accuracy, weight=beta)
     print()
     print("Network metrics...")
     print(f"Beta: {beta}")

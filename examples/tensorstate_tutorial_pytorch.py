@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torch_lenet5 import LeNet5, load_full, loader, optimizer_of
 
-import tensorstate_callbacks as ts
+import tensorstate_callbacks.tensorstate as ts
 
 
 def train(
@@ -78,7 +78,7 @@ def main() -> None:
 
     beta = 2  # how much more accuracy weighs than efficiency
     network_efficiency = ts.network_efficiency(efficiency_model)
-    aiq = ts.aIQ(network_efficiency, accuracy, beta)
+    aiq = ts.aIQ(network_efficiency, accuracy, weight=beta)
     print()
     print("Network metrics...")
     print(f"Beta: {beta}")

@@ -1,4 +1,4 @@
-"""Nothing in; out comes what runs here, as text: versions, the kernel and why, the extras."""
+"""Describe what runs here: versions, the kernel and why, the extras."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
+from tensorstate_callbacks._version import __version__
 from tensorstate_callbacks.states.counter import available_kernels, kernel_report
 
 # Extra to the distributions that it installs, as in pyproject.toml; a test compares them.
@@ -27,8 +28,6 @@ def describe_installation() -> tuple[str, bool]:
 
     Nothing but NumPy is imported for it: versions come from the installed metadata.
     """
-    from tensorstate_callbacks._version import __version__
-
     try:
         kernel, reason = kernel_report()
     except ValueError as error:

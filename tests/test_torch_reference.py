@@ -4,8 +4,8 @@ import pytest
 import torch
 from lenet5_torch import REFERENCE, digits, trained_lenet5
 
-from tensorstate_callbacks import build_efficiency_model
-from tensorstate_callbacks.metrics.efficiency import aIQ, network_efficiency
+from tensorstate_callbacks import aIQ
+from tensorstate_callbacks.tensorstate import build_efficiency_model, network_efficiency
 from tensorstate_callbacks.torch import record
 
 

@@ -1,7 +1,7 @@
-"""Entropies and accuracy in; efficiency, network efficiency and aIQ out."""
+"""Compute efficiency, network efficiency and aIQ from entropies and accuracy."""
 
 import math
-from typing import Any
+from collections.abc import Iterable
 
 
 def efficiency(entropy_bits: float, n_neurons: int) -> float:
@@ -35,35 +35,30 @@ def efficiency(entropy_bits: float, n_neurons: int) -> float:
     return min(entropy_bits / n_neurons, 1.0)
 
 
-def network_efficiency(efficiencies: Any) -> float:
+def network_efficiency(efficiencies: Iterable[float]) -> float:
     """Return the network efficiency: the geometric mean of its layers' efficiencies.
 
     Args:
-        efficiencies: One share (0 to 1) per layer, in any iterable; or a model that
-            `build_efficiency_model` made, after it has seen data.
+        efficiencies: One share (0 to 1) per layer.
 
     Returns:
         A share between 0 and 1; 0 as soon as one layer's efficiency is 0.
 
     Raises:
-        StatesNotAvailableError: A layer of the model has captured nothing.
-        TypeError: It is a model without capture points, or no iterable of numbers.
+        TypeError: It is no iterable of numbers.
         ValueError: There is no layer, or a value is not a share.
 
     Example:
         >>> network_efficiency([0.25, 1.0])
         0.5
     """
-    layers = getattr(efficiencies, "efficiency_layers", None)
     try:
-        if layers is not None:
-            values = [layer.efficiency() for layer in layers]
-        else:
-            values = [float(value) for value in efficiencies]
+        values = [float(value) for value in efficiencies]
     except TypeError as error:
         raise TypeError(
-            "network_efficiency takes efficiencies, or a model from build_efficiency_model; got "
-            f"{type(efficiencies).__name__}"
+            "network_efficiency takes the layers' efficiencies; got "
+            f"{type(efficiencies).__name__}. For a model with capture points there is "
+            "tensorstate_callbacks.tensorstate.network_efficiency"
         ) from error
     if not values:
         raise ValueError("network efficiency needs at least one layer's efficiency; got none")

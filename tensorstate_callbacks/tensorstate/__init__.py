@@ -1,118 +1,47 @@
-"""A Keras model or PyTorch module in; the same with layers that capture states out."""
+"""TensorState's interface: what scripts for TensorState 0.1 to 0.4 import as `ts`."""
 
-import os
-import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Method
+from tensorstate_callbacks.metrics.efficiency import efficiency
+from tensorstate_callbacks.metrics.entropy import entropy
+from tensorstate_callbacks.states.packed_states import (
+    compress_states,
+    decompress_states,
+    sort_states,
+)
+from tensorstate_callbacks.tensorstate.interface import (
+    aIQ,
+    build_efficiency_model,
+    efficiency_layers,
+    network_efficiency,
+    remove_state_layers,
+    reset_efficiency_model,
+)
 
+if TYPE_CHECKING:
+    from tensorstate_callbacks.tensorstate.keras_layer import StateCapture as StateCapture
+    from tensorstate_callbacks.tensorstate.torch_hook import StateCaptureHook as StateCaptureHook
 
-def build_efficiency_model(
-    model: Any,
-    attach_to: Patterns | None = None,
-    exclude: Patterns = (),
-    method: Method = "after",
-    storage_path: str | os.PathLike[str] | None = None,
-    *,
-    keep_raw: bool = False,
-    threshold: float = 0.0,
-    resume: bool = False,
-    channel_axis: ChannelAxis = None,
-) -> Any:
-    """Have some of a model's layers capture their states whenever it runs.
+# What needs a framework: reached as an attribute, and not bound by `import *`.
+_LAZY_NAMES = {"StateCapture": "keras_layer", "StateCaptureHook": "torch_hook"}
 
-    What they captured is in the returned model's `efficiency_layers`, a list in the order of the
-    forward pass. They are named `<layer>_post_states` (what the layer gives) and
-    `<layer>_pre_states` (what it takes). A second call on the same model adds nothing twice.
-
-    Args:
-        model: A PyTorch module, LightningModules included, which gets hooks and is returned; or a
-            functional or sequential Keras model, which is rebuilt around the same layers.
-        attach_to: A class name (`"Conv2d"`), a layer name or glob (`"block_*.conv"`), a type, a
-            predicate `(name, layer) -> bool`, or a sequence of these. None takes every convolution
-            and dense or linear layer except the one that makes the output.
-        exclude: Which of them to leave out, in the same forms.
-        method: `"after"` captures outputs, `"before"` inputs, `"both"` both.
-        storage_path: Folder in which all states are kept in the order of observation, for
-            `raw_states`, instead of memory.
-        keep_raw: Keep them in memory.
-        threshold: A neuron fires where its activation is above it; finite.
-        resume: Go on with what `storage_path` holds of an earlier run, up to its last whole batch.
-        channel_axis: Axis of the neurons in the layers' tensors, batch axis included, where it
-            isn't the one that layers and the way of the data tell: an axis; a tuple of axes that
-            are one unit together; a mapping of layer names, globs, class names or types to these;
-            or a callable `(name, layer, tensor)` that returns one, or None.
-
-    Raises:
-        FileExistsError: `storage_path` holds states of an earlier run, and `resume` isn't set.
-        NoLayerMatchedError: Nothing matched; the message lists what the model has.
-        TypeError: The model or another argument is of the wrong kind.
-        ValueError: An argument is out of its range.
-
-    Example:
-        >>> import torch
-        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
-        >>> model = build_efficiency_model(model, attach_to=["Linear"])
-        >>> _ = model(torch.ones(10, 4))
-        >>> [(layer.name, layer.state_count) for layer in model.efficiency_layers]
-        [('0_post_states', 10)]
-    """
-    half = _half(model)
-    return half.build(
-        model,
-        attach_to,
-        exclude,
-        method,
-        storage_path,
-        keep_raw=keep_raw,
-        threshold=threshold,
-        resume=resume,
-        channel_axis=channel_axis,
-    )
+__all__ = [
+    "aIQ",
+    "build_efficiency_model",
+    "compress_states",
+    "decompress_states",
+    "efficiency",
+    "efficiency_layers",
+    "entropy",
+    "network_efficiency",
+    "remove_state_layers",
+    "reset_efficiency_model",
+    "sort_states",
+]
 
 
-def reset_efficiency_model(model: Any) -> None:
-    """Forget all states that the layers of `build_efficiency_model` have captured.
-
-    Raises:
-        TypeError: The model is neither a Keras model nor a PyTorch module.
-        ValueError: It was not built by `build_efficiency_model`.
-    """
-    _half(model).reset(model)
-
-
-def remove_state_layers(model: Any) -> Any:
-    """Return the model without what `build_efficiency_model` added; hooks of one's own stay.
-
-    Raises:
-        TypeError: The model is neither a Keras model nor a PyTorch module.
-    """
-    return _half(model).remove(model)
-
-
-def efficiency_layers(model: Any) -> list[Any]:
-    """Return what `build_efficiency_model` added, in the order of the forward pass.
-
-    Raises:
-        TypeError: The model is neither a Keras model nor a PyTorch module.
-        ValueError: It was not built by `build_efficiency_model`.
-    """
-    return list(_half(model).efficiency_layers(model))
-
-
-def _half(model: Any) -> Any:
-    """Return the module that deals with this kind of model, whose framework is loaded already."""
-    # Keras first: with its PyTorch backend, a Keras model is a PyTorch module too.
-    for framework, base in (("keras", "Model"), ("torch", "nn.Module")):
-        kind: Any = sys.modules.get(framework)
-        for part in base.split("."):
-            kind = getattr(kind, part, None)
-        if isinstance(kind, type) and isinstance(model, kind):
-            return import_module(f"{__name__}.{framework}_model")
-    raise TypeError(
-        "the model must be a Keras 3 model (keras.Model) or a PyTorch module (torch.nn.Module, "
-        f"LightningModules included); got {type(model).__module__}.{type(model).__qualname__}"
-    )
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_NAMES:
+        return getattr(import_module(f"{__name__}.{_LAZY_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
