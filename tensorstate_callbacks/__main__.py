@@ -1,4 +1,4 @@
-"""Words of a command line in; text out: what runs here, and the figures of finished runs."""
+"""The command line: describe what runs here, and show finished runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tensorstate_callbacks.runs.report_command import add_arguments, report_run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code, 0 if all is well."""
     parser = argparse.ArgumentParser(
-        prog="python -m tensorstate_callbacks",
+        prog="tensorstate-callbacks",
         description="Say which version and kernel run here, why, and which extras are installed.",
     )
     commands = parser.add_subparsers(title="commands", dest="command")
-    words = "show what a finished run logged: a table, and a figure"
+    words = "show what a finished run logged, as tables and curves"
     report = commands.add_parser("report", help=words, description=words.capitalize())
     add_arguments(report)
     given = parser.parse_args(arguments)

@@ -141,6 +141,12 @@ def test_an_unknown_argument_is_refused():
     assert exit_.value.code == 2
 
 
+def test_the_console_script_is_this_command_line():
+    tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
+    scripts = tomllib.loads(PYPROJECT.read_text())["project"]["scripts"]
+    assert scripts == {"tensorstate-callbacks": "tensorstate_callbacks.__main__:main"}
+
+
 def test_the_extras_are_those_of_pyproject():
     tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
     declared = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]

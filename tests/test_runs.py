@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from reports import history, report
@@ -96,36 +97,43 @@ def write_run(folder, scalars):
     writer.close()
 
 
-def test_the_latest_run_of_a_log_folder_is_taken_and_others_on_request(tmp_path):
+def test_the_run_of_a_log_folder_is_the_only_one_with_keys_of_ours(tmp_path):
+    write_run(tmp_path / "a" / "validation", {"epoch_efficiency": series(0.25, start=5.0)})
+    write_run(tmp_path / "a" / "train", {"epoch_loss": series(1.0, start=99.0)})
+    for folder, name in ((tmp_path, "a/validation"), (tmp_path / "a", "validation")):
+        run = read_tensorboard(folder)
+        assert run.evaluations[0].efficiency == 0.25
+        assert run.source == f"run {name} of {folder}, keys epoch_aiq, epoch_efficiency..."
+    with pytest.raises(
+        RunError, match=r"run \. of .*train' has no key of ours.* it has epoch_loss\."
+    ):
+        read_tensorboard(tmp_path / "a" / "train")
+
+
+def test_several_runs_of_a_log_folder_are_listed_as_paths_to_give(tmp_path):
     write_run(tmp_path / "a" / "validation", {"epoch_efficiency": series(0.25, start=5.0)})
     write_run(tmp_path / "a" / "train", {"epoch_loss": series(1.0, start=99.0)})
     write_run(tmp_path / "b", {"val_efficiency": series(0.5, start=4.0)})
-    latest = read_tensorboard(tmp_path)
-    assert latest.name == "a-validation"
-    assert latest.evaluations[0].efficiency == 0.25
-    assert "the latest of 2 (a/validation, b), keys epoch_aiq" in latest.source
-    for name in ("a/validation", "a"):
-        assert read_tensorboard(tmp_path, name).evaluations[0].efficiency == 0.25
-    assert read_tensorboard(tmp_path, "b").evaluations[0].efficiency == 0.5
-    assert read_tensorboard(tmp_path / "b").name == "b"
-    with pytest.raises(RunError, match=r"no run 'c'; it has a/train, a/validation, b"):
-        read_tensorboard(tmp_path, "c")
-    with pytest.raises(RunError, match=r"run 'a/train' of .* it has epoch_loss"):
-        read_tensorboard(tmp_path, "a/train")
+    with pytest.raises(RunError, match="holds 2 runs; give one of") as error:
+        read_tensorboard(tmp_path)
+    first, second = (line.strip() for line in str(error.value).splitlines()[1:])
+    assert (first, second) == (str(tmp_path / "a" / "validation"), str(tmp_path / "b"))
+    assert read_tensorboard(Path(first)).evaluations[0].efficiency == 0.25
+    assert read_tensorboard(Path(second)).evaluations[0].efficiency == 0.5
 
 
 def test_log_folders_without_anything_of_ours(tmp_path):
     with pytest.raises(RunError, match=r"no event file of TensorBoard in"):
         read_tensorboard(tmp_path)
     write_run(tmp_path / "train", {"epoch_loss": series(1.0)})
-    with pytest.raises(RunError, match=r"\(runs train\) has no key of ours.*it has epoch_loss"):
+    with pytest.raises(RunError, match=r"run train of .* has no key of ours.*it has epoch_loss"):
         read_tensorboard(tmp_path)
 
 
 def test_ids_of_mlflow_runs():
     run = "0123456789abcdef" * 2
-    assert mlflow_run_id(run) == mlflow_run_id(f"runs:/{run}") == run
-    for text in (run[1:], run.upper(), f"models:/{run}", "runs"):
+    assert mlflow_run_id(f"runs:/{run}") == mlflow_run_id(f"runs:/{run}/") == run
+    for text in (run, f"runs:/{run[1:]}", f"runs:/{run.upper()}", f"models:/{run}", "runs"):
         assert mlflow_run_id(text) is None
 
 
@@ -154,7 +162,7 @@ def test_an_mlflow_run_has_what_its_table_holds(mlflow_client, tmp_path):
     run_id = logged_run(mlflow_client, reports)
     uri = mlflow_client.tracking_uri
     bare = read_mlflow(run_id, uri)
-    assert bare.name == "my run"
+    assert bare.source.startswith(f"run my run ({run_id}) at {uri}, keys val_aiq")
     assert [one.aiq for one in bare.evaluations] == [one.aiq for one in reports]
     assert bare.evaluations[0].layers["block_0_"].figures() == {"efficiency": 1.75 / 4}
     # An earlier fit's table, and the one of this fit without its last evaluation.

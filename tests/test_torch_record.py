@@ -7,7 +7,7 @@ from torch import nn
 from torch_models import collect, images, small_net
 
 from tensorstate_callbacks import NoLayerMatchedError, TensorStateWarning
-from tensorstate_callbacks.torch import record
+from tensorstate_callbacks.torch import Recording, record
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -50,6 +50,22 @@ def test_report_does_not_depend_on_batch_size_or_order() -> None:
         reports.append(recording.report(accuracy=0.5))
     assert reports[0].layers["0"].n_states == 21 * 49
     assert all(report == reports[0] for report in reports)
+
+
+def test_a_recording_made_by_hand_counts_in_each_of_its_blocks() -> None:
+    model, data = small_net(), images(21)
+    recording = Recording(model, exclude="Linear", method="both", threshold=0.25, beta=3)
+    model(data)
+    with torch.no_grad():
+        for samples in data.split(7):
+            with recording.attached():
+                model(samples)
+        with record(model, exclude="Linear", method="both", threshold=0.25, beta=3) as expected:
+            model(data)
+    assert recording.report(accuracy=0.5) == expected.report(accuracy=0.5)
+    assert recording.report(accuracy=0.5).beta == 3
+    with pytest.raises(NoLayerMatchedError):
+        Recording(model, attach_to="LSTM")
 
 
 def test_default_is_every_convolution_and_linear_but_the_last() -> None:

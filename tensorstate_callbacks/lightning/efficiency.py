@@ -297,13 +297,8 @@ class EfficiencyMixin:
         )
 
     def _new_recording(self, module: Any) -> Recording:
-        return Recording(
-            module,
-            self._pick_layers(module),
-            self._settings,
-            axes=self._axes,
-            output_fn=self._output_fn,
-        )
+        layers = self._pick_layers(module)
+        return Recording.of_layers(module, layers, self._settings, self._axes, self._output_fn)
 
     def _end_trial(self, window: Window) -> None:
         self._close()

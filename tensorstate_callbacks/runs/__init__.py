@@ -1,1 +1,1 @@
-"""Log folders and run ids in; the evaluations of finished runs, and what shows them, out."""
+"""Read finished runs back from TensorBoard and MLflow, and show them."""

@@ -54,11 +54,9 @@ class FinishedRun:
     """A run whose training is over.
 
     Attributes:
-        name: Its name, for the figure's file.
         source: Where it was read from and under which keys, in words.
         evaluations: The oldest first.
     """
 
-    name: str
     source: str
     evaluations: Sequence[RunEvaluation]

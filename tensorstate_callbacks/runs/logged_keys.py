@@ -1,4 +1,4 @@
-"""Scalars of a run in, under the keys that loggers gave them; its evaluations out."""
+"""Find a run's evaluations among the scalars that it logged."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple

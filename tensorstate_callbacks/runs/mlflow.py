@@ -1,4 +1,4 @@
-"""An MLflow run's id in; the evaluations that it logged out."""
+"""Read a finished run of MLflow."""
 
 import json
 import math
@@ -21,13 +21,13 @@ _OF_NETWORK = ("epoch", "step", "accuracy", "network_efficiency", "aiq")
 
 
 def mlflow_run_id(text: str) -> str | None:
-    """Return the id of an MLflow run given as such or as `runs:/<id>`, or None if it is neither.
+    """Return the id in `runs:/<id>`, or None if it isn't of that form.
 
     Example:
         >>> mlflow_run_id("runs:/0123456789abcdef0123456789abcdef")
         '0123456789abcdef0123456789abcdef'
     """
-    found = re.fullmatch(r"(?:runs:/)?([0-9a-f]{32})/?", text)
+    found = re.fullmatch(r"runs:/([0-9a-f]{32})/?", text)
     return found[1] if found else None
 
 
@@ -77,7 +77,6 @@ def read_mlflow(
         given = run.data.params.get(f"{_FOLDER}.{prefix}{name}")
         source += f", {name} {given}" if given is not None else ""
     return FinishedRun(
-        name=run.info.run_name or run_id,
         source=source,
         evaluations=_completed(evaluations(scalars, lead, accuracy), tables),
     )

@@ -1,4 +1,4 @@
-"""Words after `python -m tensorstate_callbacks report` in; a run's table and figure out."""
+"""The command `report`: print a finished run's metrics, and draw them where asked to."""
 
 import argparse
 import os
@@ -21,16 +21,15 @@ _SUFFIXES = (".png", ".svg", ".pdf", ".html", ".htm")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument(
-        "run", help="log folder of TensorBoard, or id of an MLflow run (also as runs:/<id>)"
+        "run",
+        metavar="RUN",
+        help="log folder of TensorBoard, or the folder of one run in it; or runs:/<id> of MLflow",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="figure to write, .png, .svg or .pdf, or a page, .html; default: <run's name>.png",
-    )
-    parser.add_argument(
-        "--run", dest="run_name", metavar="NAME", help="run of the log folder; default: the latest"
+        help="draw the curves into this file, .png, .svg or .pdf, or write a page, .html",
     )
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="where MLflow's runs are; default: MLflow's choice"
@@ -42,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def report_run(arguments: argparse.Namespace) -> int:
-    """Print a finished run's figures, draw them, and return the exit code."""
+    """Print a finished run's metrics, draw them where `--output` says, and return the exit code."""
     output: Path | None = arguments.output
     if output is not None and output.suffix.lower() not in _SUFFIXES:
         return _refuse(f"--output {output}: a figure ends in {', '.join(_SUFFIXES)}", 2)
@@ -51,23 +50,24 @@ def report_run(arguments: argparse.Namespace) -> int:
     try:
         run = _read(arguments)
         print(_describe(run))
-        output = output or Path(f"{_file_name(run.name)}.png")
-        _draw(run, output)
+        if output is not None:
+            _draw(run, output)
     except (RunError, MissingExtraError) as error:
         return _refuse(str(error), 1)
-    print(f"\n{'page' if output.suffix.lower().startswith('.htm') else 'figure'}: {output}")
+    if output is not None:
+        print(f"\n{'page' if output.suffix.lower().startswith('.htm') else 'figure'}: {output}")
     return 0
 
 
 def _read(arguments: argparse.Namespace) -> FinishedRun:
     folder = Path(arguments.run)
     if folder.is_dir():
-        return read_tensorboard(folder, arguments.run_name, arguments.keys, arguments.accuracy)
+        return read_tensorboard(folder, arguments.keys, arguments.accuracy)
     run_id = mlflow_run_id(arguments.run)
     if run_id is None:
         raise RunError(
-            f"{arguments.run!r} is neither a folder nor the id of an MLflow run (32 hexadecimal "
-            "digits, also as runs:/<id>)"
+            f"{arguments.run!r} is neither a folder nor an MLflow run: give a log folder of "
+            "TensorBoard, or runs:/<id> with the 32 hexadecimal digits of an MLflow run's id"
         )
     # A bar for a table of some kilobytes says nothing.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -95,10 +95,6 @@ def _draw(run: FinishedRun, output: Path) -> None:
         output.write_text(run_page(run.evaluations, run.source), encoding="utf-8")
     else:
         plot_history(run.evaluations).savefig(output)
-
-
-def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
 
 
 def _refuse(message: str, code: int) -> int:

@@ -1,9 +1,9 @@
-"""A TensorBoard log folder in; the scalars of one of its runs out."""
+"""Read a finished run of a TensorBoard log folder."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tensorstate_callbacks.errors import RunError, require
 from tensorstate_callbacks.runs.finished_run import FinishedRun
@@ -19,68 +19,35 @@ from tensorstate_callbacks.runs.logged_keys import (
 _REAL = (1, 2)
 
 
-class LoggedRun(NamedTuple):
-    """A run of a log folder.
-
-    Attributes:
-        name: Its folder, from the log folder; `"."` for the log folder itself.
-        scalars: Tag to what was logged under it.
-        time: When the last of our figures was logged, seconds since 1970.
-    """
-
-    name: str
-    scalars: Scalars
-    time: float
-
-
 def read_tensorboard(
-    folder: Path, run: str | None = None, lead: str | None = None, accuracy: str | None = None
+    folder: Path, lead: str | None = None, accuracy: str | None = None
 ) -> FinishedRun:
-    """Return a run of a log folder.
+    """Return the run of a log folder.
 
     Args:
-        folder: A folder with event files in it or below it.
-        run: The run's name, as TensorBoard shows it, or the name of the folder above it; None
-            for the run that was logged last.
+        folder: A folder with event files in it or below it, of one run with keys of ours.
         lead: What stands before our names in its tags; None for the likeliest.
         accuracy: Tag of the accuracy; None for the usual names.
 
     Raises:
         MissingExtraError: TensorBoard is not installed.
-        RunError: There is no such run, or nothing of ours in it.
+        RunError: There are several runs, or none; or a key is not there.
     """
-    there = [_read_run(folder, name) for name in _runs(folder)]
-    if not there:
+    runs = {name: _read_scalars(folder / name) for name in _runs(folder)}
+    if not runs:
         raise RunError(f"there is no event file of TensorBoard in {str(folder)!r} or below it")
-    if run is None:
-        ours = [logged for logged in there if leads(logged.scalars)]
-        if not ours:
-            tags = {tag: points for logged in there for tag, points in logged.scalars.items()}
-            choose_lead(tags, None, f"{str(folder)!r} (runs {_names(there)})")
-    else:
-        ours = [logged for logged in there if logged.name == run]
-        # Keras writes into the run `validation` below the folder that it was given.
-        ours = ours or [
-            logged
-            for logged in there
-            if leads(logged.scalars) and Path(run) in Path(logged.name).parents
-        ]
-        if not ours:
-            raise RunError(f"{str(folder)!r} has no run {run!r}; it has {_names(there)}")
-    latest = max(ours, key=lambda logged: logged.time)
-    lead = choose_lead(latest.scalars, lead, f"run {latest.name!r} of {str(folder)!r}")
-    others = f", the latest of {len(ours)} ({_names(ours)})" if len(ours) > 1 else ""
-    own_name = folder.resolve().name if latest.name == "." else latest.name
+    ours = [name for name, scalars in runs.items() if leads(scalars)]
+    if len(ours) > 1:
+        paths = "".join(f"\n  {folder / name}" for name in ours)
+        raise RunError(f"{str(folder)!r} holds {len(ours)} runs; give one of{paths}")
+    # Without one of ours, all say what there is instead.
+    name = ours[0] if ours else ", ".join(runs)
+    scalars = {tag: points for one in ours or runs for tag, points in runs[one].items()}
+    lead = choose_lead(scalars, lead, f"run {name} of {str(folder)!r}")
     return FinishedRun(
-        name=own_name.replace(os.sep, "-"),
-        source=f"run {latest.name} of {folder}{others}, keys {lead}aiq, {lead}efficiency...",
-        evaluations=evaluations(latest.scalars, lead, accuracy),
+        source=f"run {name} of {folder}, keys {lead}aiq, {lead}efficiency...",
+        evaluations=evaluations(scalars, lead, accuracy),
     )
-
-
-def _names(runs: list[LoggedRun], most: int = 12) -> str:
-    names = ", ".join(logged.name for logged in runs[:most])
-    return names + (f" and {len(runs) - most} more" if len(runs) > most else "")
 
 
 def _runs(folder: Path) -> list[str]:
@@ -91,15 +58,13 @@ def _runs(folder: Path) -> list[str]:
     )
 
 
-def _read_run(folder: Path, name: str) -> LoggedRun:
+def _read_scalars(folder: Path) -> Scalars:
     scalars: dict[str, list[Point]] = {}
-    for file in sorted((folder / name).iterdir()):
+    for file in sorted(folder.iterdir()):
         if "tfevents" in file.name:
             for tag, point in _points(file):
                 scalars.setdefault(tag, []).append(point)
-    ours = {lead + end for lead in leads(scalars) for end in ("aiq", "efficiency")}
-    times = [point.time for tag in ours for point in scalars.get(tag, [])]
-    return LoggedRun(name, scalars, max(times, default=0.0))
+    return scalars
 
 
 def _points(file: Path) -> Iterator[tuple[str, Point]]:

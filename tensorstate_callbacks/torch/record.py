@@ -1,4 +1,4 @@
-"""A model and what to probe in; a Recording, which counts while the block is open, out."""
+"""Record the states of a PyTorch model's layers while a block is open."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,25 +31,90 @@ Batch = TypeVar("Batch")
 class Recording:
     """States of some of a model's layers, counted while the model runs.
 
+    `record` is its short form: it makes one, opens `attached`, and warns as the block ends.
+
     Args:
         model: The model.
-        layers: The layers to probe under their names; what their first pass tells is kept in them.
-        settings: What `record` takes.
-        axes: Tells the axis of the neurons.
-        output_fn: See `record`.
+        attach_to: Which layers to probe; this and all that follows as `record` takes it.
+        exclude: Which of them to leave out.
+        method: Which sides of them.
+        threshold: A neuron fires where its activation is above it.
+        alpha: Order of the Rényi entropy.
+        beta: Weight of accuracy in aIQ.
+        channel_axis: Axis of the neurons.
+        output_fn: Outputs to the tensor to count.
 
     Attributes:
         recorder: Holds the counts.
+
+    Raises:
+        NoLayerMatchedError: Nothing matched; the message says what the model has.
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(4, 3)
+        >>> recording = Recording(model, attach_to="Linear")
+        >>> with recording.attached():
+        ...     _ = model(torch.ones(10, 4))
+        >>> recording.report().layers["Linear"].n_states
+        10
     """
 
     def __init__(
         self,
         model: nn.Module,
+        attach_to: Patterns | None = None,
+        *,
+        exclude: Patterns = (),
+        method: Method = "after",
+        threshold: float = 0.0,
+        alpha: float = 1,
+        beta: float = 2,
+        channel_axis: ChannelAxis = None,
+        output_fn: OutputFn | None = None,
+    ) -> None:
+        settings = Settings(
+            attach_to=attach_to,
+            exclude=exclude,
+            method=method,
+            threshold=threshold,
+            alpha=alpha,
+            beta=beta,
+        )
+        layers = pick_layers(model, attach_to, exclude)
+        self._prepare(model, layers, settings, ChannelAxes(channel_axis, layers), output_fn)
+
+    @classmethod
+    def of_layers(
+        cls,
+        model: nn.Module,
         layers: PickedLayers,
         settings: Settings,
-        *,
         axes: ChannelAxes,
         output_fn: OutputFn | None = None,
+    ) -> "Recording":
+        """Return a recording of layers that were picked before.
+
+        Args:
+            model: The model.
+            layers: The layers under their names; what their first pass tells is kept in them.
+            settings: Tells how to probe and weigh them.
+            axes: Tells the axis of the neurons.
+            output_fn: Outputs to the tensor to count.
+        """
+        recording = cls.__new__(cls)
+        recording._prepare(model, layers, settings, axes, output_fn)
+        return recording
+
+    def _prepare(
+        self,
+        model: nn.Module,
+        layers: PickedLayers,
+        settings: Settings,
+        axes: ChannelAxes,
+        output_fn: OutputFn | None,
     ) -> None:
         refuse_split_layers(model, layers)
         names = [name for layer in layers for name in settings.probe_names(layer) if name]
@@ -224,17 +289,17 @@ def record(
         >>> recording.report().layers["0"].n_states
         10
     """
-    settings = Settings(
-        attach_to=attach_to,
+    recording = Recording(
+        model,
+        attach_to,
         exclude=exclude,
         method=method,
         threshold=threshold,
         alpha=alpha,
         beta=beta,
+        channel_axis=channel_axis,
+        output_fn=output_fn,
     )
-    layers = pick_layers(model, attach_to, exclude)
-    axes = ChannelAxes(channel_axis, layers)
-    recording = Recording(model, layers, settings, axes=axes, output_fn=output_fn)
     with recording.attached():
         yield recording
     for text in recording.conclude().values():
