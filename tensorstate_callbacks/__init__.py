@@ -8,6 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tensorstate_callbacks._version import __version__ as __version__
+from tensorstate_callbacks.display.page import write_page
+from tensorstate_callbacks.display.plots import (
+    plot_heat_map,
+    plot_history,
+    plot_layers,
+    plot_states,
+)
 from tensorstate_callbacks.errors import (
     MissingExtraError,
     NoLayerMatchedError,
@@ -75,11 +82,16 @@ __all__ = [
     "keras",
     "lightning",
     "network_efficiency",
+    "plot_heat_map",
+    "plot_history",
+    "plot_layers",
+    "plot_states",
     "plots",
     "remove_state_layers",
     "reset_efficiency_model",
     "sort_states",
     "torch",
+    "write_page",
 ]
 
 
