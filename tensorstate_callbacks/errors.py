@@ -1,6 +1,7 @@
 """The package's exceptions, its one warning category, and how both are given."""
 
 import warnings
+from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
 
@@ -73,6 +74,18 @@ class WarnOnce:
         """
         self._given.clear()
         self._silent = silent
+
+
+def list_some(words: Iterable[str], most: int = 6) -> str:
+    """Return the first `most` of the words, and how many more there are, for a message.
+
+    Example:
+        >>> list_some(["conv", "fc", "out"], 2)
+        'conv, fc and 1 more'
+    """
+    listed = list(words)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:

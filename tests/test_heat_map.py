@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from tensorstate_callbacks import EfficiencyReport, LayerReport
-from tensorstate_callbacks.display.heat_map import plot_heat_map
+from tensorstate_callbacks.display.plots import plot_heat_map
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 

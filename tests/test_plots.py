@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from tensorstate_callbacks import EfficiencyReport, History, LayerReport
+from tensorstate_callbacks import EfficiencyReport, LayerReport, plots
 from tensorstate_callbacks.display.plots import plot_history, plot_layers, plot_states
+from tensorstate_callbacks.runs.finished_run import RunEvaluation, RunLayer
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 
@@ -162,12 +163,25 @@ def test_a_single_evaluation_has_one_tick_and_marks_its_ceilings():
     assert [line.get_marker() for line in ceilings] == ["_", "_"]
 
 
-def test_a_report_draws_itself(tmp_path):
-    history([0])[0].figure().savefig(tmp_path / "layers.png")
+def test_a_plot_can_be_saved(tmp_path):
+    plot_layers(history([0])[0]).savefig(tmp_path / "layers.png")
     assert (tmp_path / "layers.png").stat().st_size > 5_000
 
 
-def test_a_history_draws_itself():
-    reports = History(history([0, 1, 2]))
-    network, _ = reports.figure().axes
-    assert curves(network)["aIQ"] == ([1, 2, 3], [report.aiq for report in reports])
+def test_layers_of_finished_runs_are_drawn_as_far_as_they_are_known():
+    layers = {
+        "a": RunLayer({"efficiency": 0.2, "ceiling": 0.5, "coverage": 0.4}),
+        "b": RunLayer({"efficiency": 0.3}),
+    }
+    (axes,) = plot_layers(RunEvaluation(0, None, None, None, layers)).axes
+    assert [[bar.get_width() for bar in bars] for bars in axes.containers] == [[0.5], [0.2]]
+    assert [bar.get_hatch() for bar in axes.containers[1]] == ["////"]
+    unknown = RunEvaluation(0, None, None, None, {"b": layers["b"]})
+    with pytest.raises(ValueError, match="no layer has an efficiency and a ceiling"):
+        plot_layers(unknown)
+    with pytest.raises(ValueError, match="no layer has a spectrum"):
+        plot_states(unknown)
+
+
+def test_all_plots_are_public():
+    assert sorted(plots.__all__) == ["plot_heat_map", "plot_history", "plot_layers", "plot_states"]

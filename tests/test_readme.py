@@ -36,7 +36,9 @@ def test_keras_code(tmp_path, monkeypatch, capsys, rng):
     printed = capsys.readouterr().out
     assert history.table() in printed
     assert history[-1].table(full=True) in printed
-    assert {"history.png", "states.png", "run.html"} <= {x.name for x in tmp_path.iterdir()}
+    assert {"history.png", "states.png", "run.html", "run.json"} <= {
+        x.name for x in tmp_path.iterdir()
+    }
 
 
 @pytest.mark.filterwarnings("ignore::Warning")

@@ -1,11 +1,9 @@
-import io
-
 import pytest
 from reports import history, report
-from rich.console import Console
 
 from tensorstate_callbacks import History
-from tensorstate_callbacks.display.labels import short_names
+from tensorstate_callbacks.display.tables import Table
+from tensorstate_callbacks.display.view import short_names
 
 RESNET = [f"stages.{stage}.blocks.{block}.conv" for stage in range(4) for block in range(5)]
 
@@ -68,7 +66,7 @@ def test_history_of_many_layers_says_what_it_leaves_out():
     assert max(map(len, lines)) <= 100
     shown = len(lines[0].split()) - 4
     assert 0 < shown < 20
-    assert lines[4] == f"layers for which there is no room here: {20 - shown}"
+    assert lines[4] == f"and {20 - shown} more layers, too many for one line"
 
 
 def test_history_without_accuracy_or_layers_known_in_all_epochs():
@@ -87,40 +85,21 @@ def test_short_names_differ():
     assert short_names(["conv", "fc"], 16) == ["conv", "fc"]
 
 
-# In the order of the two tables of table(full=True).
-WIDE = ["4", "8", "4", "2", "0.7500", "0.5000", "1.750"]
-WIDE += ["0.4375", "0.7500", "0.5833", "0.4688", "2", "1"]
-
-
-def printed(shown, width):
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(shown)
-    return console.file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("width", "figures"),
-    [
-        (80, ["4", "8", "0.4375", "0.7500", "0.7500"]),
-        (120, ["4", "8", "4", "0.4375", "0.7500", "0.5833", "0.7500", "2"]),
-        (170, WIDE),
-    ],
-)
-def test_rich_shows_as_many_figures_as_fit(width, figures):
-    text = printed(report(("block[0]", "fc")), width)
-    (line,) = [line for line in text.splitlines() if "block[0]" in line]
-    assert line.replace("│", " ").split() == ["block[0]", *figures]
-    assert "…" not in text
-    assert f"aIQ {report().aiq:.4f}" in text
-
-
-def test_rich_shows_the_evaluations_of_a_history():
-    text = printed(history(names=("a[b]", "fc")), 80)
-    assert "a[b]" in text
-    (line,) = [line for line in text.splitlines() if line.startswith("│     2")]
-    figures = [0.9, history()[1].efficiency, history()[1].aiq, 1.75 / 4, 0.5]
-    assert line.replace("│", " ").split() == ["2", *(f"{x:.4f}" for x in figures)]
-    many = printed(history(names=RESNET), 80)
-    assert "layers for which there is no room here: " in many
-    assert "…" in many  # names are shortened, figures are not
-    assert many.count("0.9000") == 1
+def test_a_table_is_text_markdown_and_html():
+    table = Table(["layer", "efficiency"], [["a|b", "0.5"], ["<c>", "0.25"]], "Two", bold=1)
+    assert table.text().splitlines() == [
+        "layer  efficiency",
+        "a|b           0.5",
+        "<c>          0.25",
+    ]
+    assert table.width == len(table.text().splitlines()[0])
+    lines = table.markdown().splitlines()
+    assert lines[1] == "|:--------|-------------:|"
+    assert [line.replace(" ", "") for line in lines[2:]] == [
+        "|a\\|b|0.5|",
+        "|**<c>**|**0.25**|",
+    ]
+    html = table.html().replace("\n", "").replace(" ", "")
+    assert html.startswith("<table><caption>Two</caption><thead><tr><th>layer")
+    assert "<strong>&lt;c&gt;</strong>" in html
+    assert "<strong>0.25</strong></td></tr></tbody></table>" in html

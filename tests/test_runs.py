@@ -48,7 +48,7 @@ def test_evaluations_of_scalars():
     assert (second.epoch, second.accuracy, second.efficiency, second.aiq) == (1, 0.85, 0.4, 0.2)
     assert list(first.layers) == ["block/conv"]
     conv = first.layers["block/conv"]
-    assert conv.figures() == {"efficiency": 0.5, "n_distinct": 7.0, "ceiling": 0.9}
+    assert conv.metrics() == {"efficiency": 0.5, "n_distinct": 7.0, "ceiling": 0.9}
     assert (conv.efficiency, conv.ceiling) == (0.5, 0.9)
     assert second.layers["late"].efficiency == 0.7
     assert second.layers["late"].ceiling is None
@@ -164,7 +164,7 @@ def test_an_mlflow_run_has_what_its_table_holds(mlflow_client, tmp_path):
     bare = read_mlflow(run_id, uri)
     assert bare.source.startswith(f"run my run ({run_id}) at {uri}, keys val_aiq")
     assert [one.aiq for one in bare.evaluations] == [one.aiq for one in reports]
-    assert bare.evaluations[0].layers["block_0_"].figures() == {"efficiency": 1.75 / 4}
+    assert bare.evaluations[0].layers["block_0_"].metrics() == {"efficiency": 1.75 / 4}
     # An earlier fit's table, and the one of this fit without its last evaluation.
     earlier = History([report(("old",), accuracy=0.1, epoch=0)])
     rows = [*earlier.to_dicts(), *reports[0].to_dicts(), *reports[1].to_dicts()]

@@ -1,14 +1,11 @@
-"""Figures of layers in; cells of a table out, with their headings and what they mean."""
+"""Columns of tables: a layer's metrics with their headings, formats and meanings."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-# Below it, more than half of what the next sample shows was never seen.
-LOW_COVERAGE = 0.5
-
 
 class Column(NamedTuple):
-    """One figure of a layer, as tables show it.
+    """One metric of a layer, as tables show it.
 
     Attributes:
         heading: Short name.
@@ -25,7 +22,7 @@ class Column(NamedTuple):
         return "–" if value is None else format(value, self.form)
 
 
-# Names as in LayerReport.figures; a finished run may know `dead` and `always`, shares of neurons.
+# Names as in LayerReport.metrics; a finished run may know `dead` and `always`, shares of neurons.
 COLUMNS: dict[str, Column] = {
     "n_neurons": Column("neurons", ",.0f", "neurons (channels): the bits of a state"),
     "n_states": Column("states", ",.0f", "states seen, repetitions included"),
@@ -73,6 +70,6 @@ OF_NEURONS = (
 )
 
 
-def known(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return those of the figures that at least one of the layers has."""
+def known_columns(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return those of the metrics that at least one of the layers has."""
     return [name for name in names if any(row.get(name) is not None for row in rows)]

@@ -1,12 +1,17 @@
-"""Reports in; a heat map of the layers' efficiencies over the evaluations out."""
+"""A heat map of the layers' efficiencies over the evaluations."""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tensorstate_callbacks.display.labels import short_names
 from tensorstate_callbacks.display.plot_style import EFFICIENCY, new_figure
-from tensorstate_callbacks.display.view import ShownEvaluation, efficiencies, layer_names, positions
+from tensorstate_callbacks.display.view import (
+    EvaluationView,
+    efficiencies,
+    layer_names,
+    positions,
+    short_names,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +22,7 @@ _LARGEST = (12.0, 30.0)
 _MOST_LABELS = 15
 
 
-def plot_heat_map(history: Sequence[ShownEvaluation]) -> "Figure":
+def plot_heat_map(history: Sequence[EvaluationView]) -> "Figure":
     """Draw the efficiency of each layer in each evaluation as a shade of grey.
 
     Args:

@@ -1,11 +1,10 @@
-"""Evaluations of a training in, one figure of its curves out, readable in black and white."""
+"""Curves of a training, readable in black and white."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorstate_callbacks.display.labels import short_names
 from tensorstate_callbacks.display.plot_style import (
     EFFICIENCY,
     MOST_CURVES,
@@ -19,11 +18,12 @@ from tensorstate_callbacks.display.plot_style import (
     small_panel,
 )
 from tensorstate_callbacks.display.view import (
-    ShownEvaluation,
+    EvaluationView,
     ceilings,
     efficiencies,
     layer_names,
     positions,
+    short_names,
 )
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_history(history: Sequence[ShownEvaluation]) -> "Figure":
+def plot_history(history: Sequence[EvaluationView]) -> "Figure":
     """Draw accuracy, network efficiency and aIQ over the epochs, and each layer's efficiency.
 
     Args:
         history: One report per evaluation, as in a callback's `history`.
 
     Returns:
-        A figure of two panels: the network's figures, and the layers' efficiencies with the
+        A figure of two panels: the network's metrics, and the layers' efficiencies with the
         ceilings that the number of samples sets, dotted. More than eight layers get a small panel
         each, which its own ceiling scales. The caller saves or shows it.
 
@@ -49,7 +49,7 @@ def plot_history(history: Sequence[ShownEvaluation]) -> "Figure":
     if not history:
         raise ValueError("there is nothing to draw: the history holds no report yet")
     unit, where = positions(history)
-    # A finished run may have logged other figures of some layers only.
+    # A finished run may have logged other metrics of some layers only.
     names = [name for name in layer_names(history) if _logged(history, name)]
     labels = short_names(names, 40)
     if not names:
@@ -87,7 +87,7 @@ def plot_history(history: Sequence[ShownEvaluation]) -> "Figure":
 
 
 def _network(
-    axes: "Axes", where: Sequence[int], history: Sequence[ShownEvaluation], unit: str, rows: int
+    axes: "Axes", where: Sequence[int], history: Sequence[EvaluationView], unit: str, rows: int
 ) -> None:
     curves = {
         "accuracy": [report.accuracy for report in history],
@@ -106,7 +106,7 @@ def _network(
 def _layer(
     axes: "Axes",
     where: Sequence[int],
-    history: Sequence[ShownEvaluation],
+    history: Sequence[EvaluationView],
     name: str,
     **style: Any,
 ) -> None:
@@ -123,7 +123,7 @@ def _points(where: Sequence[int], values: Sequence[float | None]) -> tuple[list[
     return list(known), list(known.values())
 
 
-def _logged(history: Sequence[ShownEvaluation], name: str) -> bool:
+def _logged(history: Sequence[EvaluationView], name: str) -> bool:
     return any(value is not None for value in efficiencies(history, name))
 
 

@@ -1,10 +1,10 @@
-"""Axes in, curves and legends on them that black and white can tell apart."""
+"""Curves and legends that stay apart in black and white."""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tensorstate_callbacks.display.labels import short
+from tensorstate_callbacks.display.view import short
 from tensorstate_callbacks.errors import require
 
 if TYPE_CHECKING:

@@ -1,13 +1,12 @@
-"""Reports in, Matplotlib figures out, readable in black and white."""
+"""Plots of evaluations, readable in black and white."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tensorstate_callbacks.display.columns import LOW_COVERAGE
+from tensorstate_callbacks.display.heat_map import plot_heat_map
 from tensorstate_callbacks.display.history_plot import plot_history
-from tensorstate_callbacks.display.labels import short_names
 from tensorstate_callbacks.display.plot_style import (
     COLORS,
     EFFICIENCY,
@@ -19,20 +18,24 @@ from tensorstate_callbacks.display.plot_style import (
     new_figure,
     small_panel,
 )
+from tensorstate_callbacks.display.view import (
+    LOW_COVERAGE,
+    EvaluationView,
+    layers_of_low_coverage,
+    short_names,
+)
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tensorstate_callbacks.reports.report import EfficiencyReport
-
-__all__ = ["plot_history", "plot_layers", "plot_states"]
+__all__ = ["plot_heat_map", "plot_history", "plot_layers", "plot_states"]
 
 _RANK = "rank of the state (1: most frequent)"
 _OF_STATES = "share of states (0 to 1)"
 
 
-def plot_layers(report: "EfficiencyReport") -> "Figure":
+def plot_layers(report: EvaluationView) -> "Figure":
     """Draw each layer's efficiency as a bar under its ceiling.
 
     Args:
@@ -40,31 +43,41 @@ def plot_layers(report: "EfficiencyReport") -> "Figure":
 
     Returns:
         A figure with one bar per layer, hatched where the coverage is below 0.5, so that the bar
-        tells more of the number of samples than of the layer.
+        tells more of the number of samples than of the layer. Layers whose efficiency or ceiling
+        isn't known are left out.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
+        ValueError: There is no layer to draw.
     """
-    layers = list(report.layers.values())
-    names = short_names(report.layers, 40)
+    layers = {
+        name: (layer.efficiency, layer.ceiling)
+        for name, layer in report.layers.items()
+        if layer.efficiency is not None and layer.ceiling is not None
+    }
+    if not layers:
+        raise ValueError("there is nothing to draw: no layer has an efficiency and a ceiling")
+    names = short_names(layers, 40)
     figure = new_figure(6 + 0.07 * max(map(len, names)), 1.3 + 0.3 * len(layers))
     axes = figure.subplots()
     where = list(range(len(layers)))
-    highest = [max(layer.efficiency, layer.ceiling) for layer in layers]
-    axes.barh(where, [x.ceiling for x in layers], fill=False, label="ceiling")
+    highest = [max(both) for both in layers.values()]
+    axes.barh(where, [ceiling for _, ceiling in layers.values()], fill=False, label="ceiling")
     bars = axes.barh(
         where,
-        [x.efficiency for x in layers],
+        [efficiency for efficiency, _ in layers.values()],
         height=0.5,
         color=COLORS[4],
         edgecolor="black",
         label="efficiency",
     )
-    for y, (bar, layer) in enumerate(zip(bars, layers, strict=True)):
-        if layer.coverage < LOW_COVERAGE:
+    low = layers_of_low_coverage(report.layers)
+    for y, (bar, name) in enumerate(zip(bars, layers, strict=True)):
+        efficiency, ceiling = layers[name]
+        if name in low:
             bar.set_hatch("////")
         axes.annotate(
-            f"{layer.efficiency:.3f} of {layer.ceiling:.3f}",
+            f"{efficiency:.3f} of {ceiling:.3f}",
             (highest[y], y),
             xytext=(4, 0),
             textcoords="offset points",
@@ -75,13 +88,12 @@ def plot_layers(report: "EfficiencyReport") -> "Figure":
     axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.set_xlim(0, 1.3 * max(highest) or 1.0)
     axes.set_xlabel(EFFICIENCY)
-    hatched = any(layer.coverage < LOW_COVERAGE for layer in layers)
-    note = f"\nhatched: coverage below {LOW_COVERAGE}" if hatched else ""
-    axes.set_title(f"Efficiency of the layers (frame: ceiling){note}", fontsize=10)
+    note = f"\nhatched: coverage below {LOW_COVERAGE}" if low.keys() & layers.keys() else ""
+    axes.set_title(f"Efficiency of the layers (outline: ceiling){note}", fontsize=10)
     return figure
 
 
-def plot_states(report: "EfficiencyReport") -> "Figure":
+def plot_states(report: EvaluationView) -> "Figure":
     """Draw how unevenly each layer uses its states: rank-abundance curves.
 
     Args:
@@ -91,21 +103,26 @@ def plot_states(report: "EfficiencyReport") -> "Figure":
         A figure: the share of the states that each distinct state makes up, the most frequent one
         first, on logarithmic axes. A flat curve uses its states evenly; the lowest level that a
         curve can reach is of states seen once. More than eight layers get a small panel each, all
-        of the same scale.
+        of the same scale. Layers whose spectrum isn't known are left out.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
+        ValueError: There is no layer to draw.
     """
-    layers = list(report.layers.values())
+    layers = {
+        name: layer.spectrum for name, layer in report.layers.items() if layer.spectrum is not None
+    }
+    if not layers:
+        raise ValueError("there is nothing to draw: no layer has a spectrum of its states")
     if len(layers) <= MOST_CURVES:
-        names = short_names(report.layers, 40)
+        names = short_names(layers, 40)
         rows = legend_rows(names, 7)
         figure = new_figure(7, 4.3 + 0.2 * rows)
         axes = figure.subplots()
-        for number, layer in enumerate(layers):
+        for number, spectrum in enumerate(layers.values()):
             # Markers by distance on the paper, and not at the same ranks for all curves.
             every = (0.1 * number / len(layers), 0.1)
-            x, y = _rank_curve(layer.spectrum)
+            x, y = _rank_curve(spectrum)
             curve(axes, x, y, label=names[number], number=number, markevery=every)
         axes.set(xlabel=_RANK, ylabel=_OF_STATES, title="States of the layers by rank")
         axes.set(xscale="log", yscale="log")
@@ -115,10 +132,11 @@ def plot_states(report: "EfficiencyReport") -> "Figure":
     rows, columns = grid_of(len(layers))
     figure = new_figure(10, 1 + 1.4 * rows)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for number, (layer, axes) in enumerate(zip(layers, panels.flat, strict=False)):
-        axes.plot(*_rank_curve(layer.spectrum), color=COLORS[0])
+    panels_of_layers = zip(layers.items(), panels.flat, strict=False)
+    for number, ((name, spectrum), axes) in enumerate(panels_of_layers):
+        axes.plot(*_rank_curve(spectrum), color=COLORS[0])
         axes.set(xscale="log", yscale="log")
-        small_panel(axes, layer.name, last_row=number + columns >= len(layers))
+        small_panel(axes, name, last_row=number + columns >= len(layers))
     for axes in panels.flat[len(layers) :]:
         axes.set_axis_off()
     figure.suptitle("States of the layers by rank")

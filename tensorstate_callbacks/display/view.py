@@ -1,11 +1,16 @@
-"""What tables and figures show of evaluations: of fresh reports, and of runs that are finished."""
+"""What tables and plots read of evaluations: of fresh reports, and of finished runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from tensorstate_callbacks.states.spectrum import Spectrum
 
-class ShownLayer(Protocol):
-    """What is shown of a layer: a `LayerReport` has it, and so has a layer of a finished run."""
+# Below it, more than half of what the next sample shows was never seen.
+LOW_COVERAGE = 0.5
+
+
+class LayerView(Protocol):
+    """A layer in one evaluation: a `LayerReport`, or a layer of a finished run."""
 
     @property
     def efficiency(self) -> float | None:
@@ -15,12 +20,20 @@ class ShownLayer(Protocol):
     def ceiling(self) -> float | None:
         """The highest efficiency that so few states can show; None where it isn't known."""
 
-    def figures(self) -> dict[str, Any]:
-        """Return its figures under the names of `layer_columns.COLUMNS`, as far as known."""
+    @property
+    def coverage(self) -> float | None:
+        """Good-Turing coverage, share 0 to 1; None where it isn't known."""
+
+    @property
+    def spectrum(self) -> Spectrum | None:
+        """Frequency spectrum of its states; None where it isn't known."""
+
+    def metrics(self) -> dict[str, Any]:
+        """Return its metrics under the names of `columns.COLUMNS`, as far as known."""
 
 
-class ShownEvaluation(Protocol):
-    """What is shown of an evaluation: an `EfficiencyReport` has it, and so has a finished run."""
+class EvaluationView(Protocol):
+    """An evaluation: an `EfficiencyReport`, or one of a finished run."""
 
     @property
     def epoch(self) -> int | None:
@@ -39,11 +52,17 @@ class ShownEvaluation(Protocol):
         """Share, 0 to 1; None where there is no accuracy."""
 
     @property
-    def layers(self) -> Mapping[str, ShownLayer]:
-        """Layer name to figures, in forward order."""
+    def layers(self) -> Mapping[str, LayerView]:
+        """Layer name to layer, in forward order."""
+
+    def facts(self) -> list[str]:
+        """Return in a few words each how the metrics were made, as far as known."""
+
+    def notes(self) -> list[str]:
+        """Return what limits the metrics, in sentences, as far as known."""
 
 
-def positions(history: Sequence[ShownEvaluation]) -> tuple[str, list[int]]:
+def positions(history: Sequence[EvaluationView]) -> tuple[str, list[int]]:
     """Return the unit of a training's time axis, and the place of each evaluation on it.
 
     Epochs count from 1, as both frameworks print them. Over several fits, or without epochs, the
@@ -55,13 +74,13 @@ def positions(history: Sequence[ShownEvaluation]) -> tuple[str, list[int]]:
     return "evaluation", list(range(1, len(history) + 1))
 
 
-def best_evaluation(history: Sequence[ShownEvaluation]) -> int | None:
+def best_evaluation(history: Sequence[EvaluationView]) -> int | None:
     """Return the index of the highest aIQ, the first of equals; None where there is no aIQ."""
     known = [(report.aiq, -index) for index, report in enumerate(history) if report.aiq is not None]
     return -max(known)[1] if known else None
 
 
-def best_and_last(history: Sequence[ShownEvaluation]) -> list[tuple[int, str]]:
+def best_and_last(history: Sequence[EvaluationView]) -> list[tuple[int, str]]:
     """Return the index of the evaluation with the best aIQ and of the last, and which they are.
 
     They may be one.
@@ -72,18 +91,55 @@ def best_and_last(history: Sequence[ShownEvaluation]) -> list[tuple[int, str]]:
     return [(last, "best aIQ and last")] if best == last else [(best, "best aIQ"), (last, "last")]
 
 
-def layer_names(history: Sequence[ShownEvaluation]) -> list[str]:
+def layer_names(history: Sequence[EvaluationView]) -> list[str]:
     """Return the names of all layers, in forward order."""
     return list(dict.fromkeys(name for report in history for name in report.layers))
 
 
-def efficiencies(history: Sequence[ShownEvaluation], layer: str) -> list[float | None]:
+def efficiencies(history: Sequence[EvaluationView], layer: str) -> list[float | None]:
     """Return a layer's efficiency in each evaluation; None where it wasn't probed or logged."""
     return [
         report.layers[layer].efficiency if layer in report.layers else None for report in history
     ]
 
 
-def ceilings(history: Sequence[ShownEvaluation], layer: str) -> list[float | None]:
+def ceilings(history: Sequence[EvaluationView], layer: str) -> list[float | None]:
     """Return a layer's ceiling in each evaluation; None where it isn't known."""
     return [report.layers[layer].ceiling if layer in report.layers else None for report in history]
+
+
+def layers_of_low_coverage(layers: Mapping[str, LayerView]) -> dict[str, float]:
+    """Return the coverage of each layer whose efficiency tells more of the number of samples."""
+    known = {name: layer.coverage for name, layer in layers.items()}
+    return {name: x for name, x in known.items() if x is not None and x < LOW_COVERAGE}
+
+
+def short(name: str, length: int = 40) -> str:
+    """Return the name, something in its middle left out if it is longer than `length`.
+
+    Example:
+        >>> short("encoder.layer.11.attention.output.dense", 30)
+        'encoder.la…ention.output.dense'
+    """
+    if len(name) <= length:
+        return name
+    head = length // 3
+    return f"{name[:head]}…{name[head + 1 - length :]}"
+
+
+def short_names(names: Iterable[str], length: int) -> list[str]:
+    """Return the names, shortened; those that would become alike have their number in front.
+
+    Example:
+        >>> short_names(["encoder.1.attention.dense", "encoder.2.attention.dense", "head"], 16)
+        ['1:enco…ion.dense', '2:enco…ion.dense', 'head']
+    """
+    originals = list(names)
+    shortened = [short(name, length) for name in originals]
+    found: list[str] = []
+    for number, (name, brief) in enumerate(zip(originals, shortened, strict=True), start=1):
+        if shortened.count(brief) > 1:
+            mark = f"{number}:"
+            brief = mark + short(name, length - len(mark))
+        found.append(brief)
+    return found

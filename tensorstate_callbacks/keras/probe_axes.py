@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from tensorstate_callbacks.errors import list_some
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, Found, shape_of
 from tensorstate_callbacks.keras.axis_rules import LAST, Axes, class_axes
 from tensorstate_callbacks.recording.channel_axis import (
@@ -169,14 +170,12 @@ def shown(axes: Axes) -> str:
 
 def guess_message(guessed: Mapping[str, tuple[Any, Axes]]) -> str:
     """Return what to warn of where nothing tells the axes of some probes."""
-    listed = [
+    listed = list_some(
         f"{name} (shape {shape}, axis {shown(axes)} taken)"
-        for name, (shape, axes) in list(guessed.items())[:6]
-    ]
-    more = len(guessed) - len(listed)
+        for name, (shape, axes) in guessed.items()
+    )
     example = next(iter(guessed)).removesuffix(".input")
     return (
-        f"nothing tells which axis holds the neurons of {', '.join(listed)}"
-        f"{f' and {more} more' if more else ''}. Say which: "
+        f"nothing tells which axis holds the neurons of {listed}. Say which: "
         f"channel_axis={{{example!r}: ...}}, or exclude these layers"
     )

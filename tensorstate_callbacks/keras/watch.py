@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from tensorstate_callbacks.errors import ProbeError, WarnOnce
+from tensorstate_callbacks.errors import ProbeError, WarnOnce, list_some
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
 from tensorstate_callbacks.keras.backends import current_backend
@@ -255,9 +255,8 @@ def _why_not(tensor: Any) -> str | None:
 
 
 def _padding_message(names: list[str]) -> str:
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return (
-        f"a mask says that some of what passes {', '.join(names[:6])}{more} is padding, which is "
+        f"a mask says that some of what passes {list_some(names)} is padding, which is "
         "counted all the same: the efficiency depends on how far batches are padded, so on their "
         "size and order. Pad all samples to one length to compare runs"
     )

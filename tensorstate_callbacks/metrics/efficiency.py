@@ -85,7 +85,7 @@ def aIQ(network_efficiency: float, accuracy: float, beta: float = 2) -> float:
     Args:
         network_efficiency: Geometric mean of the layers' efficiencies, a share (0 to 1).
         accuracy: The network's accuracy on the same data, a share (0 to 1).
-        beta: Weight β of accuracy against efficiency, above 0.
+        beta: Weight of accuracy against efficiency, above 0.
 
     Returns:
         `(network_efficiency * accuracy**beta) ** (1 / (beta + 1))`, a share between 0 and 1.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from tensorstate_callbacks.errors import NoLayerMatchedError, TensorStateWarning
+from tensorstate_callbacks.errors import NoLayerMatchedError, TensorStateWarning, list_some
 
 Pattern: TypeAlias = str | type | Callable[[str, Any], bool]
 # Written out with strings first: LightningCLI saves a value as the first type that takes it.
@@ -76,7 +76,7 @@ def select_layers(
     if not chosen:
         raise NoLayerMatchedError(
             f"exclude={_describe(unwanted)} leaves out every layer that {asked} matched: "
-            f"{_some(sorted(picked))}. Exclude less, or attach to more."
+            f"{list_some(sorted(picked))}. Exclude less, or attach to more."
         )
     return chosen
 
@@ -87,7 +87,9 @@ def inventory(layers: Mapping[str, Any]) -> str:
         return "The model has no layers; build it first, by calling it once on some data."
     classes = Counter(type(layer).__name__ for layer in layers.values())
     counted = [f"{name} ({number})" for name, number in classes.items()]
-    return f"The model has layers of the classes {_some(counted, 12)}, named {_some(layers)}."
+    return (
+        f"The model has layers of the classes {list_some(counted, 12)}, named {list_some(layers)}."
+    )
 
 
 def matches(pattern: Pattern, name: str, layer: Any) -> bool:
@@ -119,11 +121,6 @@ def _match_all(argument: str, patterns: Sequence[Pattern], layers: Mapping[str, 
 def _describe(patterns: Sequence[Pattern]) -> str:
     names = [repr(p) if isinstance(p, str) else getattr(p, "__name__", repr(p)) for p in patterns]
     return names[0] if len(names) == 1 else f"[{', '.join(names)}]"
-
-
-def _some(names: Iterable[str], most: int = 6) -> str:
-    listed = list(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" * (len(listed) > most))
 
 
 def _pattern_message(argument: str, pattern: object) -> str:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
+from tensorstate_callbacks.errors import list_some
+
 # Below this share of the weights the network's efficiency is that of another, smaller network.
 _ENOUGH = 0.9
 _WORTH_NAMING = 0.01
-_MOST_NAMES = 6
 
 
 def uncovered_message(owned: Mapping[str, int], covered: int) -> str | None:
@@ -34,11 +35,10 @@ aIQ say nothing of these layers: name the layers to probe with attach_to'
     ranked = sorted(owned.items(), key=lambda item: -item[1])
     # Many small layers may hold much together: then the largest speaks for them.
     named = [item for item in ranked if item[1] >= _WORTH_NAMING * total] or ranked[:1]
-    listed = [f"{name} ({_percent(size / total)})" for name, size in named[:_MOST_NAMES]]
-    more = len(named) - len(listed)
+    listed = list_some(f"{name} ({_percent(size / total)})" for name, size in named)
     return (
         f"the default selection covers {_percent(covered / total)} of the weights; not probed: "
-        f"{', '.join(listed)}{f' and {more} more' if more else ''}. Efficiency and aIQ say nothing "
+        f"{listed}. Efficiency and aIQ say nothing "
         "of these layers: name the layers to probe with attach_to"
     )
 

@@ -1,1 +1,1 @@
-"""What an evaluation said: reports of layers and networks, their history, the metric keys."""
+"""Reports of layers and networks, their history, and the metric keys."""

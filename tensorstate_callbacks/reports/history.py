@@ -1,13 +1,12 @@
-"""The reports of a training, one per evaluation; rows of all of them out."""
+"""The reports of a training, one per evaluation."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from os import PathLike
 from typing import Any, SupportsIndex, overload
 
-from tensorstate_callbacks.display.html_table import history_fragment
-from tensorstate_callbacks.display.text_table import history_table
+from tensorstate_callbacks.display.tables import history_html, history_text
 from tensorstate_callbacks.errors import require
-from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.reports.report import EfficiencyReport, read_reports, write_json
 
 
 class History(list[EfficiencyReport]):
@@ -43,51 +42,29 @@ class History(list[EfficiencyReport]):
         return pandas.DataFrame(self.to_dicts())
 
     def table(self) -> str:
-        """Return one line per evaluation: the network's figures, and the layers' while they fit."""
-        return history_table(self)
-
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        # Only rich asks for it, so it is there.
-        from tensorstate_callbacks.display.rich_table import rich_history
-
-        yield rich_history(self, options.max_width)
+        """Return one line per evaluation: the network's metrics, and the layers' while they fit."""
+        return history_text(self)
 
     def _repr_html_(self) -> str:
-        return history_fragment(self)
+        return history_html(self)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a page or a file to `load`; see `EfficiencyReport.save`.
+        """Write a JSON file that `load` reads; see `EfficiencyReport.save`.
 
         Args:
-            path: Where to; a file that is there is replaced.
+            path: Where to, ending in .json; a file that is there is replaced.
 
         Raises:
-            ValueError: The name ends in neither .html nor .json, or a page would be empty.
+            ValueError: The name ends in something else.
             FileNotFoundError: There is no such folder.
-            MissingExtraError: Matplotlib, which draws the page's figures, is not installed.
         """
-        from tensorstate_callbacks.reports.saving import save
-
-        save(self, [report.to_dict() for report in self], path)
+        write_json([report.to_dict() for report in self], path)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "History":
-        """Read what `save` wrote to `run.json`, of a history or of one report.
+        """Read the file that `save` wrote, of a history or of one report.
 
         Raises:
             ValueError: The file holds something else.
         """
-        from tensorstate_callbacks.reports.saving import load
-
-        return cls(load(path))
-
-    def figure(self) -> Any:
-        """Draw accuracy, efficiency and aIQ over the epochs, and the layers; see `plot_history`.
-
-        Raises:
-            MissingExtraError: Matplotlib is not installed.
-            ValueError: The history is empty.
-        """
-        from tensorstate_callbacks.display.plots import plot_history
-
-        return plot_history(self)
+        return cls(read_reports(path))

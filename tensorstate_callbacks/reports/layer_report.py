@@ -1,4 +1,4 @@
-"""A layer's frequency spectrum and firing counts in; its figures out, frozen."""
+"""The metrics of one layer in one evaluation."""
 
 import dataclasses
 import math
@@ -57,7 +57,7 @@ class LayerReport:
     def from_spectrum(
         cls, name: str, spectrum: Spectrum, fired: npt.NDArray[np.uint64], alpha: float = 1
     ) -> "LayerReport":
-        """Work out the figures of one layer.
+        """Compute the metrics of one layer.
 
         Args:
             name: The layer's name.
@@ -105,8 +105,8 @@ class LayerReport:
         """Return an interval for the efficiency by Shannon entropy; see `efficiency_interval`."""
         return efficiency_interval(self.spectrum, self.n_neurons, level, n_samples=n_samples)
 
-    def figures(self) -> dict[str, Any]:
-        """Return all figures but the spectrum, under their names: a row of a table."""
+    def metrics(self) -> dict[str, Any]:
+        """Return all metrics but the spectrum, under their names: a row of a table."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["spectrum"]
         return {**fields, "ceiling_share": self.ceiling_share, "max_share": self.max_share}
@@ -140,7 +140,7 @@ LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
 
 
 def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the figures to log for each layer.
+    """Return the names of the metrics to log for each layer.
 
     Args:
         layer_metrics: True for `"efficiency"`, False for none, or a sequence of names. Shares:
@@ -158,12 +158,12 @@ def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in LAYER_METRICS:
             raise ValueError(
-                f"layer_metrics: {name!r} is not a figure of a layer; there are "
+                f"layer_metrics: {name!r} is not a metric of a layer; there are "
                 f"{', '.join(LAYER_METRICS)}"
             )
     return names
 
 
-def layer_metric(figure: str, layer: LayerReport) -> float:
-    """Return a figure of a layer by the name that `check_layer_metrics` took it under."""
-    return LAYER_METRICS[figure](layer)
+def layer_metric(name: str, layer: LayerReport) -> float:
+    """Return a metric of a layer by the name that `check_layer_metrics` took it under."""
+    return LAYER_METRICS[name](layer)

@@ -1,4 +1,4 @@
-"""Layer names in, metric keys out that every logger takes."""
+"""Metric keys that every logger accepts."""
 
 import hashlib
 import re

@@ -1,73 +1,82 @@
-"""A report in; sentences that say what limits its figures out."""
+"""Say what limits the metrics of a report."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Protocol
 
-from tensorstate_callbacks.display.columns import LOW_COVERAGE
+from tensorstate_callbacks.display.view import LOW_COVERAGE, layers_of_low_coverage
 from tensorstate_callbacks.reports.layer_report import LayerReport
-from tensorstate_callbacks.reports.report import EfficiencyReport
 
 
-def notes(report: EfficiencyReport) -> list[str]:
-    """Return what a reader of the report must know to read its figures right.
+class LimitedReport(Protocol):
+    """What the notes read of an `EfficiencyReport`."""
+
+    @property
+    def layers(self) -> Mapping[str, LayerReport]:
+        """Layer name to report, in forward order."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share, 0 to 1; None where there was none."""
+
+    @property
+    def alpha(self) -> float:
+        """Order of the Rényi entropy."""
+
+
+def describe_limits(report: LimitedReport) -> list[str]:
+    """Return what a reader of the report must know to read its metrics right.
 
     Args:
-        report: The figures of one evaluation pass.
+        report: The metrics of one evaluation pass.
 
     Returns:
         One sentence or more per limit, naming the layers it holds for; empty where there is none.
     """
-    found = [low_coverage(report), _one_state(report), _constant(report)]
+    found = [low_coverage(report), _one_state(report.layers), _constant(report.layers)]
     if report.accuracy is None:
         found.append("There is no accuracy, so there is no aIQ.")
     return [note for note in found if note is not None]
 
 
-def low_coverage(report: EfficiencyReport) -> str | None:
+def low_coverage(report: LimitedReport) -> str | None:
     """Return what is to be said about layers of which too little was seen; None if there are none.
 
     Such a layer's Good-Turing coverage is below 0.5: had more samples been shown, more than half of
     their states would have been new ones.
     """
-    layers = [layer for layer in report.layers.values() if layer.coverage < LOW_COVERAGE]
-    if not layers:
+    low = layers_of_low_coverage(report.layers)
+    if not low:
         return None
-    seen = ", ".join(f"{layer.name} ({layer.coverage:.2f})" for layer in layers)
+    seen = ", ".join(f"{name} ({coverage:.2f})" for name, coverage in low.items())
     order = "" if report.alpha == 1 else " by Shannon entropy"
     return (
         f"Coverage is below {LOW_COVERAGE} in {seen}: most states were seen only once there, so "
         "the efficiency tells how many were seen rather than what the layer does. More validation "
         f"data or fewer neurons would be needed. Until then read the efficiency{order} that "
-        f"report.layers[{layers[0].name!r}].interval() estimates, and its range: they allow for "
+        f"report.layers[{next(iter(low))!r}].interval() estimates, and its range: they allow for "
         "unseen states (Chao-Shen). Compare runs on the same number of samples only."
     )
 
 
-def _one_state(report: EfficiencyReport) -> str | None:
-    layers = [layer for layer in report.layers.values() if layer.n_distinct == 1]
-    if not layers:
+def _one_state(layers: Mapping[str, LayerReport]) -> str | None:
+    names = [name for name, layer in layers.items() if layer.n_distinct == 1]
+    if not names:
         return None
     return (
-        f"Only one state was seen in {_names(layers)}: efficiency 0 there makes network efficiency "
-        "and aIQ 0 too. Probe the input of such a layer, set another threshold, or exclude it."
+        f"Only one state was seen in {', '.join(names)}: efficiency 0 there makes network "
+        "efficiency and aIQ 0 too. Probe the input of such a layer, set another threshold, or "
+        "exclude it."
     )
 
 
-def _constant(report: EfficiencyReport) -> str | None:
-    layers = [
-        layer
-        for layer in report.layers.values()
-        if layer.n_distinct > 1 and 2 * (layer.n_never + layer.n_always) > layer.n_neurons
-    ]
-    if not layers:
-        return None
+def _constant(layers: Mapping[str, LayerReport]) -> str | None:
     shares = ", ".join(
-        f"{layer.name} ({layer.n_never} never, {layer.n_always} always, of {layer.n_neurons})"
-        for layer in layers
+        f"{name} ({layer.n_never} never, {layer.n_always} always, of {layer.n_neurons})"
+        for name, layer in layers.items()
+        if layer.n_distinct > 1 and 2 * (layer.n_never + layer.n_always) > layer.n_neurons
     )
+    if not shares:
+        return None
     return (
         f"More than half of the neurons never fired or always did, and tell nothing, in {shares}."
     )
-
-
-def _names(layers: Iterable[LayerReport]) -> str:
-    return ", ".join(layer.name for layer in layers)

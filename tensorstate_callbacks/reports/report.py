@@ -1,13 +1,14 @@
-"""What one evaluation pass said about the network: frozen figures, and the keys they log under."""
+"""The metrics of a network in one evaluation, and the keys they are logged under."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tensorstate_callbacks.display.html_table import report_fragment
-from tensorstate_callbacks.display.text_table import layer_table, network_line
+from tensorstate_callbacks.display.tables import layers_text, network_line, report_html
 from tensorstate_callbacks.metrics.efficiency import aIQ, check_beta, network_efficiency
 from tensorstate_callbacks.metrics.intervals import (
     Interval,
@@ -21,6 +22,7 @@ from tensorstate_callbacks.reports.layer_report import (
     layer_metric,
 )
 from tensorstate_callbacks.reports.metric_keys import layer_keys, safe_key
+from tensorstate_callbacks.reports.notes import describe_limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,7 @@ class EfficiencyReport:
         """Return an interval for the network efficiency; see `network_interval`.
 
         Args:
-            level: How often intervals are meant to hold the true figure, above 0 and below 1.
+            level: How often intervals are meant to hold the true value, above 0 and below 1.
             n_samples: Samples (images) in the pass; None counts all states of one sample as
                 independent: see `entropy_interval`.
 
@@ -92,7 +94,7 @@ class EfficiencyReport:
         """
         if self.alpha != 1:
             raise ValueError(
-                "intervals are for the Shannon entropy, alpha=1; the figures of this report are "
+                "intervals are for the Shannon entropy, alpha=1; the metrics of this report are "
                 f"of order {self.alpha}"
             )
         return network_interval(
@@ -127,7 +129,7 @@ class EfficiencyReport:
         Args:
             prefix: Put between stage and name, to tell several callbacks apart: `"x_"` gives
                 `val_x_aiq`.
-            layer_metrics: The figures logged for each layer; see `check_layer_metrics`.
+            layer_metrics: The metrics logged for each layer; see `check_layer_metrics`.
             with_stage: Whether keys start with the stage; Keras puts it there by itself.
 
         Raises:
@@ -137,27 +139,27 @@ class EfficiencyReport:
         if self.aiq is not None:
             values = {"aiq": self.aiq, **values}
         keys = layer_keys(self.layers)
-        for figure in check_layer_metrics(layer_metrics):
+        for name in check_layer_metrics(layer_metrics):
             for key, layer in zip(keys, self.layers.values(), strict=True):
-                values[f"{figure}/{key}"] = layer_metric(figure, layer)
+                values[f"{name}/{key}"] = layer_metric(name, layer)
         lead = f"{self.stage}_{prefix}" if with_stage else prefix
         return {safe_key(lead + key): value for key, value in values.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every figure as plain numbers, strings, dicts; `from_dict` reads it back."""
+        """Return every metric as plain numbers, strings, dicts; `from_dict` reads it back."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         layers = {name: layer.to_dict() for name, layer in self.layers.items()}
         return {**fields, "layers": layers, "efficiency": self.efficiency, "aiq": self.aiq}
 
     @classmethod
-    def from_dict(cls, figures: Mapping[str, Any]) -> "EfficiencyReport":
+    def from_dict(cls, fields: Mapping[str, Any]) -> "EfficiencyReport":
         """Build the report that `to_dict` was called on."""
-        layers = {name: LayerReport.from_dict(layer) for name, layer in figures["layers"].items()}
+        layers = {name: LayerReport.from_dict(layer) for name, layer in fields["layers"].items()}
         names = {field.name for field in dataclasses.fields(cls)} - {"layers"}
-        return cls(layers=layers, **{name: figures[name] for name in names})
+        return cls(layers=layers, **{name: fields[name] for name in names})
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return one row per layer, with the epoch, the network's figures and the layer's."""
+        """Return one row per layer, with the epoch, the network's metrics and the layer's."""
         network = {
             "epoch": self.epoch,
             "step": self.step,
@@ -166,70 +168,86 @@ class EfficiencyReport:
             "network_efficiency": self.efficiency,
             "aiq": self.aiq,
         }
-        return [{**network, **layer.figures()} for layer in self.layers.values()]
+        return [{**network, **layer.metrics()} for layer in self.layers.values()]
 
     def table(self, *, full: bool = False) -> str:
-        """Return the layers' figures as a text table, with a line for the network below.
+        """Return the layers' metrics as a text table, with a line for the network below.
 
         Args:
-            full: Whether to show all figures of each layer, in two tables.
+            full: Whether to show all metrics of each layer, in two tables.
         """
-        return f"{layer_table(self.layers, full=full)}\n{network_line(self)}"
-
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        # Only rich asks for it, so it is there.
-        from tensorstate_callbacks.display.rich_table import rich_report
-
-        yield rich_report(self, options.max_width)
+        return f"{layers_text(self.layers, full=full)}\n{network_line(self)}"
 
     def _repr_html_(self) -> str:
-        return report_fragment(self, self.notes())
+        return report_html(self)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a page to read and to print, `run.html`, or a file to `load`, `run.json`.
+        """Write a JSON file that `load` reads; `write_page` makes a page to read.
 
         Args:
-            path: Where to; a file that is there is replaced.
+            path: Where to, ending in .json; a file that is there is replaced.
 
         Raises:
             ValueError: The name ends in something else.
             FileNotFoundError: There is no such folder.
-            MissingExtraError: Matplotlib, which draws the page's figures, is not installed.
         """
-        from tensorstate_callbacks.reports.saving import save
-
-        save([self], self.to_dict(), path)
+        write_json(self.to_dict(), path)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "EfficiencyReport":
-        """Read what `save` wrote to `run.json`.
+        """Read the file that `save` wrote.
 
         Raises:
             ValueError: The file holds something else, or not exactly one report.
         """
-        from tensorstate_callbacks.reports.saving import load
-
-        reports = load(path)
+        reports = read_reports(path)
         if len(reports) != 1:
             raise ValueError(f"{str(path)!r} holds {len(reports)} reports: use History.load")
         return reports[0]
 
     def notes(self) -> list[str]:
-        """Return what limits these figures, in sentences that name layers; see `notes.notes`."""
-        from tensorstate_callbacks.reports.notes import notes
+        """Return what limits these metrics, in sentences that name layers."""
+        return describe_limits(self)
 
-        return notes(self)
-
-    def figure(self) -> Any:
-        """Draw each layer's efficiency under its ceiling; see `plots.plot_layers`.
-
-        Raises:
-            MissingExtraError: Matplotlib is not installed.
-        """
-        from tensorstate_callbacks.display.plots import plot_layers
-
-        return plot_layers(self)
+    def facts(self) -> list[str]:
+        """Return in a few words each how these metrics were made: a heading of a page."""
+        return [
+            f"stage {self.stage}",
+            *([f"step {self.step:,}"] if self.step is not None else []),
+            f"β = {self.beta:g} (weight of accuracy in aIQ)",
+            f"α = {self.alpha:g} (order of the entropy)",
+        ]
 
 
 def _rebuild(fields: dict[str, Any]) -> EfficiencyReport:
     return EfficiencyReport(**fields)
+
+
+def write_json(content: Any, path: str | PathLike[str]) -> None:
+    """Write what `to_dict` gave, of one report or a list of them; see `EfficiencyReport.save`."""
+    file = Path(path)
+    if file.suffix.lower() != ".json":
+        raise ValueError(
+            f"{file.name!r}: reports are saved as .json; for a page to read use "
+            "tensorstate_callbacks.write_page(reports, 'run.html'), for a picture "
+            "tensorstate_callbacks.plot_history(history).savefig('run.png')"
+        )
+    text = json.dumps(content)
+    file.write_text(text, encoding="utf-8")
+
+
+def read_reports(path: str | PathLike[str]) -> list[EfficiencyReport]:
+    """Read the reports, one or many, of a file that `save` wrote.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = [content] if isinstance(content, Mapping) else content
+        return [EfficiencyReport.from_dict(fields) for fields in found]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{str(path)!r} does not hold reports that save('run.json') of this version wrote: "
+            f"{type(error).__name__}: {error}"
+        ) from error

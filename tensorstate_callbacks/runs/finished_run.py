@@ -1,4 +1,4 @@
-"""What the logs of a finished run still say of its evaluations, frozen."""
+"""The evaluations of a finished run, as far as its logs tell them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ class RunLayer:
     """A layer in one evaluation of a finished run.
 
     Attributes:
-        values: The figures that were logged, under the names of `layer_columns.COLUMNS`.
+        values: The metrics that were logged, under the names of `display.columns.COLUMNS`.
     """
 
     values: Mapping[str, float]
@@ -25,8 +25,18 @@ class RunLayer:
         """The highest efficiency that so few states can show; None where it wasn't logged."""
         return self.values.get("ceiling")
 
-    def figures(self) -> dict[str, Any]:
-        """Return the figures that were logged."""
+    @property
+    def coverage(self) -> float | None:
+        """Good-Turing coverage, share 0 to 1; None where it wasn't logged."""
+        return self.values.get("coverage")
+
+    @property
+    def spectrum(self) -> None:
+        """Frequency spectrum of the states, which no logger keeps."""
+        return None
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics that were logged."""
         return dict(self.values)
 
 
@@ -39,7 +49,7 @@ class RunEvaluation:
         accuracy: Share, 0 to 1.
         efficiency: Network efficiency, share 0 to 1.
         aiq: Share, 0 to 1.
-        layers: Layer name, or its key, to figures.
+        layers: Layer name, or its key, to what was logged of it.
     """
 
     epoch: int | None
@@ -47,6 +57,14 @@ class RunEvaluation:
     efficiency: float | None
     aiq: float | None
     layers: Mapping[str, RunLayer]
+
+    def facts(self) -> list[str]:
+        """Return nothing: how the metrics were made isn't read back."""
+        return []
+
+    def notes(self) -> list[str]:
+        """Return nothing: what limits the metrics was said as they were logged."""
+        return []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from tensorstate_callbacks.errors import RunError
+from tensorstate_callbacks.errors import RunError, list_some
 from tensorstate_callbacks.reports.layer_report import LAYER_METRICS
 from tensorstate_callbacks.runs.finished_run import RunEvaluation, RunLayer
 
@@ -72,7 +72,8 @@ def choose_lead(keys: Iterable[str], asked: str | None, where: str) -> str:
     if not found:
         raise RunError(
             f"{where} has no key of ours, such as val_efficiency or epoch_efficiency; it has "
-            f"{_some(there)}. Was an EfficiencyCallback among the callbacks of the fit?"
+            f"{list_some(sorted(there), 12) or 'none at all'}. Was an EfficiencyCallback among the "
+            "callbacks of the fit?"
         )
     if asked is not None and asked not in found:
         raise RunError(
@@ -158,8 +159,3 @@ def _epoch(step: int, epochs: Mapping[int, float] | None) -> int | None:
     if epochs is None:
         return step
     return int(epochs[step]) if step in epochs else None
-
-
-def _some(keys: Sequence[str], most: int = 12) -> str:
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return (", ".join(sorted(keys)[:most]) or "none at all") + more

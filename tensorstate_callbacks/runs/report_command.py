@@ -6,16 +6,16 @@ import sys
 from pathlib import Path
 
 from tensorstate_callbacks.display.columns import COLUMNS
-from tensorstate_callbacks.display.page import run_page
+from tensorstate_callbacks.display.page import PAGE_SUFFIXES, write_page
 from tensorstate_callbacks.display.plots import plot_history
-from tensorstate_callbacks.display.text_table import history_table, layer_table, network_line
+from tensorstate_callbacks.display.tables import history_text, layers_text, network_line
 from tensorstate_callbacks.display.view import best_and_last, positions
 from tensorstate_callbacks.errors import MissingExtraError, RunError
 from tensorstate_callbacks.runs.finished_run import FinishedRun, RunEvaluation
 from tensorstate_callbacks.runs.mlflow import mlflow_run_id, read_mlflow
 from tensorstate_callbacks.runs.tensorboard import read_tensorboard
 
-_SUFFIXES = (".png", ".svg", ".pdf", ".html", ".htm")
+_SUFFIXES = (".png", ".svg", ".pdf", *PAGE_SUFFIXES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def report_run(arguments: argparse.Namespace) -> int:
     except (RunError, MissingExtraError) as error:
         return _refuse(str(error), 1)
     if output is not None:
-        print(f"\n{'page' if output.suffix.lower().startswith('.htm') else 'figure'}: {output}")
+        print(f"\n{'page' if output.suffix.lower() in PAGE_SUFFIXES else 'figure'}: {output}")
     return 0
 
 
@@ -75,7 +75,7 @@ def _read(arguments: argparse.Namespace) -> FinishedRun:
 
 
 def _describe(run: FinishedRun) -> str:
-    parts = [run.source, history_table(run.evaluations)]
+    parts = [run.source, history_text(run.evaluations)]
     unit, where = positions(run.evaluations)
     for index, kind in best_and_last(run.evaluations):
         parts.append(f"{unit} {where[index]} ({kind})\n{_layers(run.evaluations[index])}")
@@ -84,15 +84,15 @@ def _describe(run: FinishedRun) -> str:
 
 def _layers(evaluation: RunEvaluation) -> str:
     layers = evaluation.layers
-    # A table in two parts only where there is more than a terminal's width of figures.
+    # A table in two parts only where there is more than a terminal's width of metrics.
     full = len({name for layer in layers.values() for name in layer.values if name in COLUMNS}) > 8
-    table = layer_table(layers, full=full) if layers else "no figures of layers were logged"
+    table = layers_text(layers, full=full) if layers else "no metrics of layers were logged"
     return f"{table}\n{network_line(evaluation)}"
 
 
 def _draw(run: FinishedRun, output: Path) -> None:
-    if output.suffix.lower() in (".html", ".htm"):
-        output.write_text(run_page(run.evaluations, run.source), encoding="utf-8")
+    if output.suffix.lower() in PAGE_SUFFIXES:
+        write_page(run.evaluations, output, source=run.source)
     else:
         plot_history(run.evaluations).savefig(output)
 

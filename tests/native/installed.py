@@ -32,7 +32,7 @@ def look_into(wheel: str) -> None:
     foreign = [name for name in names if not name.startswith("tensorstate_callbacks")]
     if sources or foreign:
         raise SystemExit(f"{wheel} should not hold {', '.join(sources + foreign)}")
-    for end in ("/py.typed", "/_counter.pyi", (".so", ".pyd")):
+    for end in ("/py.typed", "/_counter.pyi", "/page.html", (".so", ".pyd")):
         if not any(name.endswith(end) for name in names):
             raise SystemExit(f"{wheel} holds no {end}")
 

@@ -1,0 +1,218 @@
+"""Tables of evaluations and layers, as plain text, Markdown or HTML."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from tabulate import tabulate
+
+from tensorstate_callbacks.display.columns import (
+    BRIEF,
+    COLUMNS,
+    OF_NEURONS,
+    OF_STATES,
+    known_columns,
+)
+from tensorstate_callbacks.display.view import (
+    EvaluationView,
+    LayerView,
+    best_evaluation,
+    efficiencies,
+    layer_names,
+    positions,
+    short_names,
+)
+
+# Characters a line of text may have.
+WIDTH = 100
+_GAP = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Headings and cells of a table, all of them text.
+
+    Attributes:
+        headings: One for each column.
+        rows: Cells of each row.
+        caption: Text above the table, in HTML only.
+        bold: Index of a row that stands out, in Markdown and HTML.
+        n_left: So many columns, from the first on, are aligned left; the others hold numbers.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    bold: int | None = None
+    n_left: int = 1
+
+    @property
+    def width(self) -> int:
+        """Characters of a line of the plain text."""
+        return sum(max(map(len, column)) + _GAP for column in self._columns()) - _GAP
+
+    def text(self) -> str:
+        """Return aligned columns of plain text."""
+        # As a row, for a heading of its own would widen each column.
+        return self._format([self.headings, *self.rows], (), "plain")
+
+    def markdown(self) -> str:
+        """Return a table of Markdown."""
+        marked = [[cell.replace("|", "\\|") for cell in row] for row in self.rows]
+        return self._format(self._emphasize(marked, "**", "**"), self.headings, "pipe")
+
+    def html(self) -> str:
+        """Return a `<table>`; the cells are escaped."""
+        rows = [[escape(cell) for cell in row] for row in self.rows]
+        headings = [escape(heading) for heading in self.headings]
+        # Escaped above: what tabulate escapes by itself could not hold the bold row.
+        table = self._format(self._emphasize(rows, "<strong>", "</strong>"), headings, "unsafehtml")
+        above = f"<table>\n<caption>{escape(self.caption)}</caption>"
+        return table.replace("<table>", above, 1) if self.caption else table
+
+    def first_columns(self, count: int) -> "Table":
+        """Return the table of the first `count` columns."""
+        rows = [row[:count] for row in self.rows]
+        return dataclasses.replace(self, headings=self.headings[:count], rows=rows)
+
+    def fitting_columns(self, width: int) -> int:
+        """Return how many columns fit into lines of `width` characters."""
+        used, count = -_GAP, 0
+        for column in self._columns():
+            used += max(map(len, column)) + _GAP
+            count += used <= width
+        return count
+
+    def _columns(self) -> list[tuple[str, ...]]:
+        return list(zip(self.headings, *self.rows, strict=True))
+
+    def _emphasize(
+        self, rows: Sequence[Sequence[str]], start: str, end: str
+    ) -> list[Sequence[str]]:
+        return [
+            [f"{start}{cell}{end}" for cell in row] if index == self.bold else row
+            for index, row in enumerate(rows)
+        ]
+
+    def _format(self, rows: Sequence[Sequence[str]], headings: Sequence[str], layout: str) -> str:
+        n_numbers = len(self.headings) - self.n_left
+        sides = ["left"] * self.n_left + ["right"] * n_numbers
+        return tabulate(rows, headings, tablefmt=layout, disable_numparse=True, colalign=sides)
+
+
+def layers_table(
+    layers: Mapping[str, LayerView],
+    metrics: Iterable[str] = (*OF_STATES, *OF_NEURONS),
+    caption: str = "",
+) -> Table:
+    """Return a table of one row per layer.
+
+    Args:
+        layers: Layer name to layer.
+        metrics: Names of the columns, as in `COLUMNS`; those that no layer has are left out.
+        caption: Text above the table.
+    """
+    rows = [layer.metrics() for layer in layers.values()]
+    names = known_columns(metrics, rows)
+    cells = [
+        [layer, *(COLUMNS[name].cell(row.get(name)) for name in names)]
+        for layer, row in zip(layers, rows, strict=True)
+    ]
+    return Table(["layer", *(COLUMNS[name].heading for name in names)], cells, caption)
+
+
+def history_table(
+    history: Sequence[EvaluationView], caption: str = "", *, with_layers: bool = True
+) -> Table:
+    """Return a table of one row per evaluation; the one with the best aIQ is bold.
+
+    Args:
+        history: Evaluations, the oldest first.
+        caption: Text above the table.
+        with_layers: Whether each layer's efficiency has a column.
+    """
+    unit, where = positions(history)
+    names = layer_names(history) if with_layers else []
+    columns = [
+        [report.accuracy for report in history],
+        [report.efficiency for report in history],
+        [report.aiq for report in history],
+        *(efficiencies(history, name) for name in names),
+    ]
+    rows = [
+        [str(place), *(COLUMNS["efficiency"].cell(column[index]) for column in columns)]
+        for index, place in enumerate(where)
+    ]
+    headings = [unit, "accuracy", "efficiency", "aIQ", *names]
+    return Table(headings, rows, caption, bold=best_evaluation(history), n_left=0)
+
+
+def layers_text(layers: Mapping[str, LayerView], *, full: bool = False, width: int = WIDTH) -> str:
+    """Return one line of text per layer.
+
+    Args:
+        layers: Layer name to layer.
+        full: Whether to show all metrics, in two tables one below the other.
+        width: Characters a line may have; long layer names are shortened to keep to it.
+    """
+    parts = (OF_STATES, OF_NEURONS) if full else (BRIEF,)
+    tables = [layers_table(layers, part) for part in parts]
+    tables = [table for table in tables if len(table.headings) > 1]
+    longest = max(map(len, ["layer", *layers]))
+    # The same names in both.
+    left = min((width - table.width + longest for table in tables), default=width)
+    names = short_names(layers, max(left, 12))
+    return "\n\n".join(
+        Table(
+            table.headings,
+            [[name, *row[1:]] for name, row in zip(names, table.rows, strict=True)],
+        ).text()
+        for table in tables
+    )
+
+
+def network_line(report: EvaluationView) -> str:
+    """Return the network's metrics in one line."""
+    metrics = {"efficiency": report.efficiency, "accuracy": report.accuracy, "aIQ": report.aiq}
+    return ", ".join(f"{name} {x:.4f}" for name, x in metrics.items() if x is not None)
+
+
+def history_text(history: Sequence[EvaluationView], *, width: int = WIDTH) -> str:
+    """Return one line of text per evaluation, with the efficiencies of as many layers as fit.
+
+    Args:
+        history: Evaluations, the oldest first.
+        width: Characters a line may have.
+    """
+    if not history:
+        return "no evaluation yet"
+    whole = history_table(history)
+    names = short_names(whole.headings[4:], 16)
+    whole = dataclasses.replace(whole, headings=[*whole.headings[:4], *names])
+    count = max(whole.fitting_columns(width), 4)
+    lines = [whole.first_columns(count).text()]
+    if count < len(whole.headings):
+        missing = len(whole.headings) - count
+        lines.append(f"and {missing} more layer{'s' * (missing > 1)}, too many for one line")
+    if whole.bold is not None:
+        unit, where = positions(history)
+        best = history[whole.bold].aiq
+        lines.append(f"best aIQ {best:.4f} in {unit} {where[whole.bold]}")
+    return "\n".join(lines)
+
+
+def report_html(report: EvaluationView) -> str:
+    """Return what a notebook shows of a report: every metric, and what limits them."""
+    notes = "".join(f"<p>{escape(note)}</p>" for note in report.notes())
+    table = scrolling(layers_table(report.layers))
+    return f"<div>{table}<p>{network_line(report)}</p>{notes}</div>"
+
+
+def history_html(history: Sequence[EvaluationView]) -> str:
+    """Return what a notebook shows of a history; the row with the best aIQ is bold."""
+    return scrolling(history_table(history)) if history else "<p>no evaluation yet</p>"
+
+
+def scrolling(table: Table) -> str:
+    """Return the table as HTML that scrolls by itself, so that a wide one doesn't widen a page."""
+    return f'<div style="overflow-x:auto">{table.html()}</div>'
