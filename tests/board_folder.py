@@ -75,6 +75,9 @@ def read_run(folder):
     events = EventAccumulator(str(folder), dict.fromkeys(kinds, 0)).Reload()
     tags = events.Tags()
     found = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags["scalars"]}
+    for tag in tags["images"]:
+        images = events.Images(tag)
+        found[tag] = [(e.step, (e.width, e.height, e.encoded_image_string)) for e in images]
     for tag in tags["tensors"]:
         values = [(event.step, make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
         found[tag] = [(step, v if v.dtype == object else v.tolist()) for step, v in values]

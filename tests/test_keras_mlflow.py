@@ -13,7 +13,7 @@ from keras_models import X_VAL, Y_VAL, train
 from mlflow_store import QUIET, Counted, curve, files, png, sqlite_store, table
 
 import tensorstate_callbacks
-from tensorstate_callbacks import TensorStateWarning
+from tensorstate_callbacks import History, TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
 
 pytestmark = pytest.mark.filterwarnings(QUIET)
@@ -173,14 +173,18 @@ def test_a_missing_matplotlib_costs_the_figure_only(client, monkeypatch):
     assert files(client, run.info.run_id) == ["efficiency/layers.json"]
 
 
-def test_what_mlflow_refuses_is_said_once_and_costs_nothing_else(client):
+def test_what_mlflow_refuses_costs_one_warning_and_the_history_is_in_a_file(client, tmp_path):
     ours = EfficiencyCallback("conv_1")
     run = mlflow.start_run()
     client.delete_run(run.info.run_id)
-    with pytest.warns(TensorStateWarning, match="refused.*must be in the 'active' state") as said:
+    with pytest.warns(TensorStateWarning, match="must be in the 'active' state") as said:
         train([ours], epochs=2)
     client.restore_run(run.info.run_id)
-    assert [w.category for w in said].count(TensorStateWarning) == 1
+    (message,) = [str(w.message) for w in said if w.category is TensorStateWarning]
+    (path,) = tmp_path.glob("*.json")
+    assert str(path) in message
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert History.load(path) == ours.history
     assert len(ours.history) == 2
 
 

@@ -25,7 +25,7 @@ from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.keras.tensorboard_run import KerasBoardRun
 from tensorstate_callbacks.loggers import tensorboard
-from tensorstate_callbacks.loggers.event_files import read_layout
+from tensorstate_callbacks.loggers.chart_layout import read_layout
 
 # What the log says of the few samples here is not what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:Coverage is below")
@@ -223,10 +223,10 @@ def test_an_evaluate_outside_of_fit_writes_no_layout(tmp_path):
 
 
 def test_what_cannot_be_written_is_said_once_and_training_goes_on(tmp_path, monkeypatch):
-    def fails(self, summary, step):
+    def fails(self, layout):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(KerasBoardRun, "write", fails)
+    monkeypatch.setattr(KerasBoardRun, "write_layout", fails)
     folder = re.escape(str(tmp_path / "validation"))
     with pytest.warns(TensorStateWarning, match=f"{folder} gets no more.*No space left") as caught:
         _, logs = train([EfficiencyCallback(), board(tmp_path)], epochs=3)

@@ -2,6 +2,8 @@
 
 
 class TrackerLog:
+    name = "the log"
+
     def __init__(self):
         self.told = []
         self.histories = []

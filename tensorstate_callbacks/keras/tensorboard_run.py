@@ -1,4 +1,4 @@
-"""Keras's TensorBoard callback in; the run of its validation passes, for others to write into, out.
+"""Write into the run of the validation passes of a Keras TensorBoard callback.
 
 What is written goes through the callback's own writer. A file beside it would be later in order,
 and TensorBoard, where it reads one file of a run after the other, would no longer see what Keras
@@ -8,19 +8,24 @@ adds to the first.
 import contextlib
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
+from tensorstate_callbacks.errors import require
 from tensorstate_callbacks.keras.accuracy_key import accuracy_keys
 from tensorstate_callbacks.loggers.chart_layout import exactly
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.metric_keys import safe_key
 from tensorstate_callbacks.reports.report import EfficiencyReport
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class KerasBoardRun:
-    """The run `validation` of a TensorBoard callback; see `tracking.tensorboard.BoardRun`.
+    """The run `validation` of a TensorBoard callback; see `loggers.tensorboard.BoardRun`.
 
     Args:
         board: The callback.
@@ -50,16 +55,39 @@ class KerasBoardRun:
         """Return the step at which Keras writes the scalars of a report."""
         return epoch
 
-    def write(self, summary: Any, step: int) -> None:
-        """Write into the file that Keras writes into."""
-        # As bytes: TensorBoard's messages are no messages to TensorFlow, which has a copy of them.
+    def write_layout(self, layout: Any) -> None:
+        """Write a layout of charts into the file that Keras writes into."""
         # Keras's update_freq must not drop it: it is no batch's summary.
-        api = self._board.summary
-        with self._board._val_writer.as_default(), api.record_if(True):
-            api.experimental.write_raw_pb(summary.SerializeToString(), step=step)
+        with self._board._val_writer.as_default(), self._board.summary.record_if(True):
+            self._write_layout(layout)
+
+    def write_layout_last(self, layout: Any) -> None:
+        """Write a layout into a new file: Keras's may be closed, or older than the other's."""
+        writer = self._board.summary.create_file_writer(self.folder)
+        with writer.as_default():
+            self._write_layout(layout)
+        writer.close()
+
+    def write_figure(self, tag: str, figure: "Figure", step: int) -> None:
+        """Write a figure into the file that Keras writes into."""
+        agg = require("matplotlib.backends.backend_agg", extra="plot", purpose="Drawing figures")
+        canvas = agg.FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())
+        with self._board._val_writer.as_default(), self._board.summary.record_if(True):
+            self._board.summary.image(tag, pixels[None], step=step)
 
     def flush(self) -> None:
         """See to it that everything written is in the file."""
         # TensorFlow's error for a writer that is closed: the callback has ended before this one.
         with contextlib.suppress(RuntimeError):
             self._board._val_writer.flush()
+
+    def _write_layout(self, layout: Any) -> None:
+        custom_scalar = require(
+            "tensorboard.plugins.custom_scalar.summary",
+            extra="tensorboard",
+            purpose="A chart layout",
+        )
+        content = custom_scalar.pb(layout).SerializeToString()
+        self._board.summary.experimental.write_raw_pb(content, step=0)

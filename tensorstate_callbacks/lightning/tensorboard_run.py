@@ -1,13 +1,17 @@
-"""A TensorBoardLogger in; its run, for others to write into, out."""
+"""Write into the run of a TensorBoardLogger."""
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensorstate_callbacks.lightning.fresh_metrics import accuracy_keys
+from tensorstate_callbacks.loggers.chart_layout import layout_as_dict
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.metric_keys import safe_key
 from tensorstate_callbacks.reports.report import EfficiencyReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _FABRICS = ("lightning_fabric.loggers.tensorboard", "lightning.fabric.loggers.tensorboard")
 # Lightning's own ends of tags: of what is logged by step too, and of several dataloaders.
@@ -23,7 +27,7 @@ def is_board(logger: Any) -> bool:
 
 
 class LightningBoardRun:
-    """The run of a TensorBoardLogger; see `tracking.tensorboard.BoardRun`.
+    """The run of a TensorBoardLogger; see `loggers.tensorboard.BoardRun`.
 
     Args:
         logger: The logger.
@@ -57,9 +61,16 @@ class LightningBoardRun:
         """Return the step at which Lightning writes the scalars of a report."""
         return epoch if report.step is None else report.step
 
-    def write(self, summary: Any, step: int) -> None:
-        """Write into the file that Lightning writes into."""
-        self._logger.experiment._get_file_writer().add_summary(summary, step)
+    def write_layout(self, layout: Any) -> None:
+        """Write a layout of charts into the file that Lightning writes into."""
+        self._logger.experiment.add_custom_scalars(layout_as_dict(layout))
+
+    # A writer that is closed opens a new file, later than the other's.
+    write_layout_last = write_layout
+
+    def write_figure(self, tag: str, figure: "Figure", step: int) -> None:
+        """Write a figure into the file that Lightning writes into."""
+        self._logger.experiment.add_figure(tag, figure, step)
 
     def flush(self) -> None:
         """See to it that everything written is in the file."""

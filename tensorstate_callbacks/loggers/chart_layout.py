@@ -1,9 +1,10 @@
-"""Tags of curves in; the layout of TensorBoard's Custom Scalars tab out, merged with what is there.
+"""Lay out TensorBoard's Custom Scalars tab: which curves are drawn in one chart.
 
 A run has one layout, under one tag, and TensorBoard shows the one written last: who adds charts to
 a run must write those along that it has.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from tensorstate_callbacks.errors import require
 
 LAYOUT_TAG = "custom_scalars__config__"
 NETWORK_CHART = "Efficiency, aIQ and accuracy"
-_DT_STRING = 7  # of TensorFlow's types
+_PIECE = 1 << 20
 
 
 class Curves(NamedTuple):
@@ -21,7 +22,7 @@ class Curves(NamedTuple):
     Attributes:
         category: Title of the group of charts.
         network: Tags of the network's curves, as regular expressions.
-        layers: Names of the layers' figures, with a regular expression of the tags of all layers.
+        layers: Names of the layers' metrics, with a regular expression of the tags of all layers.
     """
 
     category: str
@@ -52,14 +53,14 @@ def below(tag: str) -> str:
 
 
 def efficiency_layout(curves: Curves) -> Any:
-    """Return the layout with a chart of the network, and one for each figure of the layers.
+    """Return the layout with a chart of the network, and one for each metric of the layers.
 
     Raises:
         MissingExtraError: TensorBoard is not installed.
     """
     charts = [_chart(NETWORK_CHART, curves.network)]
-    for figure, tags in curves.layers:
-        words = figure.replace("_", " ").capitalize()
+    for metric, tags in curves.layers:
+        words = metric.replace("_", " ").capitalize()
         charts.append(_chart(f"{words} of the layers", [tags]))
     return _layouts().Layout(category=[{"title": curves.category, "chart": charts}])
 
@@ -85,39 +86,43 @@ def merge_layouts(there: Any, ours: Any) -> Any:
     return merged
 
 
-def layout_summary(layout: Any) -> Any:
-    """Return the summary that lays out a run, for an event file."""
-    metadata = require(
-        "tensorboard.plugins.custom_scalar.metadata", extra="tensorboard", purpose="A chart layout"
-    )
-    return string_summary(
-        LAYOUT_TAG, metadata.create_summary_metadata(), [layout.SerializeToString()], shape=()
-    )
+def layout_as_dict(layout: Any) -> dict[str, dict[str, list[Any]]]:
+    """Return a layout as `SummaryWriter.add_custom_scalars` takes it.
+
+    Raises:
+        ValueError: It can't be said that way: a chart has several curves with margins.
+    """
+    return {
+        category.title: {chart.title: _chart_as_list(chart) for chart in category.chart}
+        for category in layout.category
+    }
 
 
-def parse_layout(content: bytes) -> Any:
-    """Return the layout that was written as `content`."""
-    return _layouts().Layout.FromString(content)
-
-
-def string_summary(tag: str, metadata: Any, content: list[bytes], shape: tuple[int, ...]) -> Any:
-    """Return a summary of one tensor of strings.
+def read_layout(folder: str) -> Any | None:
+    """Return the layout that TensorBoard would show for a run; None where it has none.
 
     Args:
-        tag: Its tag.
-        metadata: Tells TensorBoard what draws it.
-        content: The strings, in C order.
-        shape: The tensor's shape.
+        folder: The run's folder, or a URL that TensorBoard can read.
+
+    Raises:
+        MissingExtraError: TensorBoard is not installed.
     """
-    protos = require(
-        "tensorboard.compat.proto.summary_pb2", extra="tensorboard", purpose="A summary"
+    accumulator = require(
+        "tensorboard.backend.event_processing.event_accumulator",
+        extra="tensorboard",
+        purpose="A chart layout",
     )
-    tensor = {
-        "dtype": _DT_STRING,
-        "string_val": content,
-        "tensor_shape": {"dim": [{"size": size} for size in shape]},
-    }
-    return protos.Summary(value=[{"tag": tag, "metadata": metadata, "tensor": tensor}])
+    # TensorFlow's access to files where it is installed, TensorBoard's own otherwise.
+    files = require("tensorboard.compat", extra="tensorboard", purpose="A chart layout").tf.io.gfile
+    names = files.listdir(folder) if files.isdir(folder) else []
+    content = None
+    for path in sorted(os.path.join(folder, name) for name in names if "tfevents" in name):
+        # Nearly all event files hold none, and to look for its name is fast.
+        if _mentions(files, path, LAYOUT_TAG.encode()):
+            events = accumulator.EventAccumulator(path, {accumulator.TENSORS: 1}).Reload()
+            if LAYOUT_TAG in events.Tags()[accumulator.TENSORS]:
+                content = events.Tensors(LAYOUT_TAG)[-1].tensor_proto.string_val[0]
+    return None if content is None else _layouts().Layout.FromString(content)
 
 
 def _layouts() -> Any:
@@ -130,3 +135,22 @@ def _layouts() -> Any:
 
 def _chart(title: str, tags: Sequence[str]) -> dict[str, Any]:
     return {"title": title, "multiline": {"tag": list(tags)}}
+
+
+def _chart_as_list(chart: Any) -> list[Any]:
+    if not chart.HasField("margin"):
+        return ["Multiline", list(chart.multiline.tag)]
+    if len(chart.margin.series) != 1:
+        raise ValueError(f"the run's chart {chart.title!r} has several curves with margins")
+    series = chart.margin.series[0]
+    return ["Margin", [series.value, series.lower, series.upper]]
+
+
+def _mentions(files: Any, path: str, word: bytes) -> bool:
+    with files.GFile(path, "rb") as file:
+        end = b""
+        while piece := file.read(_PIECE):
+            if word in end + piece:
+                return True
+            end = piece[-len(word) :]
+    return False

@@ -1,33 +1,26 @@
-"""A fit's epochs in; an MLflow run with their metrics, parameters, table and figure out."""
+"""Log a fit to an MLflow run: metrics where nobody else does, parameters, table and figure."""
 
-import base64
-import io
+import os
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from tensorstate_callbacks.display.plots import plot_history
-from tensorstate_callbacks.errors import MissingExtraError
-from tensorstate_callbacks.loggers.mlflow_params import parameters
-from tensorstate_callbacks.loggers.mlflow_run import MlflowRun
+import numpy as np
+
+from tensorstate_callbacks._version import __version__
+from tensorstate_callbacks.errors import MissingExtraError, TensorStateWarning
+from tensorstate_callbacks.loggers.mlflow_run import MlflowRun, RunPlace
+from tensorstate_callbacks.loggers.tracker import describe_error
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.history import History
 from tensorstate_callbacks.reports.metric_keys import safe_key
 from tensorstate_callbacks.reports.report import EfficiencyReport
 
-
-class RunPlace(NamedTuple):
-    """Where a run is.
-
-    Attributes:
-        tracking_uri: Address of the server or database.
-        run_id: The run.
-        logger: Lightning's logger that ends the run after the fit, if one does.
-    """
-
-    tracking_uri: str
-    run_id: str
-    logger: Any = None
+# What MLflow takes of a parameter; names beyond it are in the table of layers.
+_MAX_LENGTH = 6000
+_SETTINGS = ("beta", "threshold", "alpha", "method", "every_n_epochs", "attach_to", "exclude")
 
 
 def active_run() -> RunPlace | None:
@@ -41,12 +34,14 @@ def active_run() -> RunPlace | None:
 
 
 class MlflowTracker:
-    """Tells an MLflow run of one fit: how, by epoch, and in the end.
+    """Logs one fit to an MLflow run.
+
+    Where something doesn't arrive, one warning names a file with the fit's whole history.
 
     Args:
-        find_run: Tells where the run is, or None as long as there is none.
-        log_metrics: Whether the metrics of each epoch are to be logged; False where a logger of
-            MLflow's or the framework's does that.
+        find_run: Returns where the run is, or None as long as there is none.
+        log_metrics: Whether to log the metrics of each epoch; False where a logger of MLflow's or
+            the framework's does that.
         versions: Versions of what the fit runs with, under the packages' names.
     """
 
@@ -62,83 +57,146 @@ class MlflowTracker:
         self._layers: Sequence[str] = ()
         self._run: MlflowRun | None = None
         self._n_logged = 0
+        self._problem: str | None = None
+        self.name = "MLflow"
 
     def begin(self, settings: Settings, layers: Sequence[str]) -> None:
         """Log the parameters."""
         self._settings, self._layers = settings, layers
-        run = self._open()
-        if run is not None:
-            run.tell()
+        self._open()
 
     def epoch(
         self, epoch: int, report: EfficiencyReport, history: History, logs: Mapping[str, Any]
     ) -> None:
-        """Log the epoch's metrics, and what couldn't be sent before."""
+        """Log the epoch's metrics."""
         run = self._open()
-        if run is None:
-            return
-        if self._log_metrics:
-            self._post_metrics(run, logs, epoch)
-        self._n_logged = len(history)
-        run.retry()
+        if run is not None:
+            if self._log_metrics:
+                run.log_metrics(_select_numbers(logs), epoch)
+            self._n_logged = len(history)
 
     def end(self, history: History) -> None:
-        """Log table and figure, and see to what couldn't be sent."""
+        """Log table and figure, and write the history to a file if anything didn't arrive."""
         run, self._run = self._run, None
-        if run is None:
-            return
-        try:
-            if self._log_metrics:
-                # Broken off between the evaluation and the end of the epoch.
-                for report in history[self._n_logged :]:
-                    self._post_metrics(run, self._scalars(report), report.epoch or 0)
-            if history:
-                self._post_table(run, history)
-                self._post_figure(run, history)
-        finally:
-            run.release()
+        if run is not None:
+            try:
+                self._finish(run, history)
+            except Exception as error:  # noqa: BLE001 - in the warning
+                self._problem = describe_error(error)
+            finally:
+                problem = run.close()
+            self._problem = problem or self._problem
+        if self._problem is not None:
+            warnings.warn(
+                f"{self.name} doesn't have everything of this fit: {self._problem}. Training is "
+                f"not affected. {_save_history(history)}",
+                TensorStateWarning,
+                stacklevel=2,
+            )
 
     def _open(self) -> MlflowRun | None:
-        if self._run is None:
-            place = self._find_run()
-            if place is not None:
-                self._run = MlflowRun.share(*place)
-                params = parameters(self._settings, self._layers, self._versions)
-                self._run.post(params=params)
+        if self._run is None and self._problem is None:
+            try:
+                place = self._find_run()
+                if place is not None:
+                    self.name = str(place)[0].upper() + str(place)[1:]
+                    self._run = MlflowRun.share(place)
+                    self._run.log_params(make_params(self._settings, self._layers, self._versions))
+            except Exception as error:  # noqa: BLE001 - in the warning at the end
+                self._problem = describe_error(error)
         return self._run
 
-    def _scalars(self, report: EfficiencyReport) -> dict[str, float]:
+    def _finish(self, run: MlflowRun, history: History) -> None:
         settings = self._settings
-        return report.scalars(settings.prefix, layer_metrics=settings.layer_metrics)
-
-    def _post_metrics(self, run: MlflowRun, logs: Mapping[str, Any], epoch: int) -> None:
-        numbers = {safe_key(key): _number(value) for key, value in logs.items()}
-        run.post_metrics({key: x for key, x in numbers.items() if x is not None}, epoch)
-
-    def _post_table(self, run: MlflowRun, history: History) -> None:
+        if self._log_metrics:
+            # Broken off between the evaluation and the end of the epoch.
+            for report in history[self._n_logged :]:
+                scalars = report.scalars(settings.prefix, layer_metrics=settings.layer_metrics)
+                run.log_metrics(scalars, report.epoch or 0)
+        if not history:
+            return
         rows = history.to_dicts()
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        run.post(name=self._artifact("layers.json"), table=columns)
-
-    def _post_figure(self, run: MlflowRun, history: History) -> None:
+        run.log_table(columns, self._name_artifact("layers.json"))
         try:
-            figure = plot_history(history)
+            figure = history.figure()
         except MissingExtraError as error:
-            run.warn("figure", f"The MLflow run gets no figure. {error}")
-            return
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
-        encoded = base64.b64encode(content.getvalue()).decode()
-        run.post(name=self._artifact("history.png"), file=encoded)
+            warnings.warn(
+                f"The MLflow run gets no figure. {error}", TensorStateWarning, stacklevel=2
+            )
+        else:
+            run.log_figure(figure, self._name_artifact("history.png"))
 
-    def _artifact(self, name: str) -> str:
+    def _name_artifact(self, name: str) -> str:
         return f"efficiency/{safe_key(self._settings.prefix + name)}"
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, str):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
+def make_params(
+    settings: Settings, layers: Sequence[str], versions: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the parameters of one callback: `efficiency.beta`, `efficiency.layers`...
+
+    Args:
+        settings: What the callback was given; its prefix tells the names of several apart.
+        layers: Names of the probes.
+        versions: Versions of what it runs with, under the packages' names.
+    """
+    lead = f"efficiency.{settings.prefix}"
+    given = {name: _spell(getattr(settings, name)) for name in _SETTINGS}
+    probes = {"n_layers": str(len(layers)), "layers": _join(layers)}
+    packages = {"tensorstate_callbacks": __version__, "numpy": np.__version__, **versions}
+    return {
+        **{safe_key(lead + name): value for name, value in {**given, **probes}.items()},
+        **{f"efficiency.version.{name}": value for name, value in packages.items()},
+    }
+
+
+def _spell(value: Any) -> str:
+    if value is None:
+        return "default"
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return _join([_spell(item) for item in value]) or "none"
+    return str(getattr(value, "__name__", value))[:_MAX_LENGTH]
+
+
+def _join(names: Sequence[str]) -> str:
+    """Return the names, and how many more there are than MLflow takes.
+
+    Example:
+        >>> len(_join(["layer"] * 2000)), _join(["layer"] * 2000)[-27:]
+        (5977, 'layer, layer, and 1148 more')
+    """
+    text, shown = ", ".join(names), len(names)
+    while len(text) > _MAX_LENGTH:
+        # Space for the words at the end; each turn leaves out at least one name.
+        shown = min(shown - 1, text.count(", ", 0, _MAX_LENGTH - 30))
+        text = ", ".join([*names[:shown], f"and {len(names) - shown} more"])
+    return text
+
+
+def _select_numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {}
+    for key, value in logs.items():
+        try:
+            if not isinstance(value, str):
+                numbers[safe_key(key)] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            continue
+    return numbers
+
+
+def _save_history(history: History) -> str:
+    """Write the history to a new file that only its owner can read, and return where it is."""
+    if not history:
+        return "No evaluation was recorded"
+    problem = ""
+    for folder in (os.curdir, tempfile.gettempdir()):
+        try:
+            file, path = tempfile.mkstemp(".json", "efficiency-history-", os.path.abspath(folder))
+            os.close(file)
+            history.save(path)
+        except OSError as error:
+            problem = str(error)
+        else:
+            return f"All its reports are in {path}, to be read by History.load"
+    return f"Its reports could not be written to a file ({problem}): callback.history has them"

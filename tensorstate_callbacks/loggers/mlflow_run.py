@@ -1,131 +1,160 @@
-"""What trackers have to say of one MLflow run in; all of it in the run, or in a file, out."""
+"""Send what is logged to one MLflow run, without letting the training wait for the server."""
 
+import contextvars
+import queue
+import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
 
-from tensorstate_callbacks.errors import WarnOnce
-from tensorstate_callbacks.loggers.mlflow_delivery import MlflowDelivery, is_away
-from tensorstate_callbacks.loggers.mlflow_guard import ServerGuard
-from tensorstate_callbacks.loggers.mlflow_logger import LoggerGuard
-from tensorstate_callbacks.loggers.mlflow_saved import save, saved_path, without_password
-from tensorstate_callbacks.loggers.outbox import Message, Outbox
+from tensorstate_callbacks.errors import require
+from tensorstate_callbacks.loggers.tracker import describe_error, hide_passwords
 
-# The longest that training waits for a server that takes a request and doesn't answer.
-PATIENCE = 10.0
-_OPEN: dict[tuple[str, str], "MlflowRun"] = {}
+# The longest that the end of a fit waits for what isn't sent yet, for all callbacks together.
+END_WAIT_SECONDS = 10.0
+_OPEN: dict["RunPlace", "MlflowRun"] = {}
+
+
+class RunPlace(NamedTuple):
+    """Where a run is.
+
+    Attributes:
+        tracking_uri: Address of the server or database.
+        run_id: The run.
+    """
+
+    tracking_uri: str
+    run_id: str
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} of MLflow at {hide_passwords(self.tracking_uri)}"
 
 
 class MlflowRun:
     """One run, shared by all callbacks of a fit that is tracked in it.
 
-    While it is open, what MLflow's own loggers send to the run's server is kept too when the
-    server is away: it would end the training, or be lost.
+    A thread of its own sends, in order. It isn't MLflow's asynchronous queue: the interpreter waits
+    for that one as it ends, for minutes where the server doesn't answer.
 
     Args:
-        tracking_uri: Address of the server or database.
-        run_id: The run.
-
-    Attributes:
-        warn: Gives each kind of warning once per fit, for all callbacks together.
+        place: Where the run is.
     """
 
-    def __init__(self, tracking_uri: str, run_id: str) -> None:
-        self._uri, self._run_id = tracking_uri, run_id
-        self._loggers: list[LoggerGuard] = []
+    def __init__(self, place: RunPlace) -> None:
+        self._place = place
+        self._mlflow = require("mlflow", extra="mlflow", purpose="Logging to MLflow")
         self._users = 0
         self._logged: dict[int, set[str]] = {}
-        self._path = saved_path(run_id)
-        self.warn = WarnOnce()
-        delivery = MlflowDelivery(tracking_uri)
-        self._outbox = Outbox(delivery, is_away, PATIENCE)
-        self._server = delivery.server
-        if self._server is not None:
-            ServerGuard.add(self._server, run_id, self._outbox)
+        self._jobs: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
+        self._problem: str | None = None
+        self._given_up = False
+        # MLflow keeps some of its settings in context variables.
+        context = contextvars.copy_context()
+        threading.Thread(
+            target=context.run, args=(self._send,), name="efficiency-to-mlflow", daemon=True
+        ).start()
 
     @classmethod
-    def share(cls, tracking_uri: str, run_id: str, logger: Any = None) -> "MlflowRun":
-        """Return the run; each user releases it once.
-
-        Args:
-            tracking_uri: Address of the server or database.
-            run_id: The run.
-            logger: Lightning's logger of that run, which ends it after the fit.
-        """
-        run = _OPEN.get((tracking_uri, run_id))
+    def share(cls, place: RunPlace) -> "MlflowRun":
+        """Return the run; each user closes it once."""
+        run = _OPEN.get(place)
         if run is None:
-            run = _OPEN[tracking_uri, run_id] = cls(tracking_uri, run_id)
+            run = _OPEN[place] = cls(place)
         run._users += 1
-        if logger is not None and not any(guard.is_of(logger) for guard in run._loggers):
-            run._loggers.append(LoggerGuard(logger, run._outbox))
         return run
 
-    def post(self, **message: Any) -> None:
-        """Send a message, now or when that is possible again; see `MlflowDelivery`."""
-        letter = self._outbox.post({"run_id": self._run_id, **message})
-        if letter.error is not None:
-            self._tell_refusal(letter.error)
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Send parameters; one that the run has with another value gets a number."""
+        wanted = dict(params)
 
-    def post_metrics(self, values: Mapping[str, float], step: int) -> None:
+        def send(client: Any) -> None:
+            there = client.get_run(self._place.run_id).data.params
+            new = {}
+            for key, value in wanted.items():
+                # MLflow's parameters can't be changed: another fit may have had another value.
+                name, number = key, 2
+                while there.get(name, value) != value:
+                    name, number = f"{key}.fit_{number}", number + 1
+                if name not in there:
+                    new[name] = value
+            pairs = [self._mlflow.entities.Param(*pair) for pair in new.items()]
+            if pairs:
+                client.log_batch(self._place.run_id, params=pairs, synchronous=True)
+
+        self._jobs.put(send)
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Send an epoch's metrics in one batch, without those that another callback has sent."""
         logged = self._logged.setdefault(step, set())
-        new = {key: value for key, value in values.items() if key not in logged}
-        logged.update(new)
         now = int(time.time() * 1000)
         metrics = [
-            {"key": key, "value": value, "timestamp": now, "step": step}
-            for key, value in new.items()
+            self._mlflow.entities.Metric(key, value, now, step)
+            for key, value in values.items()
+            if key not in logged
         ]
+        logged.update(values)
         if metrics:
-            self.post(metrics=metrics)
-
-    def tell(self) -> None:
-        """Say, once, what went wrong with what was sent, by whomever."""
-        if self._outbox.away:
-            self.warn(
-                "away",
-                f"MLflow at {without_password(self._uri)} is away ({self._outbox.reason}). "
-                f"Training goes on: what is logged to run {self._run_id} is kept, and sent when "
-                "it is back. What is left at the end of the fit is written to "
-                f"{self._path}, to be sent with: "
-                f"python -m tensorstate_callbacks.loggers.send {self._path.name}",
+            self._jobs.put(
+                lambda client: client.log_batch(
+                    self._place.run_id, metrics=metrics, synchronous=True
+                )
             )
-        refused, self._outbox.refused = self._outbox.refused, []
-        for letter in refused:
-            if letter.error is not None:
-                self._tell_refusal(letter.error)
 
-    def retry(self) -> None:
-        """Send what is kept, if the server is back."""
-        self._outbox.retry()
-        self.tell()
+    def log_table(self, columns: Mapping[str, list[Any]], name: str) -> None:
+        """Send a table as an artifact; where there is one of that name, under a new one."""
 
-    def release(self) -> None:
-        """Leave the run; the last to leave writes down what couldn't be sent."""
-        self.retry()
+        def send(client: Any) -> None:
+            pandas = require("pandas", extra="pandas", purpose="A table in MLflow")
+            # As objects: for the type that pandas has for text, MLflow's way is deprecated.
+            table = pandas.DataFrame(columns, dtype=object)
+            client.log_table(self._place.run_id, table, self._find_free_name(client, name))
+
+        self._jobs.put(send)
+
+    def log_figure(self, figure: Any, name: str) -> None:
+        """Send a figure as an artifact; where there is one of that name, under a new one."""
+        self._jobs.put(
+            lambda client: client.log_figure(
+                self._place.run_id, figure, self._find_free_name(client, name)
+            )
+        )
+
+    def close(self) -> str | None:
+        """Wait until all is sent, for `END_WAIT_SECONDS` at most.
+
+        Returns:
+            What went wrong since the run was opened; None where everything arrived.
+        """
+        sent = threading.Event()
+        self._jobs.put(lambda client: sent.set())
+        if not self._given_up and not sent.wait(END_WAIT_SECONDS):
+            self._given_up = True
+            self._problem = self._problem or f"no answer within {END_WAIT_SECONDS:g} seconds"
         self._users -= 1
-        if self._users:
-            return
-        del _OPEN[self._uri, self._run_id]
-        if self._server is not None:
-            ServerGuard.remove(self._server, self._run_id)
-        for guard in self._loggers:
-            guard.remove()
-        left = self._outbox.unsent()
-        if left:
-            self._save(left)
-            for guard in self._loggers:
-                guard.finalize_later(self._path, self._uri, self._run_id)
+        if not self._users:
+            del _OPEN[self._place]
+            self._jobs.put(None)
+        return self._problem
 
-    def _save(self, messages: list[Message]) -> None:
-        path = self._path = save(self._path, self._uri, messages)
-        print(
-            f"What MLflow at {without_password(self._uri)} missed is in {path}; send it with: "
-            f"python -m tensorstate_callbacks.loggers.send {path}"
-        )
+    def _send(self) -> None:
+        client = None
+        while (job := self._jobs.get()) is not None:
+            if self._given_up:
+                continue
+            try:
+                client = client or self._mlflow.MlflowClient(self._place.tracking_uri)
+                job(client)
+            except Exception as error:  # noqa: BLE001 - told at the end of the fit
+                self._problem = self._problem or describe_error(error)
 
-    def _tell_refusal(self, error: Exception) -> None:
-        self.warn(
-            "refused",
-            f"MLflow refused what was logged to run {self._run_id}, and goes without it: {error}",
-        )
+    def _find_free_name(self, client: Any, name: str) -> str:
+        # A second fit in a run has files of its own.
+        wanted = PurePosixPath(name)
+        artifacts = client.list_artifacts(self._place.run_id, str(wanted.parent))
+        taken = {artifact.path for artifact in artifacts}
+        free, number = name, 2
+        while free in taken:
+            free = str(wanted.with_stem(f"{wanted.stem}_{number}"))
+            number += 1
+        return free

@@ -1,20 +1,20 @@
-"""Reports of a fit in; charts and pictures in a TensorBoard run of it out."""
+"""Add charts, and figures where they are asked for, to the TensorBoard run of a fit."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tensorstate_callbacks.display.heat_map import plot_heat_map
+from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.errors import TensorStateWarning, require
 from tensorstate_callbacks.loggers.chart_layout import (
     Curves,
     below,
     efficiency_layout,
     exactly,
-    layout_summary,
     merge_layouts,
+    read_layout,
 )
-from tensorstate_callbacks.loggers.event_files import read_layout, write_layout
-from tensorstate_callbacks.loggers.picture import picture_summary
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.history import History
 from tensorstate_callbacks.reports.layer_report import check_layer_metrics
@@ -22,6 +22,8 @@ from tensorstate_callbacks.reports.report import EfficiencyReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_DPI = 100  # TensorBoard shows images of this size without scaling them down
 
 
 class BoardRun(Protocol):
@@ -40,8 +42,14 @@ class BoardRun(Protocol):
     def step(self, epoch: int, report: EfficiencyReport) -> int:
         """Return the step at which the framework writes the scalars of a report."""
 
-    def write(self, summary: Any, step: int) -> None:
-        """Write into the file that the framework writes into."""
+    def write_layout(self, layout: Any) -> None:
+        """Write a layout of charts, so that TensorBoard shows it."""
+
+    def write_layout_last(self, layout: Any) -> None:
+        """Write a layout after the fit, where another one was written later than ours."""
+
+    def write_figure(self, tag: str, figure: "Figure", step: int) -> None:
+        """Write a figure into the file that the framework writes into."""
 
     def flush(self) -> None:
         """See to it that everything written is in the file."""
@@ -50,8 +58,7 @@ class BoardRun(Protocol):
 class TensorBoardTracker:
     """Lays efficiency, aIQ and accuracy over each other in one chart, and the layers in another.
 
-    With `figures=True` each recorded epoch gets two pictures as well. Where they can't be written,
-    one warning says so, and training goes on.
+    With `figures=True` each recorded epoch gets two figures as well.
 
     Args:
         run: The run.
@@ -59,30 +66,39 @@ class TensorBoardTracker:
 
     def __init__(self, run: BoardRun) -> None:
         self._run = run
+        self._settings = Settings()
         self._curves: Curves | None = None
-        self._failed = False
+
+    @property
+    def name(self) -> str:
+        """See `Tracker.name`."""
+        return f"TensorBoard's run {self._run.folder}"
 
     def begin(self, settings: Settings, layers: Sequence[str]) -> None:
-        """Prepare for a fit; see `Tracker.begin`.
-
-        Raises:
-            MissingExtraError: Figures are asked for, and Matplotlib is not installed.
-        """
-        check_drawing(settings)
+        """Prepare for a fit; see `Tracker.begin`."""
         self._settings = settings
 
     def epoch(
         self, epoch: int, report: EfficiencyReport, history: History, logs: Mapping[str, Any]
     ) -> None:
         """Lay out the charts if they aren't yet, and draw; see `Tracker.epoch`."""
-        self._try(self._lay_out, self._find_curves(logs))
+        curves = self._find_curves(logs)
+        if curves != self._curves:
+            layout = self._find_missing(curves)
+            if layout is not None:
+                self._run.write_layout(layout)
+            self._curves = curves
         if self._settings.figures:
-            self._try(self._draw, self._run.step(epoch, report), report, history)
+            step = self._run.step(epoch, report)
+            self._draw("efficiency_heat_map", plot_heat_map(history), step)
+            self._draw("rank_abundance", plot_states(report), step)
 
     def end(self, history: History) -> None:
         """Lay out the charts again where somebody did so later; see `Tracker.end`."""
         if self._curves is not None:
-            self._try(self._repair, self._curves)
+            layout = self._find_missing(self._curves)
+            if layout is not None:
+                self._run.write_layout_last(layout)
 
     def _find_curves(self, logs: Mapping[str, Any]) -> Curves:
         settings = self._settings
@@ -92,72 +108,28 @@ class TensorBoardTracker:
             category=f"Efficiency ({settings.prefix})" if settings.prefix else "Efficiency",
             network=network if accuracy is None else [*network, accuracy],
             layers=[
-                (figure, below(self._tag(figure)))
-                for figure in check_layer_metrics(settings.layer_metrics)
+                (metric, below(self._tag(metric)))
+                for metric in check_layer_metrics(settings.layer_metrics)
             ],
         )
 
-    def _tag(self, figure: str) -> str:
-        return self._run.tag(self._settings.prefix + figure)
+    def _tag(self, name: str) -> str:
+        return self._run.tag(self._settings.prefix + name)
 
-    def _lay_out(self, curves: Curves) -> None:
-        if curves == self._curves:
-            return
-        self._run.flush()
-        layout = efficiency_layout(curves)
-        there = read_layout(self._run.folder)
-        merged = merge_layouts(there, layout)
-        if merged != there:
-            self._run.write(layout_summary(merged), 0)
-        self._curves = curves
-
-    def _repair(self, curves: Curves) -> None:
+    def _find_missing(self, curves: Curves) -> Any | None:
+        """Return the layout to write; None where the run's own has our charts."""
         self._run.flush()
         there = read_layout(self._run.folder)
         merged = merge_layouts(there, efficiency_layout(curves))
-        if merged != there:
-            # The framework's own file may be closed, or older than the one with that layout.
-            write_layout(self._run.folder, merged)
+        return None if merged == there else merged
 
-    def _draw(self, step: int, report: EfficiencyReport, history: History) -> None:
-        from tensorstate_callbacks.display.heat_map import plot_heat_map
-        from tensorstate_callbacks.display.plots import plot_states
-
-        self._show(
-            "efficiency_heat_map",
-            plot_heat_map(history),
-            "Efficiency of each layer in each epoch.",
-            step,
-        )
-        self._show(
-            "rank_abundance",
-            plot_states(report),
-            "How often each layer's states occur, the most frequent one first.",
-            step,
-        )
-
-    def _show(self, name: str, figure: "Figure", description: str, step: int) -> None:
-        self._run.write(picture_summary(self._tag(name), figure, description), step)
-
-    def _try(self, write: Callable[..., None], *args: Any) -> None:
-        # Whatever is wrong with files or libraries must not end a training.
-        if self._failed:
-            return
-        try:
-            write(*args)
-        except Exception as error:  # noqa: BLE001
-            self._failed = True
-            warnings.warn(
-                f"TensorBoard's run {self._run.folder} gets no more charts or pictures of this "
-                f"fit: {type(error).__name__}: {error}. Its scalars are not touched by that; "
-                "tracking=False leaves it at them",
-                TensorStateWarning,
-                stacklevel=2,
-            )
+    def _draw(self, name: str, figure: "Figure", step: int) -> None:
+        figure.set_dpi(_DPI)
+        self._run.write_figure(self._tag(name), figure, step)
 
 
 def warn_of_no_board(way_out: str) -> None:
-    """Say that nothing will be drawn.
+    """Warn that nothing will be drawn.
 
     Args:
         way_out: What to give, and to whom.

@@ -1,8 +1,11 @@
-"""What a callback tells, as a fit goes on, everything that keeps its figures."""
+"""Follow a fit for the trackers that keep its reports, and never end it for one that fails."""
 
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.history import History
 from tensorstate_callbacks.reports.report import EfficiencyReport
@@ -12,11 +15,15 @@ class Tracker(Protocol):
     """Keeps what scalars can't say of one fit: in TensorBoard, in MLflow.
 
     The scalars themselves go the framework's way, into the logs and loggers, wherever it has one.
-    A tracker never ends a training: what it can't write it says, once.
+    What a tracker raises costs one warning and the rest of what this tracker would have written.
     """
 
+    @property
+    def name(self) -> str:
+        """What it writes to, for a message."""
+
     def begin(self, settings: Settings, layers: Sequence[str]) -> None:
-        """A fit begins.
+        """Begin a fit.
 
         Args:
             settings: What the callback was given.
@@ -26,7 +33,7 @@ class Tracker(Protocol):
     def epoch(
         self, epoch: int, report: EfficiencyReport, history: History, logs: Mapping[str, Any]
     ) -> None:
-        """An epoch whose evaluation was recorded is over.
+        """Write an epoch whose evaluation was recorded.
 
         Args:
             epoch: The epoch, counted from 0.
@@ -36,7 +43,7 @@ class Tracker(Protocol):
         """
 
     def end(self, history: History) -> None:
-        """The fit is over, also where it was broken off and the framework says so.
+        """End a fit, also one that was broken off where the framework says so.
 
         Args:
             history: The reports of this fit.
@@ -44,21 +51,20 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """All trackers of one fit, and the reports that are of it.
+    """All trackers of one fit, and the reports of it.
 
     Args:
-        trackers: Who is told.
+        trackers: The trackers.
     """
 
     def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
-        self._trackers = tuple(trackers)
+        self._trackers = list(trackers)
         self._history = History()
         self._new: EfficiencyReport | None = None
 
     def begin(self, settings: Settings, layers: Sequence[str]) -> None:
         """See `Tracker.begin`."""
-        for tracker in self._trackers:
-            tracker.begin(settings, layers)
+        self._each(lambda tracker: tracker.begin(settings, layers))
 
     def add(self, report: EfficiencyReport) -> None:
         """Take the report of an evaluation of this fit."""
@@ -66,14 +72,45 @@ class Trackers:
         self._new = report
 
     def epoch(self, epoch: int, logs: Mapping[str, Any]) -> None:
-        """Tell of the epoch's report, if it has one; see `Tracker.epoch`."""
+        """Write the epoch's report, if it has one; see `Tracker.epoch`."""
         report, self._new = self._new, None
         if report is not None:
-            for tracker in self._trackers:
-                tracker.epoch(epoch, report, self._history, logs)
+            self._each(lambda tracker: tracker.epoch(epoch, report, self._history, logs))
 
     def end(self) -> None:
-        """See `Tracker.end`; nobody is told twice."""
-        trackers, self._trackers = self._trackers, ()
-        for tracker in trackers:
-            tracker.end(self._history)
+        """See `Tracker.end`; a second call does nothing."""
+        self._each(lambda tracker: tracker.end(self._history))
+        self._trackers.clear()
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        for tracker in tuple(self._trackers):
+            try:
+                call(tracker)
+            except Exception as error:  # noqa: BLE001 - no tracker may end a training
+                self._trackers.remove(tracker)
+                warnings.warn(
+                    f"{tracker.name} gets no more of this fit: {describe_error(error)}. Training "
+                    "and the scalars that the framework logs are not touched; tracking=False "
+                    "leaves it at them",
+                    TensorStateWarning,
+                    stacklevel=2,
+                )
+
+
+def describe_error(error: Exception) -> str:
+    """Return an error's class and the beginning of its text, without passwords."""
+    text = hide_passwords(str(error)).strip().rstrip(".")
+    return f"{type(error).__name__}: {text if len(text) <= 400 else text[:400] + '...'}"
+
+
+def hide_passwords(text: str) -> str:
+    """Return an address, or a text with addresses, without the names and passwords in them.
+
+    Example:
+        >>> hide_passwords("https://me:secret@mlflow.example.org:5000/x")
+        'https://mlflow.example.org:5000/x'
+        >>> hide_passwords("postgresql://db/mlflow?user=me&password=secret")
+        'postgresql://db/mlflow?user=me&password=***'
+    """
+    text = re.sub(r"//[^/\s]*@", "//", text)
+    return re.sub(r"(?i)((?:password|passwd|pwd|token)=)[^&\s'\")]+", r"\1***", text)

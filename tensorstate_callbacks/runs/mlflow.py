@@ -10,7 +10,7 @@ from typing import Any
 
 from tensorstate_callbacks.display.columns import COLUMNS
 from tensorstate_callbacks.errors import RunError, require
-from tensorstate_callbacks.loggers.mlflow_saved import without_password
+from tensorstate_callbacks.loggers.tracker import hide_passwords
 from tensorstate_callbacks.runs.finished_run import FinishedRun, RunEvaluation, RunLayer
 from tensorstate_callbacks.runs.logged_keys import Point, choose_lead, evaluations
 
@@ -53,7 +53,7 @@ def read_mlflow(
     address = tracking_uri or mlflow.get_tracking_uri()
     _check_database(address)
     client = mlflow.MlflowClient(tracking_uri=address)
-    uri = without_password(address)  # it goes to pages that are handed on
+    uri = hide_passwords(address)  # it goes to pages that are handed on
     try:
         run = client.get_run(run_id)
         keys = sorted(run.data.metrics)
