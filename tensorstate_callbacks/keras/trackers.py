@@ -20,7 +20,7 @@ def find_trackers(callback_list: Any, settings: Settings) -> Trackers:
         callback_list: Keras's list of the fit's callbacks; None where it isn't known.
         settings: What the callback was given.
     """
-    if not settings.tracking:
+    if settings.log_extras is None:
         return Trackers()
     callbacks = [] if callback_list is None else callback_list.callbacks
     trackers = Trackers(list(_find(callbacks, settings)))
@@ -32,7 +32,7 @@ def find_trackers(callback_list: Any, settings: Settings) -> Trackers:
 
 def _find(callbacks: list[keras.callbacks.Callback], settings: Settings) -> Iterable[Tracker]:
     boards = [item for item in callbacks if isinstance(item, keras.callbacks.TensorBoard)]
-    if settings.figures and not boards:
+    if settings.log_extras == "figures" and not boards:
         warn_of_no_board("a keras.callbacks.TensorBoard beside this callback")
     yield from (TensorBoardTracker(KerasBoardRun(board)) for board in boards)
     yield mlflow_tracker(callbacks)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tensorstate_callbacks.lightning.fresh_metrics import accuracy_keys
+from tensorstate_callbacks.recording.accuracy import accuracy_keys
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.metric_keys import safe_key
 from tensorstate_callbacks.reports.report import EfficiencyReport

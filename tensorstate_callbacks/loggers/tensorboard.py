@@ -50,8 +50,8 @@ class BoardRun(Protocol):
 class TensorBoardTracker:
     """Lays efficiency, aIQ and accuracy over each other in one chart, and the layers in another.
 
-    With `figures=True` each recorded epoch gets two pictures as well. Where they can't be written,
-    one warning says so, and training goes on.
+    With `log_extras="figures"` each recorded epoch gets two pictures as well. Where they can't be
+    written, one warning says so, and training goes on.
 
     Args:
         run: The run.
@@ -76,7 +76,7 @@ class TensorBoardTracker:
     ) -> None:
         """Lay out the charts if they aren't yet, and draw; see `Tracker.epoch`."""
         self._try(self._lay_out, self._find_curves(logs))
-        if self._settings.figures:
+        if self._settings.log_extras == "figures":
             self._try(self._draw, self._run.step(epoch, report), report, history)
 
     def end(self, history: History) -> None:
@@ -150,7 +150,7 @@ class TensorBoardTracker:
             warnings.warn(
                 f"TensorBoard's run {self._run.folder} gets no more charts or pictures of this "
                 f"fit: {type(error).__name__}: {error}. Its scalars are not touched by that; "
-                "tracking=False leaves it at them",
+                "log_extras=None leaves it at them",
                 TensorStateWarning,
                 stacklevel=2,
             )
@@ -163,8 +163,8 @@ def warn_of_no_board(way_out: str) -> None:
         way_out: What to give, and to whom.
     """
     warnings.warn(
-        "figures=True draws into TensorBoard, and this fit has none: give "
-        f"{way_out}, or leave figures out",
+        'log_extras="figures" draws into TensorBoard, and this fit has none: give '
+        f"{way_out}, or leave log_extras out",
         TensorStateWarning,
         stacklevel=2,
     )
@@ -172,5 +172,6 @@ def warn_of_no_board(way_out: str) -> None:
 
 def check_drawing(settings: Settings) -> None:
     """Raise `MissingExtraError` if figures are asked for, and Matplotlib is not installed."""
-    if settings.figures:
-        require("matplotlib.figure", extra="plot", purpose="EfficiencyCallback(figures=True)")
+    if settings.log_extras == "figures":
+        purpose = 'EfficiencyCallback(log_extras="figures")'
+        require("matplotlib.figure", extra="plot", purpose=purpose)
