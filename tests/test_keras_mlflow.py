@@ -190,7 +190,7 @@ def test_what_mlflow_refuses_costs_one_warning_and_the_history_is_in_a_file(clie
 
 def test_nothing_is_logged_where_it_is_not_wanted(client):
     with mlflow.start_run() as run:
-        train([EfficiencyCallback("conv_1", tracking=False)], epochs=1)
+        train([EfficiencyCallback("conv_1", log_extras=None)], epochs=1)
         model, _ = train([], epochs=1)
         model.evaluate(X_VAL, Y_VAL, callbacks=[EfficiencyCallback("conv_1")], verbose=0)
     data = client.get_run(run.info.run_id).data

@@ -92,9 +92,9 @@ def test_the_runs_files_are_not_read_again_with_each_epoch(tmp_path, monkeypatch
 
 def test_what_keras_writes_stays_the_same(tmp_path):
     written = {}
-    for name, tracking in [("with", True), ("without", False)]:
+    for name, extras in [("with", "charts"), ("without", None)]:
         folder = tmp_path / name
-        train([EfficiencyCallback(tracking=tracking), board(folder)], epochs=2)
+        train([EfficiencyCallback(log_extras=extras), board(folder)], epochs=2)
         written[name] = {run: read_run(folder / run) for run in ("train", "validation")}
     assert len(written["with"]["validation"].pop("custom_scalars__config__")) == 1
     assert written["with"] == written["without"]
@@ -199,7 +199,7 @@ def test_the_layout_does_not_wait_for_a_batch_that_is_written(tmp_path, update_f
 
 
 def test_without_tracking_there_are_scalars_only(tmp_path):
-    train([EfficiencyCallback(tracking=False), board(tmp_path)], epochs=1)
+    train([EfficiencyCallback(log_extras=None), board(tmp_path)], epochs=1)
     assert BoardFolder(tmp_path).layout() == {}
     assert "epoch_aiq" in read_run(tmp_path / "validation")
 
@@ -243,7 +243,7 @@ def test_a_missing_tensorboard_is_said_and_training_goes_on(tmp_path, monkeypatc
 
 
 def test_pictures_are_drawn_with_each_recorded_epoch(tmp_path):
-    callback = EfficiencyCallback("Conv2D", figures=True, every_n_epochs=2, prefix="x_")
+    callback = EfficiencyCallback("Conv2D", log_extras="figures", every_n_epochs=2, prefix="x_")
     train([callback, board(tmp_path)], epochs=4)
     for name, figures in [
         ("efficiency_heat_map", [plot_heat_map(callback.history[: n + 1]) for n in range(2)]),
@@ -264,7 +264,7 @@ def test_no_pictures_are_drawn_unasked(tmp_path):
 def test_pictures_without_a_board_are_said_once_to_be_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.warns(TensorStateWarning, match="this fit has none: give a keras") as caught:
-        _, logs = train([EfficiencyCallback(figures=True)], epochs=2)
+        _, logs = train([EfficiencyCallback(log_extras="figures")], epochs=2)
     assert len([w for w in caught if "draws into TensorBoard" in str(w.message)]) == 1
     assert len(logs["val_aiq"]) == 2
 
@@ -273,11 +273,6 @@ def test_a_missing_matplotlib_is_said_as_fit_begins(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     losses = []
     note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *a: losses.append(a))
-    with pytest.raises(MissingExtraError, match=r"figures=True\) needs.*callbacks\[plot\]"):
-        train([EfficiencyCallback(figures=True), board(tmp_path), note], epochs=1)
+    with pytest.raises(MissingExtraError, match=r'log_extras="figures"\) needs.*callbacks\[plot\]'):
+        train([EfficiencyCallback(log_extras="figures"), board(tmp_path), note], epochs=1)
     assert losses == []
-
-
-def test_pictures_cannot_be_asked_for_without_tracking():
-    with pytest.raises(ValueError, match="figures=True asks for what tracking=False leaves out"):
-        EfficiencyCallback(figures=True, tracking=False)

@@ -52,7 +52,7 @@ def test_the_end_is_told_where_fit_ends_in_an_error(tracker):
 
 
 def test_no_tracker_is_looked_for_where_none_is_wanted(tracker):
-    callback = EfficiencyCallback("Conv2D", tracking=False)
+    callback = EfficiencyCallback("Conv2D", log_extras=None)
     train([callback], epochs=1)
     assert len(callback.history) == 1
     assert tracker.told == []

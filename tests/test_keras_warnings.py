@@ -12,7 +12,12 @@ from keras_models import X_VAL, Y_VAL, X, Y, compiled, sequential, since, train
 from own_warnings import of_coverage
 from own_warnings import ours as own
 
-from tensorstate_callbacks import NoLayerMatchedError, ProbeError, TensorStateWarning
+from tensorstate_callbacks import (
+    NoLayerMatchedError,
+    ProbeError,
+    StatesNotAvailableError,
+    TensorStateWarning,
+)
 from tensorstate_callbacks.keras import EfficiencyCallback
 
 
@@ -66,7 +71,9 @@ def test_fit_without_validation_data_says_so_once_and_trains_on():
         _, history = train([ours], validation_data=None)
     assert len(own(given)) == 1
     assert len(history["loss"]) == 4
-    assert ours.last is None
+    assert ours.history == []
+    with pytest.raises(StatesNotAvailableError, match="recorded no evaluation: give it to a fit"):
+        _ = ours.last
 
 
 @since((3, 8), before="it has no complex numbers")

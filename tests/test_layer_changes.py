@@ -16,7 +16,7 @@ from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.lightning import EfficiencyCallback
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.conclusion import conclude
-from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.recording.recorder import PassInfo, Recorder
 from tensorstate_callbacks.recording.settings import Settings
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in QUIET]
@@ -34,7 +34,7 @@ def told(passes: Sequence[str]) -> list[list[str]]:
             # As Python does by itself: the same text once only.
             warnings.simplefilter("default")
             report = conclude(
-                recorder, FoundAccuracy(0.5), Settings(), warn, epoch=epoch, before=before
+                recorder, FoundAccuracy(0.5), Settings(), warn, PassInfo(epoch=epoch), before=before
             )
         if report is not None:
             before = tuple(report.layers)

@@ -78,7 +78,7 @@ def written(folder: Path, **arguments: Any) -> Path:
         {"attach_to": "net.0", "channel_axis": -1, "method": "both", "threshold": 0.25},
         {"attach_to": "net.0", "channel_axis": {"net.0": 1}, "layer_metrics": ["dead", "entropy"]},
         {"layer_metrics": False, "beta": 1, "alpha": 2.0, "prefix": "x_", "every_n_epochs": 1},
-        {"accuracy": "val_acc", "missing_accuracy": "raise", "tracking": False},
+        {"accuracy": "val_acc", "missing_accuracy": "raise", "log_extras": None},
     ],
     ids=str,
 )
@@ -92,7 +92,7 @@ def test_saved_config_runs_again_to_the_same_report(
     again, replayed = run(saved)
     assert again == first
     assert replayed._settings == callback._settings
-    assert replayed._channel_axis == callback._channel_axis
+    assert replayed.channel_axis == callback.channel_axis
     # And a third time, from what the second saved.
     assert yaml.safe_load(saved.read_text())["trainer"]["callbacks"][0]["init_args"] == kept
 
@@ -121,4 +121,4 @@ def test_config_that_names_no_layer_says_so(tmp_path: Path) -> None:
 
 def test_patterns_of_python_still_work() -> None:
     for attach_to in (nn.Linear, lambda name, _: name == "net.0", [nn.Linear, "net.*"]):
-        assert EfficiencyCallback(attach_to)._settings.attach_to == attach_to
+        assert EfficiencyCallback(attach_to).attach_to == attach_to

@@ -71,7 +71,7 @@ def test_the_layout_is_written_once_and_into_the_loggers_own_file(tmp_path: Path
 
 def test_what_lightning_writes_stays_the_same(tmp_path: Path) -> None:
     for name in ("with", "without"):
-        callback = EfficiencyCallback(tracking=name == "with")
+        callback = EfficiencyCallback(log_extras="charts" if name == "with" else None)
         fit(Classifier(), callback, logger=logger(tmp_path, name))
     written = {name: read_run(tmp_path / name) for name in ("with", "without")}
     assert len(written["with"].pop("custom_scalars__config__")) == 1
@@ -163,7 +163,7 @@ def test_a_layout_of_the_users_own_is_kept(tmp_path: Path, at: str, order: int) 
 
 def test_a_layout_without_ours_is_left_alone(tmp_path: Path) -> None:
     board = logger(tmp_path)
-    fit(Classifier(), EfficiencyCallback(tracking=False), own_layout("on_fit_start"), logger=board)
+    fit(Classifier(), EfficiencyCallback(log_extras=None), own_layout("on_fit_start"), logger=board)
     assert layouts(tmp_path / "run") == [layout_of({"Mine": {"Loss": ["train_loss"]}})]
 
 
@@ -200,7 +200,7 @@ def test_without_a_board_nothing_is_written(
 
 
 def test_pictures_are_drawn_with_each_recorded_epoch(tmp_path: Path) -> None:
-    callback = EfficiencyCallback(figures=True)
+    callback = EfficiencyCallback(log_extras="figures")
     options = {"max_epochs": 2, "val_check_interval": 2}
     fit(Classifier(), callback, logger=logger(tmp_path), **options)
     # Two passes in each epoch of four batches: the later one is the epoch's.
@@ -219,7 +219,7 @@ def test_pictures_are_drawn_with_each_recorded_epoch(tmp_path: Path) -> None:
 
 
 def test_pictures_without_a_board_are_said_once_to_be_missing(tmp_path: Path) -> None:
-    callback, csv = EfficiencyCallback(figures=True), pl.loggers.CSVLogger(tmp_path)
+    callback, csv = EfficiencyCallback(log_extras="figures"), pl.loggers.CSVLogger(tmp_path)
     with pytest.warns(TensorStateWarning, match="none: give a TensorBoardLogger") as caught:
         fit(Classifier(), callback, logger=csv)
     assert len([w for w in caught if "draws into TensorBoard" in str(w.message)]) == 1
@@ -231,6 +231,6 @@ def test_a_missing_matplotlib_is_said_as_fit_begins(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     model = Classifier()
-    with pytest.raises(MissingExtraError, match=r"figures=True\) needs.*callbacks\[plot\]"):
-        fit(model, EfficiencyCallback(figures=True), logger=logger(tmp_path))
+    with pytest.raises(MissingExtraError, match=r'log_extras="figures"\) needs.*callbacks\[plot\]'):
+        fit(model, EfficiencyCallback(log_extras="figures"), logger=logger(tmp_path))
     assert model.n_forward == 0

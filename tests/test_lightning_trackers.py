@@ -59,7 +59,7 @@ def test_a_run_of_a_few_batches_for_the_developer_is_not_kept(tracker: TrackerLo
 
 
 def test_no_tracker_is_looked_for_where_none_is_wanted(tracker: TrackerLog) -> None:
-    callback = EfficiencyCallback(tracking=False)
+    callback = EfficiencyCallback(log_extras=None)
     fit(Classifier(), callback, max_epochs=1)
     assert len(callback.history) == 1
     assert tracker.told == []

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from tensorstate_callbacks import ProbeError, entropy
-from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.recording.recorder import PassInfo, Recorder
 
 
 def test_report_is_what_numpy_counts(rng):
     activations = rng.normal(size=(40, 5, 6, 9)).astype(np.float32)
     recorder = Recorder(["conv"])
     recorder.observe("conv", activations, -1)
-    layer = recorder.report(accuracy=0.5).layers["conv"]
+    layer = recorder.report(PassInfo(accuracy=0.5)).layers["conv"]
     rows = activations.reshape(-1, 9) > 0
     _, counts = np.unique(rows, axis=0, return_counts=True)
     assert layer.entropy == entropy(counts)
@@ -30,7 +30,7 @@ def test_report_does_not_depend_on_batch_size_or_order(rng, batch_size):
     shuffled = rng.permutation(activations)
     for start in range(0, 200, batch_size):
         parts.observe("fc", shuffled[start : start + batch_size], 1)
-    assert parts.report(accuracy=0.3) == whole.report(accuracy=0.3)
+    assert parts.report(PassInfo(accuracy=0.3)) == whole.report(PassInfo(accuracy=0.3))
 
 
 def test_layers_stand_in_the_order_in_which_they_were_reached():

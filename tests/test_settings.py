@@ -1,10 +1,14 @@
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
+from tensorstate_callbacks.errors import StatesNotAvailableError
 from tensorstate_callbacks.recording.accuracy import find_accuracy
+from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.settings import Settings
+from tensorstate_callbacks.reports.layer_report import LAYER_METRICS
 
 
 @pytest.mark.parametrize(
@@ -22,6 +26,8 @@ from tensorstate_callbacks.recording.settings import Settings
         ({"every_n_epochs": True}, ValueError, "every_n_epochs"),
         ({"layer_metrics": ("efficency",)}, ValueError, "'efficency'"),
         ({"missing_accuracy": "cry"}, ValueError, "missing_accuracy must be one of"),
+        ({"log_extras": True}, ValueError, "log_extras must be one of charts, figures, None"),
+        ({"channel_axis": "last"}, TypeError, "channel_axis takes an axis.*got 'last'"),
         ({"accuracy": 3}, TypeError, "accuracy takes a log key"),
         ({"attach_to": []}, ValueError, "attach_to is empty"),
         ({"attach_to": 3}, TypeError, "attach_to takes"),
@@ -52,16 +58,19 @@ LOGS = {"loss": 0.3, "acc": np.float32(0.75), "percent": 88.0, "nan": math.nan, 
 
 @pytest.mark.parametrize(
     ("accuracy", "value"),
-    [("acc", 0.75), (None, 0.75), (lambda logs: 1 - logs["loss"], 0.7)],
+    [("acc", 0.75), ("val_acc", 0.75), (None, 0.75), (lambda logs: 1 - logs["loss"], 0.7)],
 )
 def test_accuracy_is_found(accuracy, value):
-    assert find_accuracy(accuracy, LOGS, ["accuracy", "acc"]).value == pytest.approx(value)
+    assert find_accuracy(accuracy, LOGS).value == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
     ("accuracy", "problem"),
     [
-        ("val_acc", "no accuracy under 'val_acc'; the logs have 'loss', 'acc'.*accuracy="),
+        (
+            "val_top1",
+            "no accuracy under 'val_top1' or 'top1'; the logs have 'loss', 'acc'.*accuracy=",
+        ),
         ("percent", "88.0, which is no share from 0 to 1 .divide a percentage"),
         ("nan", "nan, which is no share"),
         ("word", "'good', which is no number"),
@@ -71,6 +80,23 @@ def test_accuracy_is_found(accuracy, value):
 def test_accuracy_that_cannot_be_used_is_explained(accuracy, problem):
     import re
 
-    found = find_accuracy(accuracy, LOGS, ["accuracy"])
+    found = find_accuracy(accuracy, LOGS)
     assert found.value is None
     assert re.search(problem, found.problem)
+
+
+def test_callback_keeps_its_arguments_under_their_names_and_documents_them():
+    given = {"beta": 1, "channel_axis": -1, "log_extras": None, "layer_metrics": ("dead",)}
+    callback = RecordingCallback("Conv2D", **given)
+    assert {name: getattr(callback, name) for name in given} == given
+    assert callback.attach_to == "Conv2D"
+    described = RecordingCallback.__init__.__doc__
+    for name in dataclasses.asdict(Settings()):
+        assert f"            {name}: " in described, name
+    for name in LAYER_METRICS:
+        assert f'`"{name}"`' in described, name
+
+
+def test_last_report_before_any_evaluation_is_an_error_that_says_why():
+    with pytest.raises(StatesNotAvailableError, match="recorded no evaluation: give it to a fit"):
+        _ = RecordingCallback().last

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from tensorstate_callbacks.errors import require
-from tensorstate_callbacks.keras.accuracy_key import accuracy_keys
 from tensorstate_callbacks.loggers.chart_layout import exactly
+from tensorstate_callbacks.recording.accuracy import accuracy_keys
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.metric_keys import safe_key
 from tensorstate_callbacks.reports.report import EfficiencyReport
@@ -48,7 +48,7 @@ class KerasBoardRun:
         if callable(settings.accuracy):
             return None
         validation = {key.removeprefix("val_") for key in logs if key.startswith("val_")}
-        keys = accuracy_keys(settings.accuracy, validation)
+        keys = accuracy_keys(settings.accuracy)
         return next((exactly(f"epoch_{key}") for key in keys if key in validation), None)
 
     def step(self, epoch: int, report: EfficiencyReport) -> int:

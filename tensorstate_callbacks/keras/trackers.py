@@ -28,7 +28,7 @@ def find_trackers(callback_list: Any, settings: Settings) -> Trackers:
     Raises:
         MissingExtraError: Figures are asked for, and Matplotlib is not installed.
     """
-    if not settings.tracking:
+    if settings.log_extras is None:
         return Trackers()
     callbacks = [] if callback_list is None else callback_list.callbacks
     trackers = Trackers(list(_find(callbacks, settings)))
@@ -40,7 +40,7 @@ def find_trackers(callback_list: Any, settings: Settings) -> Trackers:
 
 def _find(callbacks: Sequence[keras.callbacks.Callback], settings: Settings) -> Iterable[Tracker]:
     boards = [item for item in callbacks if isinstance(item, keras.callbacks.TensorBoard)]
-    if settings.figures and not boards:
+    if settings.log_extras == "figures" and not boards:
         warn_of_no_board("a keras.callbacks.TensorBoard beside this callback")
     if boards:
         check_drawing(settings)

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from tensorstate_callbacks.errors import MissingExtraError
-from tensorstate_callbacks.lightning.efficiency import EfficiencyMixin
+from tensorstate_callbacks.lightning.callback import EfficiencyMixin
 from tensorstate_callbacks.lightning.namespace import LIGHTNING
 
 try:

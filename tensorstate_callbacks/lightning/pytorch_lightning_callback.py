@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tensorstate_callbacks.errors import require
-from tensorstate_callbacks.lightning.efficiency import EfficiencyMixin
+from tensorstate_callbacks.lightning.callback import EfficiencyMixin
 from tensorstate_callbacks.lightning.namespace import PYTORCH_LIGHTNING
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tensorstate_callbacks.lightning.fresh_metrics import accuracy_keys
 from tensorstate_callbacks.loggers.chart_layout import layout_as_dict
+from tensorstate_callbacks.recording.accuracy import accuracy_keys
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.metric_keys import safe_key
 from tensorstate_callbacks.reports.report import EfficiencyReport

@@ -29,14 +29,14 @@ def find_trackers(trainer: Any, settings: Settings) -> Trackers:
     Raises:
         MissingExtraError: Figures are asked for, and Matplotlib is not installed.
     """
-    if not (settings.tracking and trainer.is_global_zero) or trainer.fast_dev_run:
+    if settings.log_extras is None or not trainer.is_global_zero or trainer.fast_dev_run:
         return Trackers()
     return Trackers(list(_find(trainer, settings)))
 
 
 def _find(trainer: Any, settings: Settings) -> Iterable[Tracker]:
     boards = [logger for logger in trainer.loggers if is_board(logger)]
-    if settings.figures and not boards:
+    if settings.log_extras == "figures" and not boards:
         warn_of_no_board("a TensorBoardLogger to the Trainer")
     if boards:
         check_drawing(settings)

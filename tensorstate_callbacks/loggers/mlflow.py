@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tensorstate_callbacks._version import __version__
+from tensorstate_callbacks.display.plots import plot_history
 from tensorstate_callbacks.errors import MissingExtraError, TensorStateWarning
 from tensorstate_callbacks.loggers.mlflow_run import MlflowRun, RunPlace
 from tensorstate_callbacks.loggers.tracker import describe_error
@@ -119,7 +120,7 @@ class MlflowTracker:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         run.log_table(columns, self._name_artifact("layers.json"))
         try:
-            figure = history.figure()
+            figure = plot_history(history)
         except MissingExtraError as error:
             warnings.warn(
                 f"The MLflow run gets no figure. {error}", TensorStateWarning, stacklevel=2

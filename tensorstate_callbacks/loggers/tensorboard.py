@@ -58,7 +58,7 @@ class BoardRun(Protocol):
 class TensorBoardTracker:
     """Lays efficiency, aIQ and accuracy over each other in one chart, and the layers in another.
 
-    With `figures=True` each recorded epoch gets two figures as well.
+    With `log_extras="figures"` each recorded epoch gets two figures as well.
 
     Args:
         run: The run.
@@ -88,7 +88,7 @@ class TensorBoardTracker:
             if layout is not None:
                 self._run.write_layout(layout)
             self._curves = curves
-        if self._settings.figures:
+        if self._settings.log_extras == "figures":
             step = self._run.step(epoch, report)
             self._draw("efficiency_heat_map", plot_heat_map(history), step)
             self._draw("rank_abundance", plot_states(report), step)
@@ -135,8 +135,8 @@ def warn_of_no_board(way_out: str) -> None:
         way_out: What to give, and to whom.
     """
     warnings.warn(
-        "figures=True draws into TensorBoard, and this fit has none: give "
-        f"{way_out}, or leave figures out",
+        'log_extras="figures" draws into TensorBoard, and this fit has none: give '
+        f"{way_out}, or leave log_extras out",
         TensorStateWarning,
         stacklevel=2,
     )
@@ -144,5 +144,6 @@ def warn_of_no_board(way_out: str) -> None:
 
 def check_drawing(settings: Settings) -> None:
     """Raise `MissingExtraError` if figures are asked for, and Matplotlib is not installed."""
-    if settings.figures:
-        require("matplotlib.figure", extra="plot", purpose="EfficiencyCallback(figures=True)")
+    if settings.log_extras == "figures":
+        purpose = 'EfficiencyCallback(log_extras="figures")'
+        require("matplotlib.figure", extra="plot", purpose=purpose)

@@ -90,7 +90,7 @@ class Trackers:
                 self._trackers.remove(tracker)
                 warnings.warn(
                     f"{tracker.name} gets no more of this fit: {describe_error(error)}. Training "
-                    "and the scalars that the framework logs are not touched; tracking=False "
+                    "and the scalars that the framework logs are not touched; log_extras=None "
                     "leaves it at them",
                     TensorStateWarning,
                     stacklevel=2,

@@ -1,10 +1,22 @@
-"""The logs of an evaluation in, its accuracy out, or the reason why there is none."""
+"""Find the accuracy of an evaluation in its logs, or say why there is none."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tensorstate_callbacks.recording.settings import Accuracy
+
+# The usual names of accuracy, without a stage, the likeliest first.
+ACCURACY_NAMES = (
+    "accuracy",
+    "acc",
+    "sparse_categorical_accuracy",
+    "categorical_accuracy",
+    "binary_accuracy",
+)
+_STAGES = {"val": ("val", "valid"), "test": ("test",)}
+# A message lists no more of the keys that were tried.
+_MOST_KEYS = 5
 
 
 class FoundAccuracy(NamedTuple):
@@ -19,15 +31,42 @@ class FoundAccuracy(NamedTuple):
     problem: str | None = None
 
 
+def accuracy_keys(accuracy: str | None, stage: str | None = None) -> list[str]:
+    """Return the keys under which the accuracy may have been logged, the likeliest first.
+
+    Args:
+        accuracy: The key that the user gave; None for the usual names.
+        stage: `"val"` or `"test"`: a key given for the one stands for the other's too, and models
+            that share a step between both log one's name in the other. None where keys have no
+            stage before them: then the key may have been given with `val_` all the same.
+
+    Example:
+        >>> accuracy_keys("val_acc", "test")
+        ['val_acc', 'test_acc']
+        >>> accuracy_keys("val_acc")
+        ['val_acc', 'acc']
+        >>> accuracy_keys(None, "val")[:2]
+        ['val_accuracy', 'val_acc']
+    """
+    if accuracy is not None:
+        if stage is None:
+            return list(dict.fromkeys([accuracy, accuracy.removeprefix("val_")]))
+        others = [s for s in _STAGES if s != stage and accuracy.startswith(s)]
+        return [accuracy, *(stage + accuracy[len(s) :] for s in others)]
+    stages = [] if stage is None else sorted(_STAGES, key=lambda s: s != stage)
+    leads = [f"{name}{mark}" for s in stages for name in _STAGES[s] for mark in "_/"]
+    return [lead + name for lead in (*leads, "") for name in ACCURACY_NAMES]
+
+
 def find_accuracy(
-    accuracy: Accuracy, logs: Mapping[str, Any], usual_keys: Iterable[str]
+    accuracy: Accuracy, logs: Mapping[str, Any], stage: str | None = None
 ) -> FoundAccuracy:
     """Look the accuracy up in the logs.
 
     Args:
         accuracy: A key of the logs, a callable on the logs, or None to try the usual keys.
         logs: Metric names to numbers.
-        usual_keys: The keys tried, in order, where `accuracy` is None.
+        stage: Which evaluation the logs are of; see `accuracy_keys`.
 
     Returns:
         The accuracy, or the problem: no such key, not a share, not a number.
@@ -35,12 +74,13 @@ def find_accuracy(
     if callable(accuracy):
         source, value = "the callable given as accuracy", accuracy(logs)
     else:
-        keys = list(usual_keys) if accuracy is None else [accuracy]
+        keys = accuracy_keys(accuracy, stage)
         key = next((key for key in keys if key in logs), None)
         if key is None:
             return FoundAccuracy(
                 None,
-                f"no accuracy under {' or '.join(map(repr, keys))}; the logs have "
+                f"no accuracy under {' or '.join(map(repr, keys[:_MOST_KEYS]))}"
+                f"{' or another usual name' * (len(keys) > _MOST_KEYS)}; the logs have "
                 f"{', '.join(map(repr, logs)) or 'no keys'}. Compile or log an accuracy, or name "
                 "its key with accuracy=",
             )

@@ -1,10 +1,11 @@
 """Turn a recorded pass and its accuracy into a report, or say why there is none."""
 
+import dataclasses
 from collections.abc import Collection
 
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
-from tensorstate_callbacks.recording.recorder import PassFigures, Recorder
+from tensorstate_callbacks.recording.recorder import PassFigures, PassInfo, Recorder
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.notes import low_coverage
 from tensorstate_callbacks.reports.report import EfficiencyReport
@@ -15,10 +16,8 @@ def conclude(
     found: FoundAccuracy,
     settings: Settings,
     warn: WarnOnce,
+    info: PassInfo,
     *,
-    epoch: int | None = None,
-    step: int | None = None,
-    stage: str = "val",
     before: Collection[str] | None = None,
 ) -> EfficiencyReport | None:
     """Turn one recorded pass into its report.
@@ -29,9 +28,7 @@ def conclude(
         settings: What the callback was given.
         warn: Takes the warnings: a probe that saw nothing, an accuracy that is missing, a layer of
             which too little was seen, other layers than in the report before.
-        epoch: Epoch the pass belongs to.
-        step: Training steps made before it.
-        stage: First part of the metric keys.
+        info: Its epoch, step and stage; accuracy, alpha and beta are filled in here.
         before: Layers of the report before, of the same fit and stage; None where there is none.
 
     Returns:
@@ -67,12 +64,7 @@ def conclude(
         if settings.missing_accuracy == "warn":
             warn("accuracy", problem)
     report = figures.report(
-        accuracy=found.value,
-        alpha=settings.alpha,
-        beta=settings.beta,
-        epoch=epoch,
-        step=step,
-        stage=stage,
+        dataclasses.replace(info, accuracy=found.value, alpha=settings.alpha, beta=settings.beta)
     )
     if before is not None and set(before) != set(report.layers):
         warn.each_time(_describe_change(report, before))

@@ -1,5 +1,6 @@
 """One evaluation pass: activations of named probes in, one EfficiencyReport out."""
 
+import dataclasses
 import threading
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -23,6 +24,27 @@ class Width(NamedTuple):
 
     probe: str
     n_neurons: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PassInfo:
+    """What a report says of its pass besides the layers.
+
+    Args:
+        accuracy: Accuracy on the same data, share 0 to 1; None where there is none.
+        alpha: Order of the Rényi entropy; 1 is Shannon's.
+        beta: Weight of accuracy in aIQ, above 0.
+        epoch: Epoch the pass belongs to, counted from 0.
+        step: Training steps made before the pass.
+        stage: First part of the metric keys.
+    """
+
+    accuracy: float | None = None
+    alpha: float = 1
+    beta: float = 2
+    epoch: int | None = None
+    step: int | None = None
+    stage: str = "val"
 
 
 class Recorder:
@@ -123,25 +145,8 @@ class Recorder:
         seen = set(self.seen())
         return [name for name in self.names if name not in seen]
 
-    def report(
-        self,
-        *,
-        accuracy: float | None = None,
-        alpha: float = 1,
-        beta: float = 2,
-        epoch: int | None = None,
-        step: int | None = None,
-        stage: str = "val",
-    ) -> EfficiencyReport:
-        """Return the figures of all probes that saw a state; see `EfficiencyReport`.
-
-        Args:
-            accuracy: Accuracy on the same data, share 0 to 1.
-            alpha: Order of the Rényi entropy; 1 is Shannon's.
-            beta: Weight of accuracy in aIQ, above 0.
-            epoch: Epoch the pass belongs to.
-            step: Training steps made before the pass.
-            stage: First part of the metric keys.
+    def report(self, info: PassInfo | None = None) -> EfficiencyReport:
+        """Return the report of all probes that saw a state.
 
         Raises:
             ProbeError: An observation failed, or no probe saw any state.
@@ -149,9 +154,7 @@ class Recorder:
         """
         if self.error is not None:
             raise self.error
-        return self.figures().report(
-            accuracy=accuracy, alpha=alpha, beta=beta, epoch=epoch, step=step, stage=stage
-        )
+        return self.figures().report(PassInfo() if info is None else info)
 
     def figures(self) -> "PassFigures":
         """Return what was counted so far, summed up: all that a report depends on."""
@@ -227,19 +230,10 @@ class PassFigures(NamedTuple):
         seen = set(self.seen())
         return [name for name in self.names if name not in seen]
 
-    def report(
-        self,
-        *,
-        accuracy: float | None = None,
-        alpha: float = 1,
-        beta: float = 2,
-        epoch: int | None = None,
-        step: int | None = None,
-        stage: str = "val",
-    ) -> EfficiencyReport:
-        """Return the figures of all probes that saw a state; see `Recorder.report`."""
+    def report(self, info: PassInfo) -> EfficiencyReport:
+        """Return the report of all probes that saw a state; see `Recorder.report`."""
         layers = {
-            name: LayerReport.from_spectrum(name, spectrum, fired, alpha)
+            name: LayerReport.from_spectrum(name, spectrum, fired, info.alpha)
             for name, (spectrum, fired) in name_widths(self.figures).items()
         }
         if not layers:
@@ -247,12 +241,4 @@ class PassFigures(NamedTuple):
                 f"no probe saw any activations: {', '.join(self.names)}. Run the model on "
                 "some data while recording, and attach to layers that it calls."
             )
-        return EfficiencyReport(
-            layers=layers,
-            beta=beta,
-            accuracy=accuracy,
-            epoch=epoch,
-            step=step,
-            stage=stage,
-            alpha=alpha,
-        )
+        return EfficiencyReport(layers=layers, **vars(info))

@@ -1,4 +1,4 @@
-"""The arguments both callbacks take: checked once, frozen."""
+"""Check the arguments that both callbacks take, and keep them together."""
 
 import dataclasses
 import math
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from tensorstate_callbacks.metrics.efficiency import check_beta
+from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_channel_axis
 from tensorstate_callbacks.recording.selection import Patterns, check_patterns
 from tensorstate_callbacks.reports.layer_report import check_layer_metrics
 from tensorstate_callbacks.states.spectrum import check_alpha
@@ -15,6 +16,7 @@ Accuracy: TypeAlias = str | Callable[[Mapping[str, Any]], float | None] | None
 
 METHODS = ("after", "before", "both")
 MISSING_ACCURACY = ("warn", "ignore", "raise")
+LOG_EXTRAS = ("charts", "figures", None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,10 +33,10 @@ class Settings:
         alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
         every_n_epochs: Record in the evaluation of every n-th epoch only, at least 1.
         prefix: Put before the metrics' names.
-        layer_metrics: Figures logged for each layer; see `layer_report.check_layer_metrics`.
+        layer_metrics: Metrics logged for each layer; see `layer_report.check_layer_metrics`.
         missing_accuracy: `"warn"`, `"ignore"` or `"raise"` where no accuracy is found.
-        figures: Whether TensorBoard gets pictures too.
-        tracking: Whether TensorBoard and MLflow get more than scalars.
+        channel_axis: Axis of the neurons where the rules are wrong; see `check_channel_axis`.
+        log_extras: What TensorBoard and MLflow get besides scalars: `"charts"`, `"figures"`, None.
 
     Raises:
         TypeError: An argument is of the wrong kind.
@@ -52,8 +54,8 @@ class Settings:
     prefix: str = ""
     layer_metrics: bool | Sequence[str] = True
     missing_accuracy: Literal["warn", "ignore", "raise"] = "warn"
-    figures: bool = False
-    tracking: bool = True
+    channel_axis: ChannelAxis = None
+    log_extras: Literal["charts", "figures"] | None = "charts"
 
     def __post_init__(self) -> None:
         if self.attach_to is not None and not check_patterns("attach_to", self.attach_to):
@@ -61,6 +63,7 @@ class Settings:
         check_patterns("exclude", self.exclude)
         _check_choice("method", self.method, METHODS)
         _check_choice("missing_accuracy", self.missing_accuracy, MISSING_ACCURACY)
+        _check_choice("log_extras", self.log_extras, LOG_EXTRAS)
         check_beta(_real("beta", self.beta))
         check_alpha(_real("alpha", self.alpha))
         check_threshold(self.threshold)
@@ -71,8 +74,7 @@ class Settings:
             )
         if not isinstance(self.prefix, str):
             raise TypeError(f"prefix takes a string; got {self.prefix!r}")
-        if self.figures and not self.tracking:
-            raise ValueError("figures=True asks for what tracking=False leaves out; change one")
+        check_channel_axis(self.channel_axis)
         n = self.every_n_epochs
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"every_n_epochs must be a whole number of at least 1; got {n!r}")
@@ -104,6 +106,6 @@ def _real(argument: str, value: Any) -> float:
         raise TypeError(f"{argument} must be a number; got {value!r}") from None
 
 
-def _check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
+def _check_choice(argument: str, value: Any, choices: Sequence[str | None]) -> None:
     if value not in choices:
-        raise ValueError(f"{argument} must be one of {', '.join(choices)}; got {value!r}")
+        raise ValueError(f"{argument} must be one of {', '.join(map(str, choices))}; got {value!r}")

@@ -4,18 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tensorstate_callbacks.errors import RunError, list_some
+from tensorstate_callbacks.recording.accuracy import ACCURACY_NAMES
 from tensorstate_callbacks.reports.layer_report import LAYER_METRICS
 from tensorstate_callbacks.runs.finished_run import RunEvaluation, RunLayer
 
 NETWORK = ("aiq", "efficiency")
-# The usual names of accuracy, without a stage.
-_ACCURACIES = (
-    "accuracy",
-    "acc",
-    "sparse_categorical_accuracy",
-    "categorical_accuracy",
-    "binary_accuracy",
-)
 # Which evaluations are meant where a run has several: those of training, as loggers call them.
 _LEADS = ("val_", "epoch_", "validation_")
 _COUNTS = {"states": "n_states", "distinct": "n_distinct", "singletons": "n_singletons"}
@@ -131,7 +124,7 @@ def _accuracy_key(keys: Iterable[str], lead: str, accuracy: str | None) -> str:
         )
     # A prefix tells callbacks apart; the accuracy has the stage only.
     stage = lead[: lead.find("_") + 1]
-    usual = [before + name for before in (lead, stage) for name in _ACCURACIES]
+    usual = [before + name for before in (lead, stage) for name in ACCURACY_NAMES]
     return accuracy or next((key for key in usual if key in there), "")
 
 

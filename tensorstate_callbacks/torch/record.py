@@ -9,7 +9,7 @@ from torch import nn
 
 from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.recorder import PassFigures, Recorder
+from tensorstate_callbacks.recording.recorder import PassFigures, PassInfo, Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Method, Settings
 from tensorstate_callbacks.reports.report import EfficiencyReport
@@ -216,12 +216,14 @@ class Recording:
         if process_group is not None:
             figures, accuracy = merge_report(self.recorder, process_group, accuracy, self.doubts)
         return figures.report(
-            accuracy=accuracy,
-            alpha=self._settings.alpha,
-            beta=self._settings.beta,
-            epoch=epoch,
-            step=step,
-            stage=stage,
+            PassInfo(
+                accuracy=accuracy,
+                alpha=self._settings.alpha,
+                beta=self._settings.beta,
+                epoch=epoch,
+                step=step,
+                stage=stage,
+            )
         )
 
 

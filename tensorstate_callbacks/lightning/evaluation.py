@@ -1,29 +1,29 @@
-"""One evaluation of a LightningModule: opened as it begins, closed however it ends."""
+"""Count what a LightningModule does in the steps of one evaluation, and nothing else."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.lightning.around_method import call_after, surround
-from tensorstate_callbacks.lightning.fresh_metrics import FreshMetrics, accuracy_keys
+from tensorstate_callbacks.lightning.logged_metrics import FreshMetrics
 from tensorstate_callbacks.lightning.ranks import Ranks
-from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
-from tensorstate_callbacks.recording.conclusion import conclude
-from tensorstate_callbacks.recording.recorder import PassFigures, Recorder
-from tensorstate_callbacks.recording.settings import Accuracy, Settings
-from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.recording.accuracy import FoundAccuracy
+from tensorstate_callbacks.recording.recorder import PassFigures, PassInfo, Recorder
 from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples
 from tensorstate_callbacks.torch.distributed.rank_loops import say
 from tensorstate_callbacks.torch.record import Recording
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 _STEP = {"val": "validation_step", "test": "test_step"}
 _LAST_HOOK = {"val": "on_validation_epoch_end", "test": "on_test_epoch_end"}
 
 
-class Window:
-    """Watches one evaluation.
+class WatchedEvaluation:
+    """An evaluation that is being recorded, until it is closed.
 
     What counts is what the module runs inside the step that Lightning calls: other callbacks may
     run it too, in hooks of their own, before or after ours.
@@ -35,26 +35,25 @@ class Window:
         stage: `"val"` or `"test"`.
         dataloader_idx: The dataloader whose batches count.
         ranks: The processes that share its data, or None.
-        finish: Called with the window at the latest moment at which something can be logged.
+        finish: Called with this at the latest moment at which something can be logged.
         trial: Whether it is the sanity check, whose counts nobody asks for.
 
     Attributes:
-        stage: `"val"` or `"test"`.
+        info: Its epoch, step and stage.
     """
 
     def __init__(
         self,
-        trainer: Any,
-        module: Any,
+        trainer: "pl.Trainer",
+        module: "pl.LightningModule",
         recording: Recording,
         stage: str,
         dataloader_idx: int,
         ranks: Ranks | None,
-        finish: Callable[["Window"], None],
+        finish: Callable[["WatchedEvaluation"], None],
         *,
         trial: bool = False,
     ) -> None:
-        self.stage = stage
         self._recording = recording
         self._dataloader_idx = dataloader_idx
         self._ranks = ranks
@@ -62,8 +61,9 @@ class Window:
         # The batch whose step is to be counted.
         self._batch: _Batch | None = None
         self._metrics = FreshMetrics(trainer)
-        self._epoch = fit_epoch(trainer)
-        self._step = None if self._epoch is None else int(trainer.global_step)
+        epoch = find_fit_epoch(trainer)
+        step = None if epoch is None else int(trainer.global_step)
+        self.info = PassInfo(epoch=epoch, step=step, stage=stage)
         recording.pause()
         with ExitStack() as stack:
             stack.enter_context(recording.attached(trial=trial))
@@ -116,44 +116,34 @@ class Window:
         # What lies on a device is counted as late as here.
         _ = self._recording.counters
 
-    def conclude(
-        self, settings: Settings, warn: WarnOnce, before: Collection[str] | None
-    ) -> EfficiencyReport | None:
-        """Return the report of the evaluation over all ranks; see `evaluation.conclude`.
+    def merge(
+        self, find_accuracy: Callable[[Mapping[str, Any]], FoundAccuracy], warn: WarnOnce
+    ) -> tuple[Recorder | PassFigures, FoundAccuracy]:
+        """Return what was recorded and its accuracy, over all ranks.
+
+        Args:
+            find_accuracy: Looks the accuracy up in what the evaluation logged.
+            warn: Takes what had to be assumed.
 
         Raises:
             RankError: Another rank failed, or is gone; the message names it.
         """
         for kind, text in self._recording.conclude().items():
             warn(kind, text)
-        figures: Recorder | PassFigures = self._recording.recorder
-        find = partial(self._find_accuracy, settings.accuracy)
-        if self._ranks is None:
-            found = find()
-        else:
-            figures, found, doubts = self._ranks.merge(
-                self._recording.recorder, self._recording.doubts, find
-            )
-            if self._ranks.problem:
-                warn("samples", self._ranks.problem)
-            if doubts:
-                warn("samples", say(doubts))
-        return conclude(
-            figures,
-            found,
-            settings,
-            warn,
-            epoch=self._epoch,
-            step=self._step,
-            stage=self.stage,
-            before=before,
-        )
 
-    def _find_accuracy(self, accuracy: Accuracy) -> FoundAccuracy:
-        logged = self._metrics.read(self._dataloader_idx)
-        keys = accuracy_keys(accuracy, self.stage)
-        # Keys are tried in turn; only a callable is asked itself.
-        return find_accuracy(accuracy if callable(accuracy) else None, logged, keys)
+        def find() -> FoundAccuracy:
+            return find_accuracy(self._metrics.read(self._dataloader_idx))
+
+        if self._ranks is None:
+            return self._recording.recorder, find()
+        figures, found, doubts = self._ranks.merge(
+            self._recording.recorder, self._recording.doubts, find
+        )
+        if self._ranks.problem:
+            warn("samples", self._ranks.problem)
+        if doubts:
+            warn("samples", say(doubts))
+        return figures, found
 
     def close(self) -> None:
         """Take everything off the module; may be called again."""
@@ -164,7 +154,7 @@ class _Batch(NamedTuple):
     samples: BatchSamples | None
 
 
-def _find_progress(trainer: Any) -> Any:
+def _find_progress(trainer: "pl.Trainer") -> Any:
     """Return how far the evaluation loop that runs has come."""
     if trainer.testing:
         return trainer.test_loop.batch_progress
@@ -173,6 +163,6 @@ def _find_progress(trainer: Any) -> Any:
     return loop.batch_progress
 
 
-def fit_epoch(trainer: Any) -> int | None:
+def find_fit_epoch(trainer: "pl.Trainer") -> int | None:
     """Return the epoch of the fit under way, counted from 0; None outside of a fit."""
     return int(trainer.current_epoch) if trainer.state.fn == "fit" else None

@@ -1,22 +1,20 @@
-"""The Lightning callback's logic: rides on validation and test passes; knows no namespace."""
+"""Record the validation and test passes of Lightning, under either of its names."""
 
 import weakref
-from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from tensorstate_callbacks.errors import NoLayerMatchedError, WarnOnce
-from tensorstate_callbacks.lightning.metric_log import MetricLog
+from tensorstate_callbacks.errors import NoLayerMatchedError
+from tensorstate_callbacks.lightning.evaluation import WatchedEvaluation, find_fit_epoch
+from tensorstate_callbacks.lightning.logged_metrics import MetricLog
 from tensorstate_callbacks.lightning.namespace import Namespace, check_trainer
 from tensorstate_callbacks.lightning.ranks import announce_failure, find_ranks
 from tensorstate_callbacks.lightning.trackers import find_trackers
-from tensorstate_callbacks.lightning.window import Window, fit_epoch
 from tensorstate_callbacks.loggers.tracker import Trackers
-from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
 from tensorstate_callbacks.reports.history import History
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.torch.calls import OutputFn
@@ -24,8 +22,11 @@ from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
 from tensorstate_callbacks.torch.record import Recording
 
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
-class EfficiencyMixin:
+
+class EfficiencyMixin(RecordingCallback):
     """Logs the network's efficiency and aIQ with each validation and test pass.
 
     It counts the firing states of the probed layers while Lightning evaluates the model, and logs
@@ -44,40 +45,17 @@ class EfficiencyMixin:
     EarlyStopping `strict=False` (its patience then counts recorded epochs) and ModelCheckpoint the
     same `every_n_epochs`.
 
-    Processes of one Trainer (DDP, FSDP) merge their states, and all get the figures that one
+    Processes of one Trainer (DDP, FSDP) merge their states, and all get the metrics that one
     process would have of the data: samples that DistributedSampler repeats are left out. The
     accuracy is the one that is logged, in which Lightning counts them; `torch.own_samples` tells
     how many of a batch to count instead. Where it differs over the processes, being logged without
     `sync_dist`, the mean by their samples is taken.
 
+    The other arguments are those of `RecordingCallback`. The layer that makes the output is the one
+    that the first evaluation calls last. A key given as `accuracy` may be logged in a step, at the
+    end of the epoch or by another callback; a callable gets what the pass has logged.
+
     Args:
-        attach_to: Which layers to probe: a class name (`"Conv2d"`), a layer name or glob
-            (`"net.blocks.*.conv"`), a type, a predicate `(name, module) -> bool`, or a sequence of
-            these. None takes every convolution and dense layer except the one that makes the
-            output: the one that the first evaluation calls last.
-        exclude: Which of them to leave out, in the same forms.
-        method: `"after"` probes the layers' outputs, `"before"` their inputs (named
-            `<layer>.input`), `"both"` both.
-        beta: Weight of accuracy in aIQ, above 0.
-        accuracy: Key under which the accuracy is logged (`"val_acc"`), in a step, at the end of the
-            epoch or by another callback; or a callable that takes what the pass has logged and
-            returns it; None looks for the usual names (`val_accuracy`, `val_acc`, `val/acc`...).
-        threshold: A neuron fires where its activation is above it; finite.
-        alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
-        every_n_epochs: Record every n-th epoch's validation only.
-        prefix: Put before the metrics' names: `"x_"` gives `val_x_aiq`. Several callbacks of one
-            Trainer need different ones.
-        layer_metrics: True logs each layer's efficiency, False nothing of the layers; or names of
-            figures: `"efficiency"`, `"entropy"`, `"coverage"`, `"dead"`, `"distinct"`.
-        missing_accuracy: `"warn"` once, `"ignore"` or `"raise"` where no accuracy is found.
-            Efficiency is logged all the same.
-        figures: Where there is a TensorBoard run, draw into it, with each recorded epoch, a heat
-            map of the layers' efficiencies over the epochs, and how often each layer's states
-            occur. Needs the extra `plot`.
-        tracking: Write what scalars can't say: a TensorBoard run gets charts that lay efficiency,
-            aIQ and accuracy over each other, an MLflow run parameters, table and figure. False
-            leaves both to their scalars.
-        channel_axis: Axis of the neurons where the rules are wrong; see `torch.record`.
         output_fn: `(name, output)` to the tensor to count; see `torch.record`.
         dataloader_idx: The dataloader to record, with its accuracy, where there are several.
 
@@ -101,68 +79,41 @@ class EfficiencyMixin:
 
     namespace: ClassVar[Namespace]
 
+    # What a copy goes without.
+    _PASSING = (
+        *("_warn", "_reported", "_layers", "_axes", "_modules"),
+        *("_evaluation", "_log", "_recorded", "_trackers"),
+    )
+
     def __init__(
         self,
         attach_to: Patterns | None = None,
         *,
-        exclude: Patterns = (),
-        method: Method = "after",
-        beta: float = 2,
-        accuracy: Accuracy = None,
-        threshold: float = 0.0,
-        alpha: float = 1,
-        every_n_epochs: int = 1,
-        prefix: str = "",
-        layer_metrics: bool | Sequence[str] = True,
-        missing_accuracy: Literal["warn", "ignore", "raise"] = "warn",
-        figures: bool = False,
-        tracking: bool = True,
-        channel_axis: ChannelAxis = None,
         output_fn: OutputFn | None = None,
         dataloader_idx: int = 0,
+        **shared: Any,
     ) -> None:
-        super().__init__()
-        self._settings = Settings(
-            attach_to=attach_to,
-            exclude=exclude,
-            method=method,
-            beta=beta,
-            accuracy=accuracy,
-            threshold=threshold,
-            alpha=alpha,
-            every_n_epochs=every_n_epochs,
-            prefix=prefix,
-            layer_metrics=layer_metrics,
-            missing_accuracy=missing_accuracy,
-            figures=figures,
-            tracking=tracking,
-        )
+        super().__init__(attach_to, **shared)
         if dataloader_idx < 0:
             raise ValueError(f"dataloader_idx must be 0 or more; got {dataloader_idx}")
-        self._channel_axis = channel_axis
-        self._output_fn = output_fn
-        self._dataloader_idx = dataloader_idx
-        self.history = History()
-        self._warn = WarnOnce()
+        self.output_fn = output_fn
+        self.dataloader_idx = dataloader_idx
+
+    def _forget_the_run(self) -> None:
+        super()._forget_the_run()
         self._layers: PickedLayers | None = None
-        self._axes = ChannelAxes(channel_axis, {})
-        # The modules that these were picked from, and the layers of this run's latest report.
+        self._axes = ChannelAxes(self.channel_axis, {})
+        # The modules that these were picked from.
         self._modules: dict[str, weakref.ref[nn.Module]] = {}
-        self._reported: tuple[str, ...] | None = None
-        self._window: Window | None = None
-        self._log = MetricLog(self._settings)
+        self._evaluation: WatchedEvaluation | None = None
+        self._log = MetricLog()
         self._recorded = False
         self._trackers = Trackers()
 
     @property
-    def last(self) -> EfficiencyReport | None:
-        """The latest report, or None before the first evaluation."""
-        return self.history[-1] if self.history else None
-
-    @property
     def state_key(self) -> str:
         """Under which its state is kept in checkpoints; unique for each prefix."""
-        return f"EfficiencyCallback{{'prefix': {self._settings.prefix!r}}}"
+        return f"EfficiencyCallback{{'prefix': {self.prefix!r}}}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history as plain lists, dicts and numbers."""
@@ -172,35 +123,27 @@ class EfficiencyMixin:
         """Take the history of a checkpoint."""
         self.history = History(map(EfficiencyReport.from_dict, state_dict["history"]))
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy, or a spawned process, begins between two evaluations.
-        ended: dict[str, Any] = {
-            "_window": None,
-            "_layers": None,
-            "_modules": {},
-            "_trackers": Trackers(),
-        }
-        return {**vars(self), **ended}
-
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Begin a run."""
         check_trainer(trainer, self.namespace)
         self.teardown(trainer, pl_module, stage)
         # All processes have the same to say.
         self._warn.reset(silent=not trainer.is_global_zero)
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """End a run; also what was left open by one that ended in an error."""
         self._close()
         self._trackers.end()
         self._layers, self._modules, self._reported = None, {}, None
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException
+    ) -> None:
         """Leave the model as it was, and the other processes not waiting for this one."""
         self.teardown(trainer, pl_module, "")
         announce_failure(trainer, exception)
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Pick the layers, so that a mistake shows before the first epoch."""
         self._pick_layers(pl_module)
         self._recorded = False
@@ -213,7 +156,7 @@ class EfficiencyMixin:
                 "leave limit_val_batches above 0",
             )
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Tell the trackers of the layers, now that the sanity check has shown which they are."""
         layers = self._pick_layers(pl_module).expected()
         self._trackers.begin(
@@ -221,12 +164,12 @@ class EfficiencyMixin:
             [name for layer in layers for name in self._settings.probe_names(layer) if name],
         )
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Tell the trackers of the epoch, now that its training is logged too."""
         # Read by all ranks, also where there is no tracker: reducing metrics may take them all.
         self._trackers.epoch(trainer.current_epoch, trainer.callback_metrics)
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Say so if there was nothing to record."""
         if not self._recorded:
             self._warn(
@@ -236,33 +179,40 @@ class EfficiencyMixin:
                 "or every_n_epochs ask for",
             )
 
-    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_epoch_start(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule"
+    ) -> None:
         """Begin to record, if this validation is to be."""
         self._open(trainer, pl_module, "val")
 
-    def on_test_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_test_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin to record."""
         self._open(trainer, pl_module, "test")
 
     def on_validation_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: "pl.Trainer",
+        pl_module: "pl.LightningModule",
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Count from here on."""
-        if self._window is not None:
-            self._window.begin_batch(batch_idx, dataloader_idx)
+        if self._evaluation is not None:
+            self._evaluation.begin_batch(batch_idx, dataloader_idx)
 
     def on_validation_batch_end(
         self,
-        trainer: Any,
-        pl_module: Any,
+        trainer: "pl.Trainer",
+        pl_module: "pl.LightningModule",
         outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Count no further."""
-        if self._window is not None:
-            self._window.end_batch(batch_idx, dataloader_idx)
+        if self._evaluation is not None:
+            self._evaluation.end_batch(batch_idx, dataloader_idx)
 
     on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
@@ -272,8 +222,8 @@ class EfficiencyMixin:
         modules = {name: weakref.ref(part) for name, part in module.named_modules()}
         if self._layers is None or modules != self._modules:
             try:
-                self._layers = pick_layers(module, self._settings.attach_to, self._settings.exclude)
-                self._axes = ChannelAxes(self._channel_axis, self._layers)
+                self._layers = pick_layers(module, self.attach_to, self.exclude)
+                self._axes = ChannelAxes(self.channel_axis, self._layers)
             except NoLayerMatchedError as error:
                 if self._layers is None:
                     raise
@@ -282,40 +232,45 @@ class EfficiencyMixin:
             self._modules = modules
         return self._layers
 
-    def _open(self, trainer: Any, module: Any, stage: str) -> None:
+    def _open(self, trainer: "pl.Trainer", module: "pl.LightningModule", stage: str) -> None:
         self._close()
-        trial, epoch = trainer.sanity_checking, fit_epoch(trainer)
-        due = epoch is None or trainer.fast_dev_run or self._settings.is_due(epoch)
+        trial, epoch = trainer.sanity_checking, find_fit_epoch(trainer)
+        fast = trainer.fast_dev_run  # type: ignore[attr-defined]
+        due = epoch is None or fast or self._settings.is_due(epoch)
         if not (due or trial):
-            self._log.write(trainer, module, stage, None)
+            self._log.write(trainer, module, stage, None, self._settings)
             return
         finish = self._end_trial if trial else partial(self._finish, trainer, module)
-        index = self._dataloader_idx
+        index = self.dataloader_idx
         ranks = find_ranks(trainer, index, self._warn)
-        self._window = Window(
-            trainer, module, self._new_recording(module), stage, index, ranks, finish, trial=trial
+        recording = Recording.of_layers(
+            module, self._pick_layers(module), self._settings, self._axes, self.output_fn
+        )
+        self._evaluation = WatchedEvaluation(
+            trainer, module, recording, stage, index, ranks, finish, trial=trial
         )
 
-    def _new_recording(self, module: Any) -> Recording:
-        layers = self._pick_layers(module)
-        return Recording.of_layers(module, layers, self._settings, self._axes, self._output_fn)
-
-    def _end_trial(self, window: Window) -> None:
+    def _end_trial(self, evaluation: WatchedEvaluation) -> None:
         self._close()
-        window.check()
+        evaluation.check()
 
-    def _finish(self, trainer: Any, module: Any, window: Window) -> None:
+    def _finish(
+        self,
+        trainer: "pl.Trainer",
+        module: "pl.LightningModule",
+        evaluation: WatchedEvaluation,
+    ) -> None:
         self._close()
         self._recorded = True
-        report = window.conclude(self._settings, self._warn, self._reported)
-        self._log.write(trainer, module, window.stage, report)
-        if report is not None:
-            self._reported = tuple(report.layers)
-            self.history.append(report)
-            if trainer.state.fn == "fit":
-                self._trackers.add(report)
+        stage = evaluation.info.stage
+        find_accuracy = partial(self._find_accuracy, stage=stage)
+        figures, found = evaluation.merge(find_accuracy, self._warn)
+        report = self._conclude(figures, found, evaluation.info)
+        self._log.write(trainer, module, stage, report, self._settings)
+        if report is not None and trainer.state.fn == "fit":
+            self._trackers.add(report)
 
     def _close(self) -> None:
-        window, self._window = self._window, None
-        if window is not None:
-            window.close()
+        evaluation, self._evaluation = self._evaluation, None
+        if evaluation is not None:
+            evaluation.close()

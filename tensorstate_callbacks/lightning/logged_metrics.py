@@ -1,0 +1,107 @@
+"""Read what an evaluation logs in Lightning, and log its efficiency beside it."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tensorstate_callbacks.recording.settings import Settings
+from tensorstate_callbacks.reports.report import EfficiencyReport
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+class FreshMetrics:
+    """Tells what an evaluation logged from what an earlier one or the training left behind.
+
+    Lightning keeps old values in `callback_metrics`; a key of this evaluation has another object
+    than it had before.
+
+    Args:
+        trainer: The Trainer; the evaluation has just begun.
+    """
+
+    def __init__(self, trainer: "pl.Trainer") -> None:
+        self._trainer = trainer
+        # Held, so that no new object gets an old one's identity.
+        self._before = dict(trainer.callback_metrics)
+
+    def read(self, dataloader_idx: int) -> dict[str, Any]:
+        """Return what was logged since, as numbers where it is one.
+
+        Reading `callback_metrics` computes metrics that are still open, once and for all: Lightning
+        takes the same values after the evaluation.
+
+        Args:
+            dataloader_idx: The dataloader whose metrics are given under their plain names too,
+                without `/dataloader_idx_...`, unless such a name is logged itself.
+        """
+        fresh = {
+            key: _as_number(value)
+            for key, value in self._trainer.callback_metrics.items()
+            if self._before.get(key) is not value
+        }
+        return {**_plain_names(fresh, f"/dataloader_idx_{dataloader_idx}"), **fresh}
+
+
+class MetricLog:
+    """Logs the metrics of one evaluation after the other."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, frozenset[str]] = {}
+
+    def write(
+        self,
+        trainer: "pl.Trainer",
+        module: "pl.LightningModule",
+        stage: str,
+        report: EfficiencyReport | None,
+        settings: Settings,
+    ) -> None:
+        """Log a report, and withdraw the keys that were logged before and aren't now.
+
+        Args:
+            trainer: The Trainer.
+            module: The LightningModule, in a hook that may log.
+            stage: `"val"` or `"test"`.
+            report: The report; None where nothing is known of this evaluation.
+            settings: Tells prefix and layer metrics.
+        """
+        scalars, headline = {}, frozenset[str]()
+        if report is not None:
+            scalars = report.scalars(settings.prefix, layer_metrics=settings.layer_metrics)
+            headline = frozenset(report.scalars(settings.prefix, layer_metrics=False))
+        _withdraw(trainer, self._keys.get(stage, frozenset()) - scalars.keys())
+        self._keys[stage] = frozenset(scalars)
+        for key, value in scalars.items():
+            module.log(
+                key,
+                value,
+                prog_bar=key in headline,
+                on_step=False,
+                on_epoch=True,
+                # One value per pass: without a size Lightning looks for one in the last batch.
+                batch_size=1,
+                add_dataloader_idx=False,
+                # All ranks have the same value, and the mean of three of it may be another.
+                reduce_fx="max",
+                sync_dist=True,
+            )
+
+
+def _plain_names(metrics: Mapping[str, Any], suffix: str) -> dict[str, Any]:
+    return {key[: -len(suffix)]: v for key, v in metrics.items() if key.endswith(suffix)}
+
+
+def _as_number(value: Any) -> Any:
+    return value.item() if getattr(value, "numel", lambda: 0)() == 1 else value
+
+
+def _withdraw(trainer: "pl.Trainer", keys: frozenset[str]) -> None:
+    # Lightning keeps values until they are overwritten.
+    for metrics in (
+        trainer.callback_metrics,
+        trainer.progress_bar_metrics,
+        trainer.logged_metrics,
+    ):
+        for key in keys:
+            metrics.pop(key, None)

@@ -1,0 +1,172 @@
+"""Hold what the callbacks of both frameworks share: arguments, history, the end of a pass."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from tensorstate_callbacks.errors import StatesNotAvailableError, WarnOnce
+from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
+from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.conclusion import conclude
+from tensorstate_callbacks.recording.recorder import PassFigures, PassInfo, Recorder
+from tensorstate_callbacks.recording.selection import Patterns
+from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
+from tensorstate_callbacks.reports.history import History
+from tensorstate_callbacks.reports.report import EfficiencyReport
+
+
+class RecordingCallback:
+    """Base of both callbacks, beside the framework's own `Callback`.
+
+    Each argument is a public attribute under its own name.
+
+    Attributes:
+        history: One `EfficiencyReport` per recorded evaluation, over all fits.
+    """
+
+    # What a copy goes without: all that `_forget_the_run` sets.
+    _PASSING: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        attach_to: Patterns | None = None,
+        *,
+        exclude: Patterns = (),
+        method: Method = "after",
+        beta: float = 2,
+        accuracy: Accuracy = None,
+        threshold: float = 0.0,
+        alpha: float = 1,
+        channel_axis: ChannelAxis = None,
+        every_n_epochs: int = 1,
+        prefix: str = "",
+        layer_metrics: bool | Sequence[str] = True,
+        missing_accuracy: Literal["warn", "ignore", "raise"] = "warn",
+        log_extras: Literal["charts", "figures"] | None = "charts",
+    ) -> None:
+        """Take and check the arguments.
+
+        Args:
+            attach_to: Which layers to probe: a class name (`"Conv2D"`), a layer name or glob
+                (`"block_*/conv"`, `"net.blocks.*.conv"`), a type, a predicate
+                `(name, layer) -> bool`, or a sequence of these. None takes every convolution and
+                dense layer except the one that makes the output.
+            exclude: Which of them to leave out, in the same forms.
+            method: `"after"` probes the layers' outputs, `"before"` their inputs (named
+                `<layer>.input`), `"both"` both.
+            beta: Weight of accuracy in aIQ, above 0.
+            accuracy: Key of the accuracy in the logs (`"val_acc"`), or a callable that takes the
+                evaluation's logs and returns it; None looks for the usual names (`accuracy`, `acc`,
+                `sparse_categorical_accuracy`...). Share 0 to 1.
+            threshold: A neuron fires where its activation is above it; finite.
+            alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
+            channel_axis: Axis of the neurons in the layers' tensors, batch axis included, where it
+                isn't the one that layers and the way of the data tell: an axis; a tuple of axes
+                that are one unit together, as heads and their size `(-2, -1)`; a mapping of layer
+                names, globs, class names or types to these; or a callable `(name, layer, tensor)`
+                that returns one, or None. Axes may be negative.
+            every_n_epochs: Record every n-th epoch's validation only.
+            prefix: Put before the metrics' names: `"x_"` gives `val_x_aiq`. Several callbacks of
+                one fit need different ones.
+            layer_metrics: True logs each layer's efficiency, False nothing of the layers; or names
+                of metrics. Shares 0 to 1: `"efficiency"`, `"coverage"`, `"ceiling"`,
+                `"ceiling_share"` (of the ceiling, what the efficiency reaches), `"dead"` and
+                `"always"` (neurons that never and that always fired), `"firing_rate"`,
+                `"max_share"` (of the most frequent state). Numbers of states: `"states"`,
+                `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
+            missing_accuracy: `"warn"` once, `"ignore"` or `"raise"` where no accuracy is found.
+                Efficiency is logged all the same.
+            log_extras: What loggers get besides scalars. `"charts"`: a TensorBoard run gets charts
+                that lay efficiency, aIQ and accuracy over each other, an MLflow run parameters,
+                table and figure. `"figures"`: TensorBoard also gets, with each recorded epoch, a
+                heat map of the layers' efficiencies over the epochs, and how often each layer's
+                states occur; needs the extra `plot`. None: nothing.
+
+        Raises:
+            TypeError: An argument is of the wrong kind.
+            ValueError: An argument is out of its range.
+        """
+        super().__init__()
+        self.attach_to = attach_to
+        self.exclude = exclude
+        self.method = method
+        self.beta = beta
+        self.accuracy = accuracy
+        self.threshold = threshold
+        self.alpha = alpha
+        self.channel_axis = channel_axis
+        self.every_n_epochs = every_n_epochs
+        self.prefix = prefix
+        self.layer_metrics = layer_metrics
+        self.missing_accuracy = missing_accuracy
+        self.log_extras = log_extras
+        _ = self._settings
+        self._check_framework()
+        self.history = History()
+        self._forget_the_run()
+
+    @property
+    def last(self) -> EfficiencyReport:
+        """The latest report.
+
+        Raises:
+            StatesNotAvailableError: No evaluation has been recorded yet.
+        """
+        if not self.history:
+            raise StatesNotAvailableError(
+                "there is no report yet, since this callback has recorded no evaluation: give it "
+                "to a fit that validates, or to an evaluation"
+            )
+        return self.history[-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy keeps: arguments and history, nothing of a model or a run."""
+        kept = {name: value for name, value in vars(self).items() if name not in self._PASSING}
+        # Also of a shallow copy: each callback goes on by itself.
+        return {**kept, "history": History(self.history)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_the_run()
+
+    @property
+    def _settings(self) -> Settings:
+        """The arguments as they are now, checked."""
+        names = [field.name for field in dataclasses.fields(Settings)]
+        return Settings(**{name: getattr(self, name) for name in names})
+
+    def _check_framework(self) -> None:
+        """Raise an error where the framework is set up in a way that can't be recorded."""
+
+    def _forget_the_run(self) -> None:
+        """Be as before the first fit, but for the history."""
+        self._warn = WarnOnce()
+        # Layers of the latest report of this run.
+        self._reported: tuple[str, ...] | None = None
+
+    def _find_accuracy(self, logs: Mapping[str, Any], stage: str | None = None) -> FoundAccuracy:
+        return find_accuracy(self.accuracy, logs, stage)
+
+    def _conclude(
+        self,
+        recorder: Recorder | PassFigures,
+        found: FoundAccuracy,
+        info: PassInfo,
+        *,
+        compare: bool = True,
+    ) -> EfficiencyReport | None:
+        """Put the report of a pass into the history; see `conclusion.conclude`.
+
+        Args:
+            recorder: The pass.
+            found: Its accuracy, or why there is none.
+            info: Its epoch, step and stage.
+            compare: Whether the layers are to be those of the report before.
+        """
+        before = self._reported if compare else None
+        report = conclude(recorder, found, self._settings, self._warn, info, before=before)
+        if report is not None:
+            self.history.append(report)
+            if compare:
+                self._reported = tuple(report.layers)
+        return report
