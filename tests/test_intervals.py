@@ -124,7 +124,7 @@ def test_report_has_intervals_of_the_network_and_of_aiq():
 def test_other_orders_than_shannons_have_no_interval():
     report = EfficiencyReport({"conv": layer(COUNTS, alpha=2)}, accuracy=0.9, alpha=2)
     for interval in (report.interval, lambda: report.aiq_interval(n_samples=10)):
-        with pytest.raises(ValueError, match="alpha=1; the figures of this report are of order 2"):
+        with pytest.raises(ValueError, match="alpha=1; the metrics of this report are of order 2"):
             interval()
 
 
