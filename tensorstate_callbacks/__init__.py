@@ -52,8 +52,13 @@ if TYPE_CHECKING:
     from tensorstate_callbacks.tensorstate.keras_layer import StateCapture as StateCapture
     from tensorstate_callbacks.tensorstate.torch_hook import StateCaptureHook as StateCaptureHook
 
-# What needs a framework: reached as an attribute, and not bound by `import *`.
-_LAZY_MODULES = ("keras", "lightning", "torch")
+# Reached as attributes, and not bound by `import *`: modules, and what needs a framework.
+_LAZY_MODULES = {
+    "keras": "keras",
+    "lightning": "lightning",
+    "plots": "display.plots",
+    "torch": "torch",
+}
 _LAZY_NAMES = ("StateCapture", "StateCaptureHook")
 
 __all__ = [
@@ -94,7 +99,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
-        return import_module(f"{__name__}.{name}")
+        return import_module(f"{__name__}.{_LAZY_MODULES[name]}")
     if name in _LAZY_NAMES:
         return getattr(import_module(f"{__name__}.tensorstate"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,7 +33,8 @@ from torch_models import images, small_net
 
 from tensorstate_callbacks import EfficiencyReport, ProbeError, RankError
 from tensorstate_callbacks.lightning import EfficiencyCallback
-from tensorstate_callbacks.torch import exchange, process_groups, record
+from tensorstate_callbacks.torch import record
+from tensorstate_callbacks.torch.distributed import exchange, process_groups
 
 DIED_ON_PURPOSE = 3
 TIMEOUT = timedelta(seconds=60)

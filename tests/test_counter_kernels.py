@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tensorstate_callbacks import counter as counter_module
+from tensorstate_callbacks.states import counter as counter_module
 from tensorstate_callbacks.states.counter import (
     StateCounter,
     available_kernels,

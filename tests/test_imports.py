@@ -38,15 +38,6 @@ def folder(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-# Files that still import our own modules inside functions; none may join them.
-STILL_LATE = {
-    "display/page.py",
-    "loggers/mlflow_params.py",
-    "loggers/tensorboard.py",
-    "reports/history.py",
-    "reports/report.py",
-    "reports/saving.py",
-}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 NAMES = {
     path: ".".join(["tensorstate_callbacks", *path.relative_to(PACKAGE).with_suffix("").parts])
@@ -105,7 +96,7 @@ def test_functions_import_none_of_our_modules():
         for path in FILES
         if own(imported(path)) != own(imported(path, late=False))
     }
-    assert late <= STILL_LATE
+    assert not late
 
 
 def test_files_import_each_other_in_no_circle():

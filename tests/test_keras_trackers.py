@@ -7,6 +7,7 @@ import pytest
 from keras_models import X_VAL, Y_VAL, train
 from tracker_log import TrackerLog
 
+from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback, trackers
 
 
@@ -56,3 +57,19 @@ def test_no_tracker_is_looked_for_where_none_is_wanted(tracker):
     train([callback], epochs=1)
     assert len(callback.history) == 1
     assert tracker.told == []
+
+
+def test_a_tracker_that_fails_costs_one_warning_and_the_others_go_on(tracker, monkeypatch):
+    class Fails(TrackerLog):
+        name = "The broken one"
+
+        def epoch(self, *args):
+            raise OSError("no place at https://me:secret@host/x")
+
+    monkeypatch.setattr(trackers, "_find", lambda callbacks, settings: [Fails(), tracker])
+    callback = EfficiencyCallback("Conv2D")
+    with pytest.warns(TensorStateWarning, match="The broken one gets no more") as said:
+        train([callback], epochs=2)
+    (message,) = [str(w.message) for w in said if "broken" in str(w.message)]
+    assert "OSError: no place at https://host/x." in message
+    assert [told[0] for told in tracker.told] == ["begin", "epoch", "epoch", "end"]

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from tensorstate_callbacks import EfficiencyReport, LayerReport, plots
+from tensorstate_callbacks import EfficiencyReport, LayerReport
+from tensorstate_callbacks.display import plots
 from tensorstate_callbacks.display.plots import plot_history, plot_layers, plot_states
 from tensorstate_callbacks.runs.finished_run import RunEvaluation, RunLayer
 from tensorstate_callbacks.states.spectrum import Spectrum
