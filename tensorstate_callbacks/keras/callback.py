@@ -8,10 +8,9 @@ import keras
 
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.keras.backends import current_backend
+from tensorstate_callbacks.keras.checks import check_not_a_worker, check_not_keras_2
 from tensorstate_callbacks.keras.fit_frame import find_caller
-from tensorstate_callbacks.keras.legacy import check_not_keras_2
 from tensorstate_callbacks.keras.picking import ids_of_layers, pick_probes
-from tensorstate_callbacks.keras.processes import check_not_a_worker
 from tensorstate_callbacks.keras.trackers import find_trackers
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.keras.window import BuiltFunction, EvaluateGuard, Window

@@ -6,10 +6,15 @@ from typing import Any
 import keras
 
 from tensorstate_callbacks.errors import WarnOnce
-from tensorstate_callbacks.keras.early_checks import check_specs
-from tensorstate_callbacks.keras.layers import default_layers, named_layers, path_of, with_paths
-from tensorstate_callbacks.keras.processes import check_one_process
-from tensorstate_callbacks.keras.recurrent import check_outside_loops, within_loops
+from tensorstate_callbacks.keras.checks import check_one_process, check_specs
+from tensorstate_callbacks.keras.layers import (
+    check_outside_loops,
+    default_layers,
+    named_layers,
+    path_of,
+    with_paths,
+    within_loops,
+)
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_keys
 from tensorstate_callbacks.recording.selection import matches, select_layers

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import keras
 
 from tensorstate_callbacks.keras.axis_flow import AxisFlow
+from tensorstate_callbacks.keras.backends import in_symbolic_scope
 from tensorstate_callbacks.keras.layers import first_tensor
-from tensorstate_callbacks.keras.symbolic import in_symbolic_scope
 from tensorstate_callbacks.recording.instance_override import InstanceOverride
 
 

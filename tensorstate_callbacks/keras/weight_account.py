@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 
 from tensorstate_callbacks.keras.axis_rules import n_weights, own_weights
-from tensorstate_callbacks.keras.recurrent import within_loops
+from tensorstate_callbacks.keras.layers import within_loops
 
 # Lookup tables have no neurons to count.
 _TABLES = (keras.layers.Embedding,)

@@ -78,5 +78,6 @@ def _constant(layers: Mapping[str, LayerReport]) -> str | None:
     if not shares:
         return None
     return (
-        f"More than half of the neurons never fired or always did, and tell nothing, in {shares}."
+        "More than half of the neurons never fired or always did, and carry no information, in "
+        f"{shares}."
     )

@@ -24,6 +24,9 @@ from tensorstate_callbacks.reports.layer_report import (
 from tensorstate_callbacks.reports.metric_keys import layer_keys, safe_key
 from tensorstate_callbacks.reports.notes import describe_limits
 
+# What the rows of one evaluation have in common, in the order of their columns.
+NETWORK_KEYS = ("epoch", "step", "stage", "accuracy", "network_efficiency", "aiq")
+
 
 @dataclasses.dataclass(frozen=True)
 class EfficiencyReport:
@@ -160,14 +163,8 @@ class EfficiencyReport:
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return one row per layer, with the epoch, the network's metrics and the layer's."""
-        network = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "stage": self.stage,
-            "accuracy": self.accuracy,
-            "network_efficiency": self.efficiency,
-            "aiq": self.aiq,
-        }
+        values = (self.epoch, self.step, self.stage, self.accuracy, self.efficiency, self.aiq)
+        network = dict(zip(NETWORK_KEYS, values, strict=True))
         return [{**network, **layer.metrics()} for layer in self.layers.values()]
 
     def table(self, *, full: bool = False) -> str:

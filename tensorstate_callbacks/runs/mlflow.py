@@ -11,13 +11,13 @@ from typing import Any
 from tensorstate_callbacks.display.columns import COLUMNS
 from tensorstate_callbacks.errors import RunError, require
 from tensorstate_callbacks.loggers.tracker import hide_passwords
+from tensorstate_callbacks.reports.report import NETWORK_KEYS
 from tensorstate_callbacks.runs.finished_run import FinishedRun, RunEvaluation, RunLayer
 from tensorstate_callbacks.runs.logged_keys import Point, choose_lead, evaluations
 
 # Where the tables of a callback's figures are, one per callback.
 _FOLDER = "efficiency"
 _TABLE = "layers.json"
-_OF_NETWORK = ("epoch", "step", "accuracy", "network_efficiency", "aiq")
 
 
 def mlflow_run_id(text: str) -> str | None:
@@ -110,7 +110,7 @@ def _from_rows(rows: Sequence[Mapping[str, Any]]) -> list[RunEvaluation]:
     for row in rows:
         before = grouped[-1] if grouped else []
         # Rows of several fits may follow each other.
-        same = bool(before) and all(row[name] == before[0][name] for name in _OF_NETWORK)
+        same = bool(before) and all(row[key] == before[0][key] for key in NETWORK_KEYS)
         if not same or row["name"] in {one["name"] for one in before}:
             grouped.append([])
         grouped[-1].append(row)

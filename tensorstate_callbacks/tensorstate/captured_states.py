@@ -4,6 +4,7 @@ The names and meanings are those of the capture layers and hooks of TensorState 
 """
 
 import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from tensorstate_callbacks.metrics.entropy import spectrum_entropy
 from tensorstate_callbacks.recording.settings import check_threshold
 from tensorstate_callbacks.states.counter import StateCounter, pack_states
 from tensorstate_callbacks.states.packed_states import decompress_states, row_keys
-from tensorstate_callbacks.tensorstate.fresh_lock import FreshLock
 from tensorstate_callbacks.tensorstate.raw_states import (
     MemoryStates,
     RawStates,
@@ -23,6 +23,23 @@ from tensorstate_callbacks.tensorstate.raw_states import (
     sample_numbers,
 )
 from tensorstate_callbacks.tensorstate.stored_states import StoredStates
+
+
+class FreshLock:
+    """A reentrant lock whose copy, or pickle, is a new lock that nobody holds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FreshLock, ()
+
 
 _ROWS_AT_ONCE = 1 << 20
 

@@ -10,9 +10,8 @@ import numpy.typing as npt
 from tensorstate_callbacks.errors import ProbeError, WarnOnce
 from tensorstate_callbacks.keras.axis_graph import axes_of_tensor
 from tensorstate_callbacks.keras.axis_rules import LAST
-from tensorstate_callbacks.keras.backends import current_backend
+from tensorstate_callbacks.keras.backends import current_backend, in_symbolic_scope
 from tensorstate_callbacks.keras.layers import first_tensor
-from tensorstate_callbacks.keras.symbolic import in_symbolic_scope
 from tensorstate_callbacks.recording.channel_axis import Axis, folded, is_axis
 from tensorstate_callbacks.tensorstate.captured_states import CapturedStates
 

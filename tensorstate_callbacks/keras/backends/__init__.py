@@ -1,11 +1,15 @@
 """Keras's backend in; the module that knows how activations leave its test step out."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, Protocol, cast
 
 import keras
 import numpy.typing as npt
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+from tensorstate_callbacks.recording.instance_override import InstanceOverride
 
 _MODULES = {
     name: f"tensorstate_callbacks.keras.backends.{name}" for name in ("tensorflow", "jax", "torch")
@@ -47,3 +51,33 @@ def current_backend() -> Backend:
             f"is {name!r}. Set KERAS_BACKEND to one of these before Keras is imported"
         )
     return cast(Backend, import_module(_MODULES[name]))
+
+
+__all__ = ["in_symbolic_scope"]
+
+try:
+    from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+except ImportError:  # Keras before 3.4
+
+    def in_symbolic_scope() -> bool:
+        """Tell whether shapes are being worked out: on PyTorch there is no other such scope."""
+        return keras.backend.backend() == "torch" and get_stateless_scope() is not None
+
+
+def make_uncompiled(model: keras.Model, **attributes: Any) -> Callable[..., Any]:
+    """Let the model make a test function without `jit_compile`, and leave the model as it was.
+
+    Args:
+        model: The model.
+        attributes: What other attributes of the model are to be while the function is made.
+    """
+    own_function = model.test_function
+    with ExitStack() as stack:
+        for name, value in {"_jit_compile": False, **attributes}.items():
+            stack.callback(InstanceOverride(model, name, value).restore)
+        try:
+            model.make_test_function(force=True)
+            made: Callable[..., Any] = model.test_function
+        finally:
+            model.test_function = own_function
+    return made

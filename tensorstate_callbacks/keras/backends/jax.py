@@ -13,8 +13,7 @@ from jax.experimental import io_callback
 from jax.experimental.sparse import JAXSparse
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-from tensorstate_callbacks.keras.backends import jax_host_tap
-from tensorstate_callbacks.keras.backends.test_function import make_uncompiled
+from tensorstate_callbacks.keras.backends import jax_host_tap, make_uncompiled
 from tensorstate_callbacks.recording.instance_override import InstanceOverride
 
 try:

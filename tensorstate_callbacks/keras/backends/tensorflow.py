@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tensorstate_callbacks.keras.backends.test_function import make_uncompiled
+from tensorstate_callbacks.keras.backends import make_uncompiled
 
 
 def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:

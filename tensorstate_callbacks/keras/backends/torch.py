@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tensorstate_callbacks.keras.backends.test_function import make_uncompiled
+from tensorstate_callbacks.keras.backends import make_uncompiled
 from tensorstate_callbacks.torch.activations import to_host
 from tensorstate_callbacks.torch.eager import forced_eager
 from tensorstate_callbacks.torch.module_axis import rule_axis

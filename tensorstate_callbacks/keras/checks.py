@@ -1,11 +1,26 @@
-"""A Keras model in; an error out if several processes share its evaluation."""
+"""Refuse models and processes that can't be watched, before a training begins."""
 
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import keras
+
+from tensorstate_callbacks.errors import ProbeError
+from tensorstate_callbacks.recording.settings import Method
+
+
+def check_not_keras_2(model: Any) -> None:
+    """Raise `TypeError` for a model of `tf_keras`, as `tf.keras` is under TF_USE_LEGACY_KERAS."""
+    if any(base.__module__.partition(".")[0] == "tf_keras" for base in type(model).__mro__):
+        raise TypeError(
+            f"the model ({type(model).__name__} of tf_keras) is one of Keras 2: "
+            "tensorstate_callbacks.keras needs Keras 3.3 or later. Build it with `import keras`, "
+            "or unset TF_USE_LEGACY_KERAS where it is built with tf.keras"
+        )
+
 
 _WORKERS = (
     "MultiWorkerMirroredStrategy spreads the evaluation over several workers, whose states "
@@ -46,3 +61,31 @@ def check_one_process(model: keras.Model) -> None:
             "can't bring together. Train without the callback, and evaluate in one process: "
             "model.evaluate(..., callbacks=[callback])"
         )
+
+
+def check_specs(picked: Mapping[str, keras.layers.Layer], method: Method) -> None:
+    """Raise `ProbeError` if the graph of a model says that a probed layer's tensors are complex.
+
+    A subclassed model has no graph: what its layers give is known in its first evaluation.
+
+    Args:
+        picked: The probed layers under their paths.
+        method: Whether their outputs are counted, their inputs, or both.
+    """
+    for name, layer in picked.items():
+        for node in getattr(layer, "_inbound_nodes", ()):
+            if method != "before":
+                _check_real(name, "gives", node.output_tensors)
+            if method != "after":
+                _check_real(name, "takes", node.input_tensors)
+
+
+def _check_real(name: str, does: str, tensors: list[Any]) -> None:
+    # The first is the one that is counted.
+    for tensor in tensors[:1]:
+        dtype = str(getattr(tensor, "dtype", ""))
+        if "complex" in dtype:
+            raise ProbeError(
+                f"layer {name!r} could not be counted: what it {does} is complex ({dtype}), and "
+                "neither fires nor doesn't. Exclude it, or attach to other layers"
+            )
