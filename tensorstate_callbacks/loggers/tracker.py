@@ -86,6 +86,8 @@ class Trackers:
         for tracker in tuple(self._trackers):
             try:
                 call(tracker)
+            except TensorStateWarning:
+                raise  # Whoever makes errors of warnings wants this one as it is.
             except Exception as error:  # noqa: BLE001 - no tracker may end a training
                 self._trackers.remove(tracker)
                 warnings.warn(
