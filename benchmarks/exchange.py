@@ -21,7 +21,7 @@ from benchmarks.rows import Options, Row, not_installed, relative, speed_up
 from benchmarks.states import distinct_states
 from tensorstate_callbacks.recording.merging import add_spectra
 from tensorstate_callbacks.states.counter import StateCounter
-from tensorstate_callbacks.states.partition import join, split
+from tensorstate_callbacks.states.partition import join_states, partition_states
 from tensorstate_callbacks.states.spectrum import Spectrum
 from tensorstate_callbacks.torch.distributed.exchange import StateExchange
 
@@ -73,7 +73,7 @@ def by_hash(counter: StateCounter) -> Merged:
 
 def on_one_rank(counter: StateCounter) -> Merged:
     """Merge on rank 0, which then tells the others the spectrum."""
-    table = torch.from_numpy(split(*counter.snapshot(), 1).table)
+    table = torch.from_numpy(partition_states(*counter.snapshot(), 1).table)
     first = dist.get_rank() == 0
     # All ranks have equally many.
     tables = [torch.empty_like(table) for _ in range(RANKS)] if first else None
@@ -82,7 +82,7 @@ def on_one_rank(counter: StateCounter) -> Merged:
     if tables is not None:
         merged = StateCounter(NEURONS)
         for part in tables:
-            merged.add_counts(*join(part.numpy(), NEURONS))
+            merged.add_counts(*join_states(part.numpy(), NEURONS))
         spectrum = [merged.spectrum()]
     dist.broadcast_object_list(spectrum)
     others = (RANKS - 1) * table.nbytes

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tensorstate_callbacks._native.arguments import check_padding
 from tensorstate_callbacks._native.firing import Firing
-from tensorstate_callbacks._native.reading import Memory, Reading
+from tensorstate_callbacks._native.layout import Layout, Memory
 
 _COUNT_MAX = 2**64 - 1
 _ROWS_AT_ONCE = 1 << 16
@@ -56,8 +56,8 @@ class NumpyEngine:
     def add_firing(self, firing: Firing) -> None:
         self.add_rows(pack_firing(firing), None)
 
-    def add_memory(self, memory: Memory, reading: Reading) -> None:
-        self.add_firing(reading.firing(memory.array()))
+    def add_memory(self, memory: Memory, layout: Layout) -> None:
+        self.add_firing(layout.firing(memory.array()))
 
     def add_rows(self, rows: NDArray[np.uint8], counts: NDArray[np.uint64] | None) -> None:
         check_padding(rows, self._n_neurons)

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tensorstate_callbacks._native.arguments import checked_axis, checked_threshold, plain_array
 from tensorstate_callbacks._native.fallback import pack_firing
-from tensorstate_callbacks._native.reading import reading_of
+from tensorstate_callbacks._native.layout import layout_of
 
 
 def pack_states(
@@ -37,5 +37,5 @@ def pack_states(
     """
     array = plain_array(activations, "activations")
     axis = checked_axis(array.shape, channel_axis)
-    reading = reading_of(array.dtype, array.ndim, axis, checked_threshold(threshold), bfloat16)
-    return pack_firing(reading.firing(array))
+    layout = layout_of(array.dtype, array.ndim, axis, checked_threshold(threshold), bfloat16)
+    return pack_firing(layout.firing(array))

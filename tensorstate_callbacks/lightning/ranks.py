@@ -8,7 +8,7 @@ import torch.distributed as dist
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.recorder import Recorder
-from tensorstate_callbacks.torch.distributed.meeting import announce, meet
+from tensorstate_callbacks.torch.distributed.barrier import send_failure, wait_for_ranks
 from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples, OwnSamples
 from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup
 from tensorstate_callbacks.torch.distributed.ranks import MergedPass, merge_passes
@@ -46,7 +46,7 @@ class Ranks:
         would wait for a missing one without a word.
         """
         if index + 1 == self._n_batches[dataloader_idx]:
-            meet(self._group)
+            wait_for_ranks(self._group)
 
     def merge(
         self,
@@ -64,7 +64,7 @@ class Ranks:
         Raises:
             RankError: A rank failed, or is gone; the message names it.
         """
-        meet(self._group)
+        wait_for_ranks(self._group)
         found, failure = FoundAccuracy(None), None
         try:
             found = find_accuracy()
@@ -113,7 +113,7 @@ def announce_failure(trainer: Any, failure: BaseException) -> None:
     """Let the other processes know that this one ends with an error."""
     group = find_group(trainer)
     if group is not None:
-        announce(failure, group)
+        send_failure(failure, group)
 
 
 def _n_batches(trainer: Any) -> Sequence[float]:

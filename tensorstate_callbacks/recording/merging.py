@@ -1,4 +1,4 @@
-"""What several processes counted in one evaluation pass in, one EfficiencyReport out."""
+"""Merge what several processes counted in one evaluation pass."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeVar
@@ -12,7 +12,7 @@ from tensorstate_callbacks.states.spectrum import Spectrum
 Name = TypeVar("Name")
 
 
-class ShareFigures(NamedTuple):
+class ProbeSums(NamedTuple):
     """Figures of one probe that add up over processes.
 
     Attributes:
@@ -25,20 +25,20 @@ class ShareFigures(NamedTuple):
     fired: npt.NDArray[np.uint64]
 
 
-def unite(orders: Iterable[Iterable[Name]]) -> list[Name]:
+def merge_orders(orders: Iterable[Iterable[Name]]) -> list[Name]:
     """Return the names of several processes in one fixed order.
 
     Args:
         orders: The names that each process has, in its order: that of the lowest one counts.
 
     Example:
-        >>> unite([[], ["a", "c"], ["b", "a", "c"]])
+        >>> merge_orders([[], ["a", "c"], ["b", "a", "c"]])
         ['a', 'c', 'b']
     """
     return list(dict.fromkeys(name for order in orders for name in order))
 
 
-def combine(names: Iterable[str], shares: Mapping[Width, Iterable[ShareFigures]]) -> PassFigures:
+def merge_ranks(names: Iterable[str], shares: Mapping[Width, Iterable[ProbeSums]]) -> PassFigures:
     """Add the figures of all processes up.
 
     Args:

@@ -23,8 +23,8 @@ from tensorstate_callbacks._native.arguments import (
     checked_width,
     plain_array,
 )
+from tensorstate_callbacks._native.layout import LastLayout, Memory
 from tensorstate_callbacks._native.packing import pack_states
-from tensorstate_callbacks._native.reading import LastReading, Memory
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 __all__ = [
@@ -70,7 +70,7 @@ class StateCounter:
         self._n_neurons = checked_width(n_neurons)
         self._keep_states = bool(keep_states)
         self._kernel, self._engine = make_engine(self._n_neurons)
-        self._last_reading = LastReading(self._n_neurons)
+        self._last_layout = LastLayout(self._n_neurons)
 
     @property
     def n_neurons(self) -> int:
@@ -129,17 +129,17 @@ class StateCounter:
             if isinstance(activations, Memory)
             else plain_array(activations, "activations")
         )
-        reading = self._last_reading.of(given, channel_axis, threshold, bfloat16)
-        if reading.always_alike:
-            alike = np.full((1, self._n_neurons), reading.span > 0)
+        layout = self._last_layout.of(given, channel_axis, threshold, bfloat16)
+        if layout.always_alike:
+            alike = np.full((1, self._n_neurons), layout.span > 0)
             n_positions = math.prod(given.shape) // self._n_neurons
             self.add_counts(
                 np.packbits(alike, axis=1, bitorder="little"), np.array([n_positions], np.uint64)
             )
         elif isinstance(given, Memory):
-            self._engine.add_memory(given, reading)
+            self._engine.add_memory(given, layout)
         else:
-            self._engine.add_firing(reading.firing(given))
+            self._engine.add_firing(layout.firing(given))
 
     def update_packed(self, rows: NDArray[np.uint8]) -> None:
         """Count states that are packed already.

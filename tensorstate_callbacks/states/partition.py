@@ -1,8 +1,8 @@
-"""Counted states in, cut by hash into one share for each process; and such a share back to states.
+"""Partition counted states by hash, a part for each process, and read such parts back.
 
 Knows no framework: what is sent is a table of int64 that any collective can carry. A state belongs
-to the same share wherever it was counted, so the shares of all processes hold disjoint states, and
-the spectra of the shares add up to that of all data.
+to the same part wherever it was counted, so the parts of all processes hold disjoint states, and
+the spectra of the parts add up to that of all data.
 """
 
 from typing import NamedTuple
@@ -18,12 +18,12 @@ _MIX = (
 )
 
 
-class Shares(NamedTuple):
-    """Counted states, ordered by the share they belong to.
+class Partition(NamedTuple):
+    """Counted states, ordered by the part they belong to.
 
     Attributes:
         table: One row per state, its key words and its count, shape `(m, n_words + 1)`, int64.
-        sizes: How many rows each share has, shape `(n_shares,)`, int64.
+        sizes: How many rows each part has, shape `(n_parts,)`, int64.
     """
 
     table: npt.NDArray[np.int64]
@@ -35,44 +35,46 @@ def n_words(n_neurons: int) -> int:
     return -(-n_neurons // 64)
 
 
-def share_of(states: npt.NDArray[np.uint8], n_shares: int) -> npt.NDArray[np.int64]:
-    """Return the share that each state belongs to: a function of its bits alone.
+def part_of(states: npt.NDArray[np.uint8], n_parts: int) -> npt.NDArray[np.int64]:
+    """Return the part that each state belongs to: a function of its bits alone.
 
     Args:
         states: Shape `(m, ceil(n_neurons / 8))`, uint8, as `StateCounter.states` gives them.
-        n_shares: Number of shares, 1 to 2**31.
+        n_parts: Number of parts, 1 to 2**31.
 
     Returns:
-        Shape `(m,)`, int64, from 0 to `n_shares - 1`.
+        Shape `(m,)`, int64, from 0 to `n_parts - 1`.
 
     Example:
-        >>> share_of(np.array([[0], [1], [2], [3]], np.uint8), 3)
+        >>> part_of(np.array([[0], [1], [2], [3]], np.uint8), 3)
         array([2, 1, 1, 0])
     """
-    return _shares_of_words(_words(states), n_shares)
+    return _parts_of_words(_words(states), n_parts)
 
 
-def split(states: npt.NDArray[np.uint8], counts: npt.NDArray[np.uint64], n_shares: int) -> Shares:
-    """Cut counted states into shares.
+def partition_states(
+    states: npt.NDArray[np.uint8], counts: npt.NDArray[np.uint64], n_parts: int
+) -> Partition:
+    """Cut counted states into parts.
 
     Args:
         states: Distinct states, shape `(m, ceil(n_neurons / 8))`, uint8.
         counts: How often each was seen, shape `(m,)`, uint64.
-        n_shares: Number of shares.
+        n_parts: Number of parts.
     """
     words = _words(states)
-    shares = _shares_of_words(words, n_shares)
+    parts = _parts_of_words(words, n_parts)
     # NumPy sorts small integers by radix.
-    small = shares.astype(np.uint16) if n_shares <= 1 << 16 else shares
+    small = parts.astype(np.uint16) if n_parts <= 1 << 16 else parts
     order = np.argsort(small, kind="stable")
     table = np.empty((len(words), words.shape[1] + 1), np.int64)
     # gloo has no uint64: the bits travel as int64.
     table[:, :-1] = words.view(np.int64)[order]
     table[:, -1] = counts.view(np.int64)[order]
-    return Shares(table, np.bincount(shares, minlength=n_shares).astype(np.int64))
+    return Partition(table, np.bincount(parts, minlength=n_parts).astype(np.int64))
 
 
-def join(
+def join_states(
     table: npt.NDArray[np.int64], n_neurons: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
     """Return the states and counts of a table's rows, as `StateCounter.add_counts` takes them."""
@@ -88,7 +90,7 @@ def _words(states: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
     return padded.view("<u8").astype(np.uint64, copy=False)
 
 
-def _shares_of_words(words: npt.NDArray[np.uint64], n_shares: int) -> npt.NDArray[np.int64]:
+def _parts_of_words(words: npt.NDArray[np.uint64], n_parts: int) -> npt.NDArray[np.int64]:
     mixed = np.zeros(len(words), np.uint64)
     for column in words.T:
         mixed += column + _STEP
@@ -96,5 +98,5 @@ def _shares_of_words(words: npt.NDArray[np.uint64], n_shares: int) -> npt.NDArra
             mixed ^= mixed >> shift
             mixed *= factor
         mixed ^= mixed >> np.uint64(31)
-    # The upper half of the product is even over the shares, without a division.
-    return (((mixed >> np.uint64(32)) * np.uint64(n_shares)) >> np.uint64(32)).astype(np.int64)
+    # The upper half of the product is even over the parts, without a division.
+    return (((mixed >> np.uint64(32)) * np.uint64(n_parts)) >> np.uint64(32)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""A functional or sequential Keras model in; one of its layers and of state capturing ones out."""
+"""Rebuild a Keras model with state capturing layers around some of its own."""
 
 import os
 import warnings

@@ -1,4 +1,4 @@
-"""Calls of one PyTorch module in, through a hook that the user registers; its states out."""
+"""Capture the states of one PyTorch module, by a hook that the user registers."""
 
 import os
 import warnings
@@ -12,15 +12,15 @@ from tensorstate_callbacks.errors import ProbeError, TensorStateWarning
 from tensorstate_callbacks.recording.channel_axis import Axis
 from tensorstate_callbacks.tensorstate.captured_states import CapturedStates
 from tensorstate_callbacks.torch.activations import on_one_axis, to_host
-from tensorstate_callbacks.torch.calls import (
+from tensorstate_callbacks.torch.channel_axis import ChannelAxes, describe_guesses
+from tensorstate_callbacks.torch.module_call import (
     OutputFn,
-    given_out,
+    input_tensor,
     is_first_run,
     is_symbolic,
-    no_tensor,
-    taken_in,
+    no_tensor_error,
+    output_tensor,
 )
-from tensorstate_callbacks.torch.channel_axis import ChannelAxes, say_guesses
 from tensorstate_callbacks.torch.transforms import plain, under_transform
 
 HookAxis: TypeAlias = Axis | Callable[[str, nn.Module, torch.Tensor], Axis | None] | None
@@ -111,11 +111,11 @@ class StateCaptureHook(CapturedStates):
             return
         kwargs, output, has_output = _parts(self, module, rest)
         if has_output:
-            tensor = given_out(self.name, output, self._output_fn)
+            tensor = output_tensor(self.name, output, self._output_fn)
             if tensor is None:
-                raise no_tensor(self.name, output)
+                raise no_tensor_error(self.name, output)
         else:
-            tensor = taken_in(args, kwargs)
+            tensor = input_tensor(args, kwargs)
             if tensor is None:
                 raise ProbeError(
                     f"layer {self.name!r} was called without a tensor that the hook can see: "
@@ -137,7 +137,7 @@ class StateCaptureHook(CapturedStates):
         self.record(array.values, axis, bfloat16=array.bfloat16)
         if self._axes.guesses and not self._has_warned:
             self._has_warned = True
-            warnings.warn(say_guesses(self._axes.guesses), TensorStateWarning, stacklevel=2)
+            warnings.warn(describe_guesses(self._axes.guesses), TensorStateWarning, stacklevel=2)
 
     # Not torch.compiler.disable, which imports the compiler at once, and takes seconds.
     @torch._disable_dynamo  # type: ignore[attr-defined]

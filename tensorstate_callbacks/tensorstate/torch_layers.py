@@ -1,4 +1,4 @@
-"""Hooks of one model as they are first called in; the list of them in forward order out."""
+"""List the hooks of one model in the order of its forward pass."""
 
 import threading
 from collections.abc import Callable, Iterable, Mapping

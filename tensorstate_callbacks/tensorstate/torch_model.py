@@ -1,4 +1,4 @@
-"""A PyTorch module in; the same module with state capturing hooks on some of its layers out."""
+"""Put state capturing hooks on some layers of a PyTorch module."""
 
 import os
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from tensorstate_callbacks.tensorstate.torch_layers import (
     PersistentHook,
     PlacedHook,
 )
-from tensorstate_callbacks.torch.calls import OutputFn, takes_hooks
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.default_layers import looks_dense
 from tensorstate_callbacks.torch.eager import warn_if_compiled
 from tensorstate_callbacks.torch.following import Follower
 from tensorstate_callbacks.torch.layers import pick_layers, unwrap
+from tensorstate_callbacks.torch.module_call import OutputFn, takes_hooks
 
 _ATTRIBUTE = "efficiency_layers"
 
@@ -114,7 +114,7 @@ def build(
         if wanted and axes.need_following(picked.values()):
             axes.awaited = {hook.name for _, hook, _ in wanted}
             axes.follower = Follower(axes)
-            handles += axes.follower.hang_on(model, PersistentHook)
+            handles += axes.follower.add_hooks(model, PersistentHook)
         if output and takes_hooks(model):
             find = PersistentHook(layers.find_output)
             handles.append(unwrap(model).register_forward_hook(find))

@@ -218,7 +218,7 @@ class ChannelAxes:
             )
 
 
-def say_guesses(guesses: Mapping[str, str]) -> str:
+def describe_guesses(guesses: Mapping[str, str]) -> str:
     """Return what to tell of the axes that had to be guessed."""
     return (
         f"which axis holds the neurons is not known of {', '.join(guesses.values())}: where their "

@@ -19,7 +19,12 @@ from torch.utils.hooks import RemovableHandle
 from tensorstate_callbacks.torch.activations import find_tensor
 from tensorstate_callbacks.torch.axis_moves import Parts
 from tensorstate_callbacks.torch.axis_rules import place_outputs
-from tensorstate_callbacks.torch.calls import fast_modules, is_first_run, taken_in, takes_hooks
+from tensorstate_callbacks.torch.module_call import (
+    fast_modules,
+    input_tensor,
+    is_first_run,
+    takes_hooks,
+)
 from tensorstate_callbacks.torch.places import Places, shape_of, tensors_in
 
 # Shapes of samples that bring nothing new, after which no others are looked at.
@@ -78,7 +83,7 @@ class Follower:
         """Tell whether a call is followed now, in this thread."""
         return self._mode is not None
 
-    def hang_on(self, model: nn.Module, wrap: Callable[..., Any]) -> list[RemovableHandle]:
+    def add_hooks(self, model: nn.Module, wrap: Callable[..., Any]) -> list[RemovableHandle]:
         """Hook all modules of a model: before those that want to know an axis, and behind them.
 
         Args:
@@ -110,7 +115,7 @@ class Follower:
             get_model, wrap = self._hung
             model = get_model()
             if model is not None:
-                self.hang_on(model, wrap)
+                self.add_hooks(model, wrap)
 
     def take_off(self) -> None:
         """Take all hooks off, and end what an interrupt may have left open."""
@@ -142,7 +147,7 @@ class Follower:
             return
         tensor = find_tensor(output)
         if tensor is not None:
-            self._axes.note(module, taken_in(args, kwargs), tensor)
+            self._axes.note(module, input_tensor(args, kwargs), tensor)
         self._local.depth -= 1
         if self._local.depth <= 0:
             self._end()

@@ -14,20 +14,20 @@ from tensorstate_callbacks.recording.channel_axis import n_neurons
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.torch.activations import find_tensor
 from tensorstate_callbacks.torch.batch_rows import BatchRows
-from tensorstate_callbacks.torch.calls import (
-    OutputFn,
-    given_out,
-    is_first_run,
-    is_symbolic,
-    no_tensor,
-    taken_in,
-    takes_hooks,
-)
-from tensorstate_callbacks.torch.channel_axis import ChannelAxes, Found, say_guesses
+from tensorstate_callbacks.torch.channel_axis import ChannelAxes, Found, describe_guesses
 from tensorstate_callbacks.torch.default_layers import is_dense_call
 from tensorstate_callbacks.torch.first_pass import FirstPass
 from tensorstate_callbacks.torch.following import Follower
 from tensorstate_callbacks.torch.layers import PickedLayers, unwrap
+from tensorstate_callbacks.torch.module_call import (
+    OutputFn,
+    input_tensor,
+    is_first_run,
+    is_symbolic,
+    no_tensor_error,
+    output_tensor,
+    takes_hooks,
+)
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 from tensorstate_callbacks.torch.transforms import plain, under_transform
 
@@ -123,7 +123,7 @@ class Watch:
                 self._hang("", root.register_forward_hook, self._end_run)
             self._axes.awaited = self._awaited()
             if self._axes.awaited and not self._axes.is_settled():
-                self._follower.hang_on(model, Hook)
+                self._follower.add_hooks(model, Hook)
             yield
 
     def resume(self) -> None:
@@ -161,7 +161,7 @@ class Watch:
                 "Exclude them, or give output_fn=(name, output) -> tensor"
             )
         if self._axes.guesses:
-            said["axis"] = say_guesses(self._axes.guesses)
+            said["axis"] = describe_guesses(self._axes.guesses)
         uncovered = self._first.uncovered()
         if uncovered is not None:
             said["weights"] = uncovered
@@ -212,7 +212,7 @@ class Watch:
     def _verify(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> bool:
         """Tell whether a layer is one of those that are meant; where it isn't, leave it out."""
         if name in self._layers.tentative:
-            if not is_dense_call(module, taken_in(args, kwargs), find_tensor(output)):
+            if not is_dense_call(module, input_tensor(args, kwargs), find_tensor(output)):
                 self._leave_out(name)
                 return False
             self._layers.tentative.discard(name)
@@ -224,7 +224,7 @@ class Watch:
         if not (self.active and is_first_run()):
             return
         self._first.see(name)
-        tensor = taken_in(args, kwargs)
+        tensor = input_tensor(args, kwargs)
         if tensor is not None:
             self._count(probe, name, module, tensor)
         elif len(self._layers) > 1:
@@ -240,13 +240,13 @@ class Watch:
         if not self._verify(name, module, args, kwargs, output):
             return
         self._first.see(name)
-        tensor = given_out(name, output, self._output_fn)
+        tensor = output_tensor(name, output, self._output_fn)
         if tensor is not None:
             self._count(name, name, module, tensor)
         elif len(self._layers) > 1:
             self._without_tensor[name] = type(output).__name__
         else:
-            raise no_tensor(name, output)
+            raise no_tensor_error(name, output)
 
     def _count(self, probe: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
         if is_symbolic(tensor):

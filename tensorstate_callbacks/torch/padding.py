@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from tensorstate_callbacks.torch.activations import find_tensor
-from tensorstate_callbacks.torch.calls import (
+from tensorstate_callbacks.torch.module_call import (
     fast_modules,
     is_first_run,
     is_symbolic,

@@ -14,7 +14,6 @@ from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Method, Settings
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.states.counter import StateCounter
-from tensorstate_callbacks.torch.calls import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.distributed.own_samples import ActiveLoader, BatchSamples
 from tensorstate_callbacks.torch.distributed.rank_loops import merge_report, own_batches
@@ -22,6 +21,7 @@ from tensorstate_callbacks.torch.distributed.tensor_parallel import refuse_split
 from tensorstate_callbacks.torch.eager import forced_eager
 from tensorstate_callbacks.torch.hooks import Watch
 from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
+from tensorstate_callbacks.torch.module_call import OutputFn
 from tensorstate_callbacks.torch.padding import watch_for_padding
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 

@@ -1,4 +1,4 @@
-"""A tensor inside `torch.func` transforms (vmap, grad, jvp) in; its numbers as plain memory out."""
+"""Take plain tensors out of `torch.func` transforms (vmap, grad, jvp)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

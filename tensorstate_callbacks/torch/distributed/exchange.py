@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from tensorstate_callbacks.states.counter import StateCounter
-from tensorstate_callbacks.states.partition import join, n_words, split
+from tensorstate_callbacks.states.partition import join_states, n_words, partition_states
 from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup
 
 
@@ -45,8 +45,10 @@ class StateExchange:
         row_bytes = 8 * (n_words(n_neurons) + 1)
         step = max(1, self.round_bytes // row_bytes)
         for start in range(0, most_distinct, step):
-            cut = split(states[start : start + step], counts[start : start + step], self._n_ranks)
-            share.add_counts(*join(self._swap(cut.table, cut.sizes), n_neurons))
+            cut = partition_states(
+                states[start : start + step], counts[start : start + step], self._n_ranks
+            )
+            share.add_counts(*join_states(self._swap(cut.table, cut.sizes), n_neurons))
         return share
 
     def _swap(

@@ -10,7 +10,7 @@ from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.metrics.efficiency import aIQ
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.recorder import PassFigures, Recorder
-from tensorstate_callbacks.torch.distributed.meeting import meet
+from tensorstate_callbacks.torch.distributed.barrier import wait_for_ranks
 from tensorstate_callbacks.torch.distributed.own_samples import ALL_OWN, BatchSamples, OwnSamples
 from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup
 from tensorstate_callbacks.torch.distributed.ranks import merge_passes
@@ -58,7 +58,7 @@ def merge_report(
     Warns:
         TensorStateWarning: Some rank had doubts.
     """
-    meet(group)
+    wait_for_ranks(group)
     failure = None
     try:
         if accuracy is not None:
@@ -67,11 +67,11 @@ def merge_report(
         failure = error
     merged = merge_passes(recorder, group, FoundAccuracy(accuracy), None, failure, doubts)
     if merged.doubts and dist.get_rank(group) == 0:
-        warnings.warn(say(merged.doubts), TensorStateWarning, stacklevel=3)
+        warnings.warn(describe_doubts(merged.doubts), TensorStateWarning, stacklevel=3)
     return merged.figures, merged.accuracy.value
 
 
-def say(doubts: Iterable[str]) -> str:
+def describe_doubts(doubts: Iterable[str]) -> str:
     """Return what to tell of repeated samples that could not be left out for certain."""
     return (
         "the ranks don't divide the samples, so a DistributedSampler or Accelerate repeats some, "

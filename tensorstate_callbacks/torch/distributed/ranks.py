@@ -1,4 +1,4 @@
-"""What each rank of a process group recorded in; the same summed-up pass on all of them out."""
+"""Merge what the ranks of a process group recorded into one pass, the same on all of them."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -8,11 +8,11 @@ import torch.distributed as dist
 
 from tensorstate_callbacks.errors import ProbeError, RankError
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, merge_accuracies
-from tensorstate_callbacks.recording.merging import ShareFigures, combine, unite
+from tensorstate_callbacks.recording.merging import ProbeSums, merge_orders, merge_ranks
 from tensorstate_callbacks.recording.recorder import PassFigures, Recorder, Width
 from tensorstate_callbacks.states.counter import StateCounter
+from tensorstate_callbacks.torch.distributed.barrier import mark_known, wait_for_ranks
 from tensorstate_callbacks.torch.distributed.exchange import StateExchange
-from tensorstate_callbacks.torch.distributed.meeting import meet, told
 from tensorstate_callbacks.torch.distributed.process_groups import (
     ProcessGroup,
     host_group,
@@ -65,7 +65,7 @@ def merge_passes(
     failure: Exception | None = None,
     doubts: Mapping[str, str] = MappingProxyType({}),
 ) -> MergedPass:
-    """Merge what the ranks of a group recorded: a collective, after `meet`.
+    """Merge what the ranks of a group recorded: a collective, after `wait_for_ranks`.
 
     Args:
         recorder: What this rank recorded; it stays as it is.
@@ -98,14 +98,14 @@ def merge_passes(
         try:
             passes = _gather(own, carrier)
             if failure is not None:
-                raise told(failure)
+                raise mark_known(failure)
             _check(dict(zip(ranks_of(group), passes, strict=True)))
             figures = _exchange(counters, passes, carrier)
         except RuntimeError as error:
             if isinstance(error, (RankError, ProbeError)) or error is failure:
                 raise
             # Whoever is gone doesn't come here any more.
-            meet(group)
+            wait_for_ranks(group)
             raise RankError(
                 f"the exchange of counted states between the ranks {ranks_of(group)} broke off, "
                 f"though all of them are there: {error}"
@@ -121,17 +121,17 @@ def _exchange(
     exchange, own = StateExchange(group), {}
     # A rank without data doesn't find out which layer makes the output.
     dropped = {name for p in passes for name in p.dropped}
-    for width in unite(p.distinct for p in passes):
+    for width in merge_orders(p.distinct for p in passes):
         if width.probe in dropped:
             continue
         counter = counters.get(width) or StateCounter(width.n_neurons)
         most = max(p.distinct.get(width, 0) for p in passes)
         spectrum = exchange.own_share(counter, most).spectrum()
-        own[width] = ShareFigures(spectrum, counter.fired())
+        own[width] = ProbeSums(spectrum, counter.fired())
     figures = _gather(own, group)
     shares = {width: [part[width] for part in figures] for width in own}
-    names = unite(p.names for p in passes)
-    return combine([name for name in names if name not in dropped], shares)
+    names = merge_orders(p.names for p in passes)
+    return merge_ranks([name for name in names if name not in dropped], shares)
 
 
 def _gather(value: Any, group: ProcessGroup) -> list[Any]:

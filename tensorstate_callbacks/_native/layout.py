@@ -1,4 +1,4 @@
-"""Activations of one layer in, batch by batch; out comes how their memory is to be read."""
+"""Find out how the memory of a layer's activations is to be read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Memory(NamedTuple):
         return np.ndarray(self.shape, self.dtype, memoryview(memory), strides=self.strides)
 
 
-class Reading(NamedTuple):
+class Layout(NamedTuple):
     """How to read the activations of a layer, whose batches are all of one kind.
 
     Attributes:
@@ -72,16 +72,16 @@ class Reading(NamedTuple):
         return self.span in (0, 1 << (8 * self.unsigned.itemsize))
 
     def firing(self, activations: NDArray[Any]) -> Firing:
-        """Say which bits fire, of activations of the kind that `reading_of` was asked for."""
+        """Say which bits fire, of activations of the kind that `layout_of` was asked for."""
         if self.dtype is not None:
             activations = activations.astype(self.dtype)
         bits = activations.view(self.unsigned).transpose(self.order)
         return Firing(bits, self.folded, self.first, self.span)
 
 
-def reading_of(
+def layout_of(
     dtype: np.dtype[Any], n_axes: int, channel_axis: int, threshold: float, bfloat16: bool
-) -> Reading:
+) -> Layout:
     """Say how to read activations.
 
     Args:
@@ -97,10 +97,10 @@ def reading_of(
     native = None if dtype.isnative else dtype.newbyteorder("=")
     folded, first, span = firing_range(native or dtype, threshold, bfloat16)
     order = (*(axis for axis in range(n_axes) if axis != channel_axis), channel_axis)
-    return Reading(native, np.dtype(f"u{dtype.itemsize}"), order, folded, first, span)
+    return Layout(native, np.dtype(f"u{dtype.itemsize}"), order, folded, first, span)
 
 
-class LastReading:
+class LastLayout:
     """Finds out how to read a batch, and remembers it for the next one, which is of its kind.
 
     To find out anew would take longer than to count a small batch.
@@ -111,11 +111,11 @@ class LastReading:
 
     def __init__(self, n_neurons: int) -> None:
         self._n_neurons = n_neurons
-        self._known: tuple[tuple[Any, ...], Reading] | None = None
+        self._known: tuple[tuple[Any, ...], Layout] | None = None
 
     def of(
         self, given: NDArray[Any] | Memory, channel_axis: int, threshold: float, bfloat16: bool
-    ) -> Reading:
+    ) -> Layout:
         """Say how to read a batch.
 
         Raises:
@@ -130,11 +130,11 @@ class LastReading:
         )
         known = self._known
         if known is not None and known[0] == asked:
-            reading = known[1]
-            if given.shape[reading.order[-1]] == self._n_neurons:
-                return reading
+            layout = known[1]
+            if given.shape[layout.order[-1]] == self._n_neurons:
+                return layout
         axis = checked_axis(given.shape, channel_axis, self._n_neurons)
         threshold = checked_threshold(threshold)
-        reading = reading_of(given.dtype, given.ndim, axis, threshold, bfloat16)
-        self._known = asked, reading
-        return reading
+        layout = layout_of(given.dtype, given.ndim, axis, threshold, bfloat16)
+        self._known = asked, layout
+        return layout

@@ -1,4 +1,4 @@
-"""A module's call, as PyTorch shows it to hooks, in; the tensor in it that counts out."""
+"""Find the tensor to count in a module's call, as PyTorch shows it to hooks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -16,12 +16,12 @@ _graph_task = torch._C._current_graph_task_id
 _is_tracing = torch._C._is_tracing
 
 
-def taken_in(args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+def input_tensor(args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
     """Return the first tensor among a call's arguments, or None."""
     return find_tensor((args, dict(kwargs)))
 
 
-def given_out(name: str, output: Any, output_fn: OutputFn | None) -> torch.Tensor | None:
+def output_tensor(name: str, output: Any, output_fn: OutputFn | None) -> torch.Tensor | None:
     """Return the tensor that holds the activations in what a module gave, or None.
 
     Args:
@@ -33,7 +33,7 @@ def given_out(name: str, output: Any, output_fn: OutputFn | None) -> torch.Tenso
     return find_tensor(output) if tensor is None else tensor
 
 
-def no_tensor(name: str, output: Any) -> ProbeError:
+def no_tensor_error(name: str, output: Any) -> ProbeError:
     """Return the error that a layer gave nothing to count."""
     return ProbeError(
         f"layer {name!r} gave a {type(output).__name__} without a tensor in it: exclude it, or "

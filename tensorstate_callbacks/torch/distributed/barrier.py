@@ -1,4 +1,4 @@
-"""All ranks of a group come together, or all that come learn which rank didn't and why.
+"""Wait for all ranks of a group, or learn which rank is missing and why.
 
 Collectives alone don't tell: where one rank is missing, the others wait for the whole timeout, and
 most then hear of a closed connection to a neighbour. So ranks first leave a note in the store that
@@ -24,10 +24,10 @@ Failure = TypeVar("Failure", bound=BaseException)
 
 _HERE = b"here"
 _LONGEST = 500
-_TOLD = "_tensorstate_told"
+_KNOWN = "_tensorstate_known"
 
 
-def meet(group: ProcessGroup) -> None:
+def wait_for_ranks(group: ProcessGroup) -> None:
     """Wait until all ranks of the group have come here, each for the same time.
 
     Raises:
@@ -62,19 +62,19 @@ def meet(group: ProcessGroup) -> None:
         )
 
 
-def announce(failure: BaseException, group: ProcessGroup) -> None:
-    """Let the other ranks know, where they next meet, that this one won't come and why.
+def send_failure(failure: BaseException, group: ProcessGroup) -> None:
+    """Let the other ranks know, where they wait next, that this one won't come and why.
 
     Does not wait for them. A failure that itself says that another rank failed is no news.
     """
-    if isinstance(failure, RankError) or getattr(failure, _TOLD, False):
+    if isinstance(failure, RankError) or getattr(failure, _KNOWN, False):
         return
     text = f"it failed with {type(failure).__name__}: {failure}"[:_LONGEST]
     try:
         ranks = ranks_of(group)
         store = _store(ranks)
         turn = _leave(store, text.encode())
-        told(failure)
+        mark_known(failure)
         for rank in ranks:
             key = f"{turn}/{rank}"
             if rank != dist.get_rank() and store.check([key]) and store.get(key) != _HERE:
@@ -92,9 +92,9 @@ def _add_note(failure: BaseException, note: str) -> None:
         warnings.warn(note, TensorStateWarning, stacklevel=3)
 
 
-def told(failure: Failure) -> Failure:
+def mark_known(failure: Failure) -> Failure:
     """Mark a failure as known to the other ranks, and return it."""
-    setattr(failure, _TOLD, True)
+    setattr(failure, _KNOWN, True)
     return failure
 
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorstate_callbacks import StateCounter
-from tensorstate_callbacks.recording.merging import ShareFigures, combine, unite
+from tensorstate_callbacks.recording.merging import ProbeSums, merge_orders, merge_ranks
 from tensorstate_callbacks.recording.recorder import Width
-from tensorstate_callbacks.states.partition import join, share_of, split
+from tensorstate_callbacks.states.partition import join_states, part_of, partition_states
 
 
 def states_of(n_neurons: int, m: int, seed: int) -> np.ndarray:
@@ -24,42 +24,42 @@ def mixed(word: int) -> int:
     return word ^ word >> 31
 
 
-def expected_share(state: np.ndarray, n_shares: int) -> int:
+def expected_share(state: np.ndarray, n_parts: int) -> int:
     number, h = int.from_bytes(state.tobytes(), "little"), 0
     for word in range(-(-len(state) // 8)):
         h = mixed(h + (number >> 64 * word) % 2**64)
-    return (h >> 32) * n_shares >> 32
+    return (h >> 32) * n_parts >> 32
 
 
 @given(
-    n_neurons=st.integers(1, 200), n_shares=st.integers(1, 70_000), seed=st.integers(0, 2**32 - 1)
+    n_neurons=st.integers(1, 200), n_parts=st.integers(1, 70_000), seed=st.integers(0, 2**32 - 1)
 )
-def test_share_depends_on_the_bits_alone(n_neurons: int, n_shares: int, seed: int) -> None:
+def test_share_depends_on_the_bits_alone(n_neurons: int, n_parts: int, seed: int) -> None:
     states = states_of(n_neurons, 20, seed)
-    expected = [expected_share(state, n_shares) for state in states]
-    assert share_of(states, n_shares).tolist() == expected
+    expected = [expected_share(state, n_parts) for state in states]
+    assert part_of(states, n_parts).tolist() == expected
     # Memory in any layout.
-    assert share_of(np.asfortranarray(states), n_shares).tolist() == expected
+    assert part_of(np.asfortranarray(states), n_parts).tolist() == expected
 
 
 @given(
     n_neurons=st.integers(1, 200),
-    n_shares=st.integers(1, 9),
+    n_parts=st.integers(1, 9),
     m=st.integers(0, 60),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_every_state_goes_to_one_share_with_its_count(
-    n_neurons: int, n_shares: int, m: int, seed: int
+    n_neurons: int, n_parts: int, m: int, seed: int
 ) -> None:
     states = np.unique(states_of(n_neurons, m, seed), axis=0)
     # Counts above 2**63 survive the way through int64.
     counts = np.random.default_rng(seed).integers(1, 2**64, len(states), np.uint64)
-    table, sizes = split(states, counts, n_shares)
+    table, sizes = partition_states(states, counts, n_parts)
     assert (table.dtype, sizes.sum()) == (np.int64, len(states))
     found = {}
     for share, rows in enumerate(np.split(table, np.cumsum(sizes)[:-1])):
-        its_states, its_counts = join(rows, n_neurons)
-        assert share_of(its_states, n_shares).tolist() == [share] * len(rows)
+        its_states, its_counts = join_states(rows, n_neurons)
+        assert part_of(its_states, n_parts).tolist() == [share] * len(rows)
         pairs = zip(map(bytes, its_states), its_counts.tolist(), strict=True)
         found.update(dict(pairs))
     assert found == dict(zip(map(bytes, states), counts.tolist(), strict=True))
@@ -67,7 +67,7 @@ def test_every_state_goes_to_one_share_with_its_count(
 
 def test_shares_are_even() -> None:
     states = np.arange(60_000, dtype="<u4").view(np.uint8).reshape(-1, 4)
-    sizes = np.bincount(share_of(states, 6))
+    sizes = np.bincount(part_of(states, 6))
     # Five standard deviations of a binomial.
     assert abs(sizes - 10_000).max() < 5 * np.sqrt(10_000 * 5 / 6)
 
@@ -84,11 +84,11 @@ def test_shares_of_several_processes_add_up_to_one_process(n_neurons: int) -> No
     for share, counter in enumerate(counters):
         own = StateCounter(n_neurons)
         for other in counters:
-            table, sizes = split(*other.snapshot(), len(counters))
-            own.add_counts(*join(np.split(table, np.cumsum(sizes)[:-1])[share], n_neurons))
-        figures.append(ShareFigures(own.spectrum(), counter.fired()))
+            table, sizes = partition_states(*other.snapshot(), len(counters))
+            own.add_counts(*join_states(np.split(table, np.cumsum(sizes)[:-1])[share], n_neurons))
+        figures.append(ProbeSums(own.spectrum(), counter.fired()))
     width = Width("seen", n_neurons)
-    merged = combine(["idle", "seen"], {width: figures})
+    merged = merge_ranks(["idle", "seen"], {width: figures})
     spectrum, fired = merged.figures[width]
     for ours, expected in zip(spectrum, one.spectrum(), strict=True):
         np.testing.assert_array_equal(ours, expected)
@@ -97,4 +97,4 @@ def test_shares_of_several_processes_add_up_to_one_process(n_neurons: int) -> No
 
 
 def test_probes_are_united_in_the_order_of_the_lowest_process() -> None:
-    assert unite([["a", "c"], [], ["b", "a", "c"], ["c", "d"]]) == ["a", "c", "b", "d"]
+    assert merge_orders([["a", "c"], [], ["b", "a", "c"], ["c", "d"]]) == ["a", "c", "b", "d"]
