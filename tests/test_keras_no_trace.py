@@ -1,4 +1,7 @@
-"""Watching changes nothing, and leaves no trace whatever happens."""
+"""Watching changes nothing; what an error leaves of it is inert, and gone with the next evaluation.
+
+Inert: the model's methods do what they do without it, to the bit, and nothing is counted.
+"""
 
 import gc
 
@@ -8,7 +11,7 @@ import pytest
 from keras_models import BUILDERS, X_VAL, Y_VAL, X, Y, compiled, only_on, sequential
 
 from tensorstate_callbacks import ProbeError, StateCounter
-from tensorstate_callbacks.keras import EfficiencyCallback
+from tensorstate_callbacks.keras import EfficiencyCallback, evaluation
 
 
 def traces(model):
@@ -81,10 +84,44 @@ HOOKS = [
 ]
 
 
+def check_inert(model, before, monkeypatch, allowed):
+    """Check that what an error left on a model has no effect, and is gone after a watched fit."""
+    check_left(model, before, allowed)
+    fresh = compiled(sequential())
+    fresh.set_weights(model.get_weights())
+    counted = []
+    with monkeypatch.context() as patch:
+        patch.setattr(StateCounter, "update", lambda *args, **kwargs: counted.append(args))
+        for twin in (model, fresh):
+            twin.optimizer.learning_rate = 0.0
+        assert model.evaluate(X, Y, verbose=0) == fresh.evaluate(X, Y, verbose=0)
+        assert model.test_on_batch(X, Y) == fresh.test_on_batch(X, Y)
+        shown = [fit(twin, epochs=1, shuffle=False).history for twin in (model, fresh)]
+        assert shown[0] == shown[1]
+        assert model.evaluate(X, Y, verbose=0, return_dict=True).keys() == {"loss", "accuracy"}
+    assert counted == []
+    check_next_fit(model, before)
+
+
+def check_left(model, before, allowed):
+    now = traces(model)
+    assert set(now.pop(model.name)) - set(before[model.name]) <= allowed
+    assert now == {name: entries for name, entries in before.items() if name != model.name}
+
+
+def check_next_fit(model, before):
+    callback = EfficiencyCallback()
+    fit(model, callback, epochs=1)
+    assert callback.last.layers["conv_1"].n_states == 101 * 64
+    gc.collect()
+    assert traces(model) == before
+    assert is_keras_own(model.test_function)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("ours_first", [True, False])
-def test_an_exception_anywhere_leaves_nothing(hook, error, ours_first):
+def test_an_exception_anywhere_in_a_fit_leaves_one_entry(hook, error, ours_first):
     model = compiled(sequential())
     fit(model, epochs=1)
     before = traces(model)
@@ -93,27 +130,73 @@ def test_an_exception_anywhere_leaves_nothing(hook, error, ours_first):
         fit(model, *(callbacks if ours_first else reversed(callbacks)))
     # `raised` still holds every frame of fit: nothing was left to garbage collection.
     assert raised.value.args == ("stop here",)
-    assert traces(model) == before
     assert is_keras_own(model.test_function)
-    callback = EfficiencyCallback()
-    fit(model, callback, epochs=1)
-    assert callback.last.layers["conv_1"].n_states == 101 * 64
+    check_left(model, before, {"evaluate"})
+    check_next_fit(model, before)
 
 
-def test_a_broken_off_evaluate_leaves_nothing():
+def test_what_an_exception_in_a_fit_leaves_is_inert(monkeypatch):
     model = compiled(sequential())
+    fit(model, epochs=1)
+    before = traces(model)
+    with pytest.raises(KeyboardInterrupt, match="stop here"):
+        fit(model, EfficiencyCallback(), Breaks("on_test_batch_end", KeyboardInterrupt))
+    check_inert(model, before, monkeypatch, {"evaluate"})
+
+
+EVALUATES = {
+    *("evaluate", "fit", "test_on_batch", "test_function"),
+    *("_get_metrics_result_or_logs", "_flatten_metrics_in_order"),
+}
+
+
+@pytest.mark.parametrize("hook", ["on_test_begin", "on_test_batch_begin", "on_test_batch_end"])
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_what_a_broken_off_evaluate_leaves_is_inert(hook, ours_first, monkeypatch):
+    model, callback = compiled(sequential()), EfficiencyCallback()
     model.evaluate(X, Y, verbose=0)
+    fit(model, epochs=1)
+    before = traces(model)
+    broken = Breaks(hook, RuntimeError)
+    broken.epoch = 1
+    callbacks = [callback, broken] if ours_first else [broken, callback]
+    with pytest.raises(RuntimeError, match="stop here"):
+        model.evaluate(X, Y, verbose=0, callbacks=callbacks)
+    assert callback.history == []
+    del callback, callbacks
+    check_inert(model, before, monkeypatch, EVALUATES)
+
+
+def test_a_callback_whose_evaluate_was_broken_off_is_used_again():
+    model, callback = compiled(sequential()), EfficiencyCallback("conv_1")
+    fit(model, epochs=1)
     before = traces(model)
     broken = Breaks("on_test_batch_end", RuntimeError)
     broken.epoch = 1
-    with pytest.raises(RuntimeError) as raised:
-        model.evaluate(X, Y, verbose=0, callbacks=[EfficiencyCallback(), broken])
-    assert raised.value.args == ("stop here",)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="stop here"):
+            model.evaluate(X, Y, verbose=0, callbacks=[callback, broken])
+    model.evaluate(X, Y, verbose=0, callbacks=[callback])
+    assert [report.layers["conv_1"].n_states for report in callback.history] == [300 * 64]
     assert traces(model) == before
     assert is_keras_own(model.test_function)
 
 
-def test_an_error_in_a_training_step_leaves_nothing():
+def test_results_as_a_dict_leave_an_inert_entry_until_the_next_evaluation():
+    model, callback = compiled(sequential()), EfficiencyCallback("conv_1")
+    fit(model, epochs=1)
+    before = traces(model)
+    plain = model.evaluate(X, Y, verbose=0)
+    results = model.evaluate(X, Y, verbose=0, callbacks=[callback], return_dict=True)
+    assert results["aiq"] == callback.last.aiq
+    left = set(traces(model)[model.name]) - set(before[model.name])
+    assert left <= {"_flatten_metrics_in_order"}
+    assert model.evaluate(X, Y, verbose=0) == plain
+    assert model.evaluate(X, Y, verbose=0, callbacks=[callback]) == plain
+    assert traces(model) == before
+
+
+def test_an_error_in_a_training_step_leaves_what_is_inert(monkeypatch):
     model = compiled(sequential())
     fit(model, epochs=1)
     before = traces(model)
@@ -124,8 +207,35 @@ def test_an_error_in_a_training_step_leaves_nothing():
             verbose=0,
             callbacks=[EfficiencyCallback()],
         )
-    gc.collect()
-    assert traces(model) == before
+    check_inert(model, before, monkeypatch, {"evaluate"})
+
+
+def test_keras_still_has_the_private_parts_that_are_used():
+    """Their names and what goes through them, for the day when Keras changes them."""
+    seen = []
+
+    class Model(keras.Sequential):
+        def _get_metrics_result_or_logs(self, logs):
+            results = super()._get_metrics_result_or_logs(logs)
+            seen.append(("join", set(results)))
+            return results
+
+        def _flatten_metrics_in_order(self, logs):
+            seen.append(("list", set(logs)))
+            return super()._flatten_metrics_in_order(logs)
+
+        def evaluate(self, *args, **kwargs):
+            seen.append(("evaluate", type(kwargs["callbacks"]).__name__))
+            return super().evaluate(*args, **kwargs)
+
+    model = compiled(Model(sequential().layers))
+    fit(model, epochs=1)
+    keys = {"loss", "accuracy"}
+    assert seen == [("join", keys), ("evaluate", "CallbackList"), ("join", keys)]
+    seen.clear()
+    model.evaluate(X, Y, verbose=0, callbacks=[])
+    assert seen == [("evaluate", "list"), ("join", keys), ("list", keys)]
+    assert {evaluation.JOINS_RESULTS, evaluation.LISTS_RESULTS} <= set(dir(keras.Model))
 
 
 def test_weights_and_history_are_those_of_an_unwatched_fit():
@@ -238,4 +348,5 @@ def test_an_error_in_the_probe_names_the_layer_and_leaves_nothing(monkeypatch):
         patch.setattr(StateCounter, "update", fails)
         with pytest.raises(ProbeError, match="layer 'conv_1' could not be counted: no room") as _:
             fit(model, EfficiencyCallback("conv_1"))
-    assert traces(model) == before
+    check_left(model, before, {"evaluate"})
+    check_next_fit(model, before)

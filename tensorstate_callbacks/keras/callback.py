@@ -1,6 +1,5 @@
 """Record the validation passes that Keras's fit makes, or an evaluate."""
 
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,14 +8,14 @@ import keras
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.checks import check_not_a_worker, check_not_keras_2
-from tensorstate_callbacks.keras.fit_frame import find_caller
+from tensorstate_callbacks.keras.evaluation import BuiltFunction, Evaluation, FitBracket
 from tensorstate_callbacks.keras.picking import ids_of_layers, pick_probes
 from tensorstate_callbacks.keras.trackers import find_trackers
 from tensorstate_callbacks.keras.watch import Watch
-from tensorstate_callbacks.keras.window import BuiltFunction, EvaluateGuard, Window
+from tensorstate_callbacks.loggers.tensorboard import check_drawing
 from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.recording.callback import RecordingCallback
-from tensorstate_callbacks.recording.recorder import PassInfo, Recorder
+from tensorstate_callbacks.recording.recorder import PassInfo
 
 
 class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
@@ -25,7 +24,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     It counts the firing states of the probed layers while Keras evaluates the model, and adds
     `val_aiq`, `val_efficiency` and `val_efficiency/<layer>` to the logs of the epoch, where every
     other callback finds them, wherever it stands in the list. Training isn't touched, no pass is
-    added, and the model carries nothing of it when the evaluation is over.
+    added, and nothing of it has any effect on the model when the evaluation is over.
 
     With `model.evaluate(..., callbacks=[callback])` outside of fit, the keys are `aiq`,
     `efficiency` and `efficiency/<layer>`, in `return_dict=True` results and in `callback.last`.
@@ -64,7 +63,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
 
     # What a copy goes without.
     _PASSING = (
-        *("watch", "built", "_warn", "_window", "_guard", "_epoch", "_fit", "_in_fit"),
+        *("watch", "built", "_warn", "_evaluation", "_epoch", "_trained", "_in_fit", "_seen"),
         *("_trackers", "_layer_ids", "_reported", "_model", "params"),
     )
 
@@ -77,12 +76,12 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         super()._forget_the_run()
         self.watch = Watch({}, {}, self._settings, None, WarnOnce())
         self.built: BuiltFunction | None = None
-        self._window: Window | None = None
-        self._guard: EvaluateGuard | None = None
+        self._evaluation: Evaluation | None = None
         self._epoch = 0
-        # The callback list of the fit under way: it tells fit's evaluations from others.
-        self._fit: weakref.ref[Any] | None = None
-        self._in_fit = False
+        # The model of the fit under way, None outside of one.
+        self._trained: keras.Model | None = None
+        # Whether the evaluation under way is the fit's, and whether the fit has made one.
+        self._in_fit = self._seen = False
         self._trackers = Trackers()
         self._layer_ids: list[int] = []
         # Keras's own.
@@ -96,47 +95,49 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Pick the layers, and see to it that validation passes are left clean."""
-        caller = find_caller()
+        check_drawing(self._settings)
         self._warn.reset()
         self._reported = None
         self._pick_probes()
-        self._fit = None if caller.callback_list is None else weakref.ref(caller.callback_list)
-        self._guard = EvaluateGuard.share(self.model, caller.callback_list)
-        if caller.has_validation is False:
-            self._warn(
-                "validation",
-                "fit has no validation data, so there is no evaluation to record and no efficiency "
-                "is logged: give fit validation_data or validation_split",
-            )
-        self._trackers = find_trackers(caller.callback_list, self._settings)
-        self._trackers.begin(self._settings, self.watch.expected_names())
+        self._trained, self._seen, self._trackers = self.model, False, Trackers()
+        FitBracket.put_on(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Note the epoch."""
         self._epoch = epoch
+        if self._trained is not None:
+            # A fit within this one, or an evaluation of another model, may have ended that.
+            self._model = self._trained
+            FitBracket.keep_on(self.model)
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Begin to record, if this evaluation is to be."""
-        caller = find_caller()
-        fit = None if self._fit is None else self._fit()
-        self._in_fit = fit is not None and fit is caller.callback_list
+        call = FitBracket.running(self.model)
+        self._in_fit = self.model is self._trained and (call is None or call.is_of_fit)
         if not self._in_fit:
             self._warn.reset()
             self._pick_probes()
-        elif not self._settings.is_due(self._epoch):
-            return
         elif self._layer_ids != ids_of_layers(self.model):
             # Layers were added since, or built with their first batch.
             self._pick_probes()
-        self.watch.recorder = Recorder(self.watch.names(), threshold=self._settings.threshold)
-        self._window = Window.join(self.model, self, caller.callback_list, caller.method)
+        if self._in_fit and not self._seen:
+            self._seen = True
+            self._trackers = find_trackers(call and call.callbacks, self._settings)
+            self._trackers.begin(self._settings, self.watch.expected_names())
+        if self._in_fit and not self._settings.is_due(self._epoch):
+            return
+        if self._evaluation is not None:
+            # Broken off: it isn't to be put back.
+            self._evaluation.close()
+        self.watch.start_recording()
+        self._evaluation = Evaluation.join(self.model, self, in_evaluate=call is not None)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Finish an evaluation that wasn't made by Keras's own `evaluate`."""
-        window = self._window
-        if self.watch.recorder is not None and window is not None:
-            added = window.conclude(logs or {})
-            window.close()
+        evaluation = self._evaluation
+        if self.watch.recorder is not None and evaluation is not None:
+            added = evaluation.conclude(logs or {})
+            evaluation.close()
             if logs is not None:
                 logs.update(added)
 
@@ -146,10 +147,16 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leave the model as it was."""
+        if not self._seen:
+            self._warn(
+                "validation",
+                "fit has no validation data, or none is due in its epochs (validation_freq): there "
+                "was no evaluation to record, and no efficiency was logged. Give fit "
+                "validation_data or validation_split",
+            )
         self._trackers.end()
-        if self._guard is not None:
-            self._guard.remove()
-        self._guard = self._fit = self.built = None
+        FitBracket.take_off(self.model)
+        self._trained = self.built = None
 
     def finish(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """Turn what was recorded into a report, and return the metrics that join the logs.
@@ -157,7 +164,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         Args:
             logs: Results of the evaluation, under their names without `val_`.
         """
-        recorder, self.watch.recorder, self._window = self.watch.recorder, None, None
+        recorder, self.watch.recorder, self._evaluation = self.watch.recorder, None, None
         if not self._in_fit:
             self.built = None
         if recorder is None:

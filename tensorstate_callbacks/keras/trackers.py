@@ -9,11 +9,7 @@ import keras
 
 from tensorstate_callbacks.keras.tensorboard_run import KerasBoardRun
 from tensorstate_callbacks.loggers.mlflow import MlflowTracker, active_run
-from tensorstate_callbacks.loggers.tensorboard import (
-    TensorBoardTracker,
-    check_drawing,
-    warn_of_no_board,
-)
+from tensorstate_callbacks.loggers.tensorboard import TensorBoardTracker, warn_of_no_board
 from tensorstate_callbacks.loggers.tracker import Tracker, Trackers
 from tensorstate_callbacks.recording.settings import Settings
 
@@ -24,9 +20,6 @@ def find_trackers(callback_list: Any, settings: Settings) -> Trackers:
     Args:
         callback_list: Keras's list of the fit's callbacks; None where it isn't known.
         settings: What the callback was given.
-
-    Raises:
-        MissingExtraError: Figures are asked for, and Matplotlib is not installed.
     """
     if settings.log_extras is None:
         return Trackers()
@@ -42,8 +35,6 @@ def _find(callbacks: Sequence[keras.callbacks.Callback], settings: Settings) -> 
     boards = [item for item in callbacks if isinstance(item, keras.callbacks.TensorBoard)]
     if settings.log_extras == "figures" and not boards:
         warn_of_no_board("a keras.callbacks.TensorBoard beside this callback")
-    if boards:
-        check_drawing(settings)
     yield from (TensorBoardTracker(KerasBoardRun(board)) for board in boards)
     yield _mlflow_tracker(callbacks)
 

@@ -90,6 +90,10 @@ class Watch:
         gone = {name for layer in last for name in self._settings.probe_names(layer)}
         return [name for name in self.names() if name not in gone]
 
+    def start_recording(self) -> None:
+        """Count what the probes see from now on, and nothing of what they have seen."""
+        self.recorder = Recorder(self.names(), threshold=self._settings.threshold)
+
     def new_flow(self) -> AxisFlow | None:
         """Return what to note the axes of tensors in, None where all is known that is needed."""
         return None if self._axes.settled else AxisFlow(usual_axes(self._layers.values()))

@@ -1,0 +1,282 @@
+"""One evaluation of a model: opened as it begins, closed when it ends, inert if it is broken off.
+
+Keras tells callbacks neither that an evaluation or a fit ended in an error, nor whose evaluation
+it is. Both can be seen where `model.evaluate` is called: in a fit, `FitBracket` is there.
+An evaluation outside of fit that another callback breaks off leaves its entries on the model. They
+do nothing: what would run into them runs without them, until the next evaluation clears them away.
+"""
+
+import functools
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import keras
+
+from tensorstate_callbacks.keras.backends import current_backend
+from tensorstate_callbacks.keras.probes import Probe, in_place
+from tensorstate_callbacks.keras.watch import Watch
+from tensorstate_callbacks.recording.instance_override import InstanceOverride
+
+# By the model's id: what they hold is kept alive by the model's own entries, and dies with it.
+_open: "weakref.WeakValueDictionary[int, Evaluation]" = weakref.WeakValueDictionary()
+_brackets: "weakref.WeakValueDictionary[int, FitBracket]" = weakref.WeakValueDictionary()
+
+# What is not public of Keras, and called by name.
+JOINS_RESULTS = "_get_metrics_result_or_logs"
+LISTS_RESULTS = "_flatten_metrics_in_order"
+
+
+class Watcher(Protocol):
+    """What watches an evaluation: a callback.
+
+    Attributes:
+        watch: Its probes.
+        built: The test function it keeps for its next evaluation; see `Evaluation`.
+    """
+
+    watch: Watch
+    built: "BuiltFunction | None"
+
+    def finish(self, logs: Mapping[str, Any]) -> dict[str, float]:
+        """Take the results of the evaluation, return what is to join them."""
+
+
+class BuiltFunction:
+    """A test function with probes in it, and what it was built for.
+
+    Keras keeps the model's own test function as long as it is valid; ours is valid as long.
+    """
+
+    def __init__(self, model: keras.Model, instead_of: Any, probes: list[Probe]) -> None:
+        self._instead_of, self._probes = instead_of, probes
+        self.run = current_backend().build_test_function(model)
+
+    def fits(self, instead_of: Any, probes: list[Probe]) -> bool:
+        """Tell whether it can stand in for this test function, with these probes."""
+        return self._instead_of is instead_of and self._probes == probes
+
+
+class Evaluation:
+    """An evaluation of one model, watched by one or several callbacks.
+
+    While it is open, the model's test function is one of ours and the results of the evaluation
+    pass through here; both are put back when it closes.
+
+    Args:
+        model: The model under evaluation.
+        in_evaluate: Whether `model.evaluate` is known to run the steps. Else it may also be a loop
+            of the user's own over `test_on_batch`, until the test function is run directly.
+    """
+
+    def __init__(self, model: keras.Model, *, in_evaluate: bool) -> None:
+        self._model = model
+        # Weak: what is left of an evaluation ends with its callbacks.
+        self._watchers: list[weakref.ref[Watcher]] = []
+        self._added: dict[str, float] = {}
+        self._own_function: Any = None
+        self._function: BuiltFunction | None = None
+        self._step = self._run_step
+        self._overrides: dict[str, InstanceOverride] = {}
+        self._in_evaluate, self._in_test_on_batch = in_evaluate, False
+        self._closed = False
+        self._put_on()
+
+    @classmethod
+    def join(cls, model: keras.Model, watcher: Watcher, *, in_evaluate: bool) -> "Evaluation":
+        """Return the evaluation that begins on the model, or a new one, with the watcher in it."""
+        evaluation = _open.get(id(model))
+        if evaluation is None or evaluation._function or watcher in evaluation._watching():
+            # One that has made steps, or that this watcher began before, was broken off.
+            close(model)
+            evaluation = cls(model, in_evaluate=in_evaluate)
+        evaluation._watchers.append(weakref.ref(watcher))
+        return evaluation
+
+    def close(self) -> None:
+        """Put everything back for good; may be called again."""
+        self._closed = True
+        self._take_off()
+
+    def conclude(self, logs: Mapping[str, Any]) -> dict[str, float]:
+        """Let each watcher finish on the results of the evaluation, and return what they add."""
+        watching, self._watchers = self._watching(), []
+        for watcher in watching:
+            self._added |= watcher.finish(logs)
+        return self._added
+
+    def _watching(self) -> list[Watcher]:
+        watchers = (watcher() for watcher in self._watchers)
+        return [watcher for watcher in watchers if watcher is not None]
+
+    def _put_on(self) -> None:
+        model = self._model
+        _open[id(model)] = self
+        self._own_function = model.test_function
+        model.test_function = self._step
+        wraps: dict[str, Callable[..., Any]] = {
+            # A fit or an evaluation within ours, made by another callback: its data isn't to count.
+            "fit": self._run_aside,
+            "evaluate": self._run_aside,
+            "test_on_batch": self._run_test_on_batch,
+            JOINS_RESULTS: self._join_results,
+            LISTS_RESULTS: self._leave_out_ours,
+        }
+        for name, wrap in wraps.items():
+            wrapped = functools.partial(wrap, getattr(model, name))
+            self._overrides[name] = InstanceOverride(model, name, wrapped)
+
+    def _take_off(self) -> None:
+        self._end_steps()
+        while self._overrides:
+            self._overrides.popitem()[1].restore()
+        if _open.get(id(self._model)) is self:
+            del _open[id(self._model)]
+
+    def _end_steps(self) -> None:
+        if self._model.test_function is self._step:
+            self._model.test_function = self._own_function
+        for name in [name for name in self._overrides if name != LISTS_RESULTS]:
+            self._overrides.pop(name).restore()
+
+    def _run_step(self, *args: Any) -> Any:
+        watching = self._watching()
+        if not watching:
+            self.close()
+            self._model.make_test_function()
+            return self._model.test_function(*args)
+        if not (self._in_evaluate or self._in_test_on_batch):
+            self._in_evaluate = True
+            for watcher in watching:
+                # What `test_on_batch` has counted so far was another callback's.
+                watcher.watch.start_recording()
+        watches = [watcher.watch for watcher in watching]
+        probes = [probe for watch in watches for probe in watch.probes]
+        # Followed until all that is needed is known: from then on the probed layers are enough.
+        flow = next(filter(None, (watch.new_flow() for watch in watches)), None)
+        others = {id(each): each for watch in watches for each in watch.others}
+        with in_place(self._model, probes, () if flow is None else others.values(), flow):
+            if self._function is None:
+                self._function = self._find_function(watching[0], probes)
+            for watch in watches:
+                watch.active = True
+            try:
+                outputs = self._function.run(*args)
+            finally:
+                for watch in watches:
+                    watch.active = False
+        for watch in watches:
+            watch.end_step(flow)
+        return outputs
+
+    def _find_function(self, keeper: Watcher, probes: list[Probe]) -> BuiltFunction:
+        if keeper.built is None or not keeper.built.fits(self._own_function, probes):
+            keeper.built = BuiltFunction(self._model, self._own_function, probes)
+        return keeper.built
+
+    def _run_aside(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._take_off()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            close(self._model)
+            if not self._closed and self._watching():
+                self._put_on()
+
+    def _run_test_on_batch(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._in_evaluate:
+            return self._run_aside(method, *args, **kwargs)
+        self._in_test_on_batch = True
+        try:
+            return method(*args, **kwargs)
+        finally:
+            self._in_test_on_batch = False
+
+    def _join_results(self, original: Callable[[Any], Any], logs: Any) -> Any:
+        results = original(logs)
+        added = self.conclude(results if isinstance(results, Mapping) else {})
+        self._closed = True
+        # All but what may still make a list of the results.
+        self._end_steps()
+        return {**results, **added} if isinstance(results, Mapping) else results
+
+    def _leave_out_ours(self, original: Callable[[Any], Any], logs: Mapping[str, Any]) -> Any:
+        # `loss, accuracy = model.evaluate(...)` must go on working with a callback in the call.
+        if not (self._closed and self._added.keys() <= logs.keys()):
+            return original(logs)
+        self._take_off()
+        return original({key: value for key, value in logs.items() if key not in self._added})
+
+
+class RunningEvaluate(NamedTuple):
+    """A call of `model.evaluate` while a fit goes on.
+
+    Attributes:
+        callbacks: What was given as `callbacks`.
+    """
+
+    callbacks: Any
+
+    @property
+    def is_of_fit(self) -> bool:
+        """Whether fit made the call: it passes the list that it made of its callbacks."""
+        return isinstance(self.callbacks, keras.callbacks.CallbackList)
+
+
+class FitBracket:
+    """Sees each call of `model.evaluate` while a fit goes on, and closes what is left of it.
+
+    It stays on the model of a fit that ends in an error, without effect, until the next fit.
+
+    Args:
+        model: The model in training.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self._running: RunningEvaluate | None = None
+        evaluate = model.evaluate
+        self._wrapped = functools.wraps(evaluate)(functools.partial(self._run, evaluate))
+        self._override = InstanceOverride(model, "evaluate", self._wrapped)
+
+    @classmethod
+    def put_on(cls, model: keras.Model) -> None:
+        """Bracket the model's evaluations anew, and close what an earlier one may have left."""
+        cls.take_off(model)
+        _brackets[id(model)] = cls(model)
+
+    @classmethod
+    def keep_on(cls, model: keras.Model) -> None:
+        """Bracket the model's evaluations if a fit within this fit has ended that."""
+        if id(model) not in _brackets:
+            _brackets[id(model)] = cls(model)
+
+    @classmethod
+    def take_off(cls, model: keras.Model) -> None:
+        """Leave the model as it was; may be called again."""
+        close(model)
+        bracket = _brackets.pop(id(model), None)
+        if bracket is not None:
+            bracket._override.restore()
+
+    @classmethod
+    def running(cls, model: keras.Model) -> "RunningEvaluate | None":
+        """Return the call of `model.evaluate` that runs, None where none is seen."""
+        bracket = _brackets.get(id(model))
+        return None if bracket is None else bracket._running
+
+    def _run(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        before = self._running
+        self._running = RunningEvaluate(kwargs.get("callbacks"))
+        try:
+            return evaluate(*args, **kwargs)
+        finally:
+            self._running = before
+            close(self._model)
+
+
+def close(model: keras.Model) -> None:
+    """Close the evaluation that is open on the model, if there is one."""
+    evaluation = _open.get(id(model))
+    if evaluation is not None:
+        evaluation.close()
