@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tensorstate_callbacks.keras.axis_graph import axes_of_tensor
+from tensorstate_callbacks.keras.axis_flow import axes_of_tensor
 from tensorstate_callbacks.keras.axis_moves import carried_axes, reshaped_axes
 from tensorstate_callbacks.keras.axis_rules import class_axes, einsum_axes, weight_axes
 

@@ -23,7 +23,7 @@ from tensorstate_callbacks import MissingExtraError, TensorStateWarning
 from tensorstate_callbacks.display.heat_map import plot_heat_map
 from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.keras import EfficiencyCallback
-from tensorstate_callbacks.keras.tensorboard_run import KerasBoardRun
+from tensorstate_callbacks.keras.trackers import KerasBoardRun
 from tensorstate_callbacks.loggers import tensorboard
 from tensorstate_callbacks.loggers.chart_layout import read_layout
 

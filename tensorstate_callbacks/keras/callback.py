@@ -7,9 +7,13 @@ import keras
 
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.keras.backends import current_backend
-from tensorstate_callbacks.keras.checks import check_not_a_worker, check_not_keras_2
 from tensorstate_callbacks.keras.evaluation import BuiltFunction, Evaluation, FitBracket
-from tensorstate_callbacks.keras.picking import ids_of_layers, pick_probes
+from tensorstate_callbacks.keras.picking import (
+    check_not_a_worker,
+    check_not_keras_2,
+    ids_of_layers,
+    pick_probes,
+)
 from tensorstate_callbacks.keras.trackers import find_trackers
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.loggers.tensorboard import check_drawing

@@ -13,10 +13,9 @@ from tensorstate_callbacks.errors import ProbeError, WarnOnce, list_some
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
 from tensorstate_callbacks.keras.backends import current_backend
-from tensorstate_callbacks.keras.masks import is_padded
+from tensorstate_callbacks.keras.layers import account_weights
 from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site, guess_message
-from tensorstate_callbacks.keras.probes import Call, Probe
-from tensorstate_callbacks.keras.weight_account import account_weights
+from tensorstate_callbacks.keras.probes import Call, Probe, is_padded
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, folded
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.settings import Settings

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError, WarnOnce
-from tensorstate_callbacks.keras.axis_graph import axes_of_tensor
+from tensorstate_callbacks.keras.axis_flow import axes_of_tensor
 from tensorstate_callbacks.keras.axis_rules import LAST
 from tensorstate_callbacks.keras.backends import current_backend, in_symbolic_scope
 from tensorstate_callbacks.keras.layers import first_tensor

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from tensorstate_callbacks.errors import TensorStateWarning
-from tensorstate_callbacks.keras.axis_graph import LayerAxes, axes_of_layers
+from tensorstate_callbacks.keras.axis_flow import LayerAxes, axes_of_layers
 from tensorstate_callbacks.keras.axis_rules import Axes
 from tensorstate_callbacks.keras.layers import default_names, named_layers, with_paths
 from tensorstate_callbacks.keras.picking import given_by_path

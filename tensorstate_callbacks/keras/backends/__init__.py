@@ -1,4 +1,4 @@
-"""Keras's backend in; the module that knows how activations leave its test step out."""
+"""Choose the module that knows how activations leave the test step of Keras's backend."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""JAX: a test step that gives probed activations as outputs beside its own, counted on the host."""
+"""JAX: a test step that has probed activations as outputs beside its own, counted on the host."""
 
 from collections.abc import Callable
 from contextvars import ContextVar

@@ -1,4 +1,4 @@
-"""A JAX array in; its values given to a function on the host whenever the compiled code runs.
+"""Give the values of a JAX array to a function on the host whenever the compiled code runs.
 
 JAX's own callbacks (`io_callback`, `pure_callback`, `jax.debug.callback`) give their function
 arrays that are copied on the thread which waits for it: with one CPU they wait forever once an
