@@ -20,6 +20,9 @@ from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.metric_keys import safe_key
 from tensorstate_callbacks.reports.report import EfficiencyReport
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def find_trackers(callback_list: Any, settings: Settings) -> Trackers:
     """Return the trackers of one fit.
@@ -60,12 +63,12 @@ def _mlflow_tracker(callbacks: Sequence[keras.callbacks.Callback]) -> MlflowTrac
     return MlflowTracker(active_run, log_metrics=not logged, versions=versions)
 
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
 class KerasBoardRun:
     """The run `validation` of a TensorBoard callback; see `loggers.tensorboard.BoardRun`.
+
+    What is written goes through the callback's own writer, private though it is.
+    A file beside its own would be later in order, and TensorBoard, where it reads one file of a run
+    after the other, would no longer see what Keras adds to the first.
 
     Args:
         board: The callback.
