@@ -62,10 +62,9 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         print(callback.last.table())
     """
 
-    # What a copy goes without.
-    _PASSING = (
+    _NOT_COPIED = (
         *("watch", "built", "_warn", "_window", "_guard", "_epoch", "_fit", "_in_fit"),
-        *("_trackers", "_layer_ids", "_reported", "_model", "params"),
+        *("_trackers", "_layer_ids", "_reported", "_settings", "_model", "params"),
     )
 
     def _check_framework(self) -> None:
@@ -97,6 +96,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Pick the layers, and see to it that validation passes are left clean."""
         caller = find_caller()
+        self._take_settings()
         self._warn.reset()
         self._reported = None
         self._pick_probes()
@@ -121,6 +121,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         fit = None if self._fit is None else self._fit()
         self._in_fit = fit is not None and fit is caller.callback_list
         if not self._in_fit:
+            self._take_settings()
             self._warn.reset()
             self._pick_probes()
         elif not self._settings.is_due(self._epoch):
@@ -173,10 +174,14 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             return {}
         if self._in_fit:
             self._trackers.add(report)
-        return report.scalars(self.prefix, layer_metrics=self.layer_metrics, with_stage=False)
+        settings = self._settings
+        return report.scalars(
+            settings.prefix, layer_metrics=settings.layer_metrics, with_stage=False
+        )
 
     def _pick_probes(self) -> None:
-        self.watch = pick_probes(self.model, self._settings, self.channel_axis, self._warn)
+        settings = self._settings
+        self.watch = pick_probes(self.model, settings, settings.channel_axis, self._warn)
         self._layer_ids = ids_of_layers(self.model)
 
     def _steps_made(self) -> int | None:

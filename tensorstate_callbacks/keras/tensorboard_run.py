@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from tensorstate_callbacks.errors import require
-from tensorstate_callbacks.loggers.chart_layout import exactly
+from tensorstate_callbacks.loggers.tensorboard import exactly
 from tensorstate_callbacks.recording.accuracy import accuracy_keys
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.metric_keys import safe_key

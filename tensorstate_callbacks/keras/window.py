@@ -11,7 +11,7 @@ from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.hook_errors import HookErrors
 from tensorstate_callbacks.keras.probes import Probe, in_place
 from tensorstate_callbacks.keras.watch import Watch
-from tensorstate_callbacks.recording.instance_override import InstanceOverride
+from tensorstate_callbacks.recording.callback import InstanceOverride
 
 _open_windows: "weakref.WeakKeyDictionary[keras.Model, Window]" = weakref.WeakKeyDictionary()
 _guards: "weakref.WeakKeyDictionary[keras.Model, EvaluateGuard]" = weakref.WeakKeyDictionary()
