@@ -1,4 +1,4 @@
-"""Hold what the callbacks of all frameworks share: arguments, history, reports, clean models."""
+"""Hold what all callbacks share: arguments, history, the end of a pass, temporary overrides."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
