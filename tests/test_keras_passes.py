@@ -37,6 +37,23 @@ def test_evaluate_returns_what_it_returns_without_us_and_more_in_a_dict():
     assert more == ours.last.scalars(with_stage=False)
 
 
+def test_argument_that_is_changed_counts_from_the_next_run_and_is_checked():
+    class Changes(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            ours.prefix = "x_"
+
+    ours = EfficiencyCallback("conv_1")
+    model, history = train([Changes(), ours], epochs=2)
+    assert len(history["val_aiq"]) == 2
+    assert "val_x_aiq" not in history
+    more = model.evaluate(X_VAL, Y_VAL, verbose=0, callbacks=[ours], return_dict=True)
+    assert ("x_aiq" in more, "aiq" in more) == (True, False)
+    ours.beta = 0
+    with pytest.raises(ValueError, match=r"beta.*above 0; got 0"):
+        model.evaluate(X_VAL, Y_VAL, verbose=0, callbacks=[ours])
+    assert len(ours.history) == 3
+
+
 def test_every_n_epochs_records_those_only():
     ours, other = EfficiencyCallback("Conv2D", every_n_epochs=2), SeesLogs()
     train([ours, other], epochs=5)

@@ -25,7 +25,7 @@ from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.keras.trackers import KerasBoardRun
 from tensorstate_callbacks.loggers import tensorboard
-from tensorstate_callbacks.loggers.chart_layout import read_layout
+from tensorstate_callbacks.loggers.tensorboard import read_layout
 
 # What the log says of the few samples here is not what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:Coverage is below")

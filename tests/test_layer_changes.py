@@ -15,7 +15,7 @@ from torch import nn
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.lightning import EfficiencyCallback
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
-from tensorstate_callbacks.recording.conclusion import conclude
+from tensorstate_callbacks.recording.callback import conclude
 from tensorstate_callbacks.recording.recorder import PassInfo, Recorder
 from tensorstate_callbacks.recording.settings import Settings
 

@@ -1,6 +1,7 @@
 """LightningCLI configures the callback by YAML, and a saved config gives the same report again."""
 
 import copy
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from tensorstate_callbacks import EfficiencyReport, NoLayerMatchedError
 from tensorstate_callbacks.lightning import EfficiencyCallback
+from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_channel_axis
 
 pytest.importorskip("jsonargparse", reason="jsonargparse isn't installed")
@@ -95,6 +97,31 @@ def test_saved_config_runs_again_to_the_same_report(
     assert replayed.channel_axis == callback.channel_axis
     # And a third time, from what the second saved.
     assert yaml.safe_load(saved.read_text())["trainer"]["callbacks"][0]["init_args"] == kept
+
+
+def test_signature_and_help_name_every_argument() -> None:
+    shared = inspect.signature(RecordingCallback.__init__).parameters
+    own = inspect.signature(EfficiencyCallback.__init__).parameters
+    assert list(own) == [*shared, "output_fn", "dataloader_idx"]
+    assert {name: own[name] for name in shared} == dict(shared)
+    parser = cli.LightningArgumentParser()
+    parser.add_class_arguments(EfficiencyCallback, "callback")
+    text = " ".join(parser.format_help().split())
+    assert "Weight of accuracy in aIQ, above 0. (type: float, default: 2)" in text
+    assert "Record every n-th epoch's validation only. (type: int, default: 1)" in text
+    assert "The dataloader to record, with its accuracy, where there are several." in text
+
+
+def test_each_argument_is_kept_under_its_own_name() -> None:
+    given = {
+        **{"attach_to": "net.0", "exclude": "net.2", "method": "both", "beta": 3, "alpha": 4},
+        **{"accuracy": "top1", "threshold": 0.5, "channel_axis": 1, "every_n_epochs": 6},
+        **{"prefix": "x_", "layer_metrics": False, "missing_accuracy": "ignore"},
+        **{"log_extras": None, "output_fn": lambda name, output: output, "dataloader_idx": 7},
+    }
+    callback = EfficiencyCallback(**given)
+    assert {name: getattr(callback, name) for name in given} == given
+    assert given.keys() == inspect.signature(EfficiencyCallback).parameters.keys()
 
 
 class Folded:

@@ -19,10 +19,10 @@ from torch import nn
 
 import tensorstate_callbacks.lightning
 from tensorstate_callbacks import MissingExtraError
-from tensorstate_callbacks.lightning import EfficiencyCallback
-from tensorstate_callbacks.lightning.namespace import (
+from tensorstate_callbacks.lightning import (
     LIGHTNING,
     PYTORCH_LIGHTNING,
+    EfficiencyCallback,
     Namespace,
     find_namespace,
 )

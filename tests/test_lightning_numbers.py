@@ -26,7 +26,7 @@ from tensorstate_callbacks.recording.accuracy import accuracy_keys
 pytestmark = [pytest.mark.filterwarnings(text) for text in QUIET]
 
 
-def figures(weights: dict[str, torch.Tensor], dataset: Any = VAL) -> dict[str, float]:
+def metrics_of(weights: dict[str, torch.Tensor], dataset: Any = VAL) -> dict[str, float]:
     """Accuracy, efficiency and aIQ (β = 2) worked out from the weights with NumPy."""
     x, y = (tensor.numpy() for tensor in dataset.tensors)
     w = {key: value.double().numpy() for key, value in weights.items()}
@@ -51,7 +51,7 @@ def test_logged_numbers_are_those_of_the_weights_of_that_epoch(
     callback, curves = EfficiencyCallback(), Curves()
     order = (callback, curves) if callback_first else (curves, callback)
     fit(Classifier(log), *order, num_sanity_val_steps=2)
-    expected = [figures(weights) for weights in curves.weights]
+    expected = [metrics_of(weights) for weights in curves.weights]
     # A stale accuracy would show: it changes from epoch to epoch.
     assert len({row["accuracy"] for row in expected}) == 3
     for key, name in (
@@ -127,12 +127,12 @@ def test_keys_of_the_own_stage_come_first() -> None:
 def test_validate_and_test_outside_of_a_fit() -> None:
     model, callback = Classifier(), EfficiencyCallback(accuracy="val_acc", every_n_epochs=5)
     alone = trainer(callback)
-    expected = figures(model.state_dict())
+    expected = metrics_of(model.state_dict())
     (logged,) = alone.validate(model, loader(VAL), verbose=False)
     assert logged["val_aiq"] == pytest.approx(expected["aiq"], abs=1e-6)
     other = data(30, 7)
     (logged,) = alone.test(model, loader(other), verbose=False)
-    expected = figures(model.state_dict(), other)
+    expected = metrics_of(model.state_dict(), other)
     assert logged["test_aiq"] == pytest.approx(expected["aiq"], abs=1e-6)
     assert logged["test_efficiency/net.2"] == pytest.approx(expected["net.2"], abs=1e-6)
     assert [(r.stage, r.epoch, r.step) for r in callback.history] == [
@@ -141,7 +141,7 @@ def test_validate_and_test_outside_of_a_fit() -> None:
     ]
 
 
-def test_arguments_reach_the_figures() -> None:
+def test_arguments_reach_the_metrics() -> None:
     callback = EfficiencyCallback(
         "net.0", method="both", beta=1, alpha=2, threshold=0.5, prefix="x_", layer_metrics=["dead"]
     )
@@ -189,7 +189,7 @@ def test_of_several_dataloaders_one_is_recorded_with_its_accuracy(index: int, lo
     model = Classifier(log)
     callback, curves = EfficiencyCallback(dataloader_idx=index), Curves()
     trainer(callback, curves, max_epochs=2).fit(model, loader(TRAIN), [loader(s) for s in sets])
-    expected = [figures(weights, sets[index]) for weights in curves.weights]
+    expected = [metrics_of(weights, sets[index]) for weights in curves.weights]
     efficiencies = [row["efficiency"] for row in expected]
     assert curves.of("val_efficiency") == pytest.approx(efficiencies, abs=1e-6)
     if log == "step":

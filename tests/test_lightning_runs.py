@@ -37,6 +37,22 @@ def efficiency_of(weights: dict[str, torch.Tensor], x: torch.Tensor = VAL.tensor
     return float(-(shares * np.log2(shares)).sum() / states.shape[1])
 
 
+def test_argument_that_is_changed_counts_from_the_next_run_and_is_checked() -> None:
+    class Changes(callbacks.Callback):  # type: ignore[misc]
+        def on_validation_start(self, trainer: Any, module: Any) -> None:
+            callback.prefix = "x_"
+
+    callback = EfficiencyCallback("net.0")
+    first = fit(Classifier(), Changes(), callback, max_epochs=2)
+    second = fit(Classifier(), callback, max_epochs=1)
+    assert {"val_aiq", "val_x_aiq"} & first.callback_metrics.keys() == {"val_aiq"}
+    assert {"val_aiq", "val_x_aiq"} & second.callback_metrics.keys() == {"val_x_aiq"}
+    callback.beta = 0
+    with pytest.raises(ValueError, match=r"beta.*above 0; got 0"):
+        fit(Classifier(), callback, max_epochs=1)
+    assert len(callback.history) == 3
+
+
 def test_check_val_every_n_epoch_records_what_is_run() -> None:
     callback, curves = EfficiencyCallback("net.0"), Curves()
     fit(Classifier(), callback, curves, max_epochs=5, check_val_every_n_epoch=2)

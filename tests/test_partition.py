@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorstate_callbacks import StateCounter
-from tensorstate_callbacks.recording.merging import ProbeSums, merge_orders, merge_ranks
-from tensorstate_callbacks.recording.recorder import Width
+from tensorstate_callbacks.recording.recorder import ProbeCounts, Width, merge_orders, merge_ranks
 from tensorstate_callbacks.states.partition import join_states, part_of, partition_states
 
 
@@ -80,16 +79,16 @@ def test_shares_of_several_processes_add_up_to_one_process(n_neurons: int) -> No
         one.update_packed(part)
         counters.append(StateCounter(n_neurons))
         counters[-1].update_packed(part)
-    figures = []
+    shares = []
     for share, counter in enumerate(counters):
         own = StateCounter(n_neurons)
         for other in counters:
             table, sizes = partition_states(*other.snapshot(), len(counters))
             own.add_counts(*join_states(np.split(table, np.cumsum(sizes)[:-1])[share], n_neurons))
-        figures.append(ProbeSums(own.spectrum(), counter.fired()))
+        shares.append(ProbeCounts(own.spectrum(), counter.fired()))
     width = Width("seen", n_neurons)
-    merged = merge_ranks(["idle", "seen"], {width: figures})
-    spectrum, fired = merged.figures[width]
+    merged = merge_ranks(["idle", "seen"], {width: shares})
+    spectrum, fired = merged.probes[width]
     for ours, expected in zip(spectrum, one.spectrum(), strict=True):
         np.testing.assert_array_equal(ours, expected)
     np.testing.assert_array_equal(fired, one.fired())

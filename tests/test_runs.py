@@ -9,7 +9,7 @@ from reports import history, report
 
 from tensorstate_callbacks import History
 from tensorstate_callbacks.errors import RunError
-from tensorstate_callbacks.runs.logged_keys import Point, choose_lead, evaluations, leads
+from tensorstate_callbacks.runs.finished_run import Point, choose_lead, find_evaluations, find_leads
 from tensorstate_callbacks.runs.mlflow import mlflow_run_id, read_mlflow
 from tensorstate_callbacks.runs.tensorboard import read_tensorboard
 
@@ -21,8 +21,8 @@ def series(*values, first=0, start=0.0):
 
 def test_what_stands_before_the_names_is_found_the_likeliest_first():
     keys = ["loss", "test_aiq", "val_x_aiq", "val_efficiency", "val_efficiency/a_aiq", "my aiq"]
-    assert leads(keys) == ["val_", "test_", "val_x_"]
-    assert leads(["aiq", "efficiency/a"]) == [""]
+    assert find_leads(keys) == ["val_", "test_", "val_x_"]
+    assert find_leads(["aiq", "efficiency/a"]) == [""]
     assert choose_lead(keys, None, "the run") == "val_"
     assert choose_lead(keys, "test_", "the run") == "test_"
     with pytest.raises(RunError, match=r"the run has no x_efficiency .* 'val_', 'test_', 'val_x_'"):
@@ -43,7 +43,7 @@ def test_evaluations_of_scalars():
         "val_loss/conv": series(9.0, 9.0),
         "val_x_efficiency/fc": series(0.1, 0.1),
     }
-    first, second = evaluations(scalars, "val_")
+    first, second = find_evaluations(scalars, "val_")
     assert (first.epoch, first.accuracy, first.efficiency, first.aiq) == (0, 0.8, 0.3, 0.1)
     assert (second.epoch, second.accuracy, second.efficiency, second.aiq) == (1, 0.85, 0.4, 0.2)
     assert list(first.layers) == ["block/conv"]
@@ -59,12 +59,12 @@ def test_the_scalar_epoch_tells_the_epoch_where_steps_are_training_steps():
         "val_efficiency": [Point(9, 1.0, 0.3), Point(19, 2.0, 0.4), Point(29, 3.0, 0.5)],
         "epoch": [Point(9, 1.0, 0.0), Point(19, 2.0, 1.0), Point(20, 2.1, 2.0)],
     }
-    assert [one.epoch for one in evaluations(scalars, "val_")] == [0, 1, None]
+    assert [one.epoch for one in find_evaluations(scalars, "val_")] == [0, 1, None]
 
 
 def test_a_run_that_was_begun_again_counts_from_there_for_the_last_time():
     again = [*series(0.1, 0.2, 0.3), *series(0.7, first=1, start=10.0)]
-    found = evaluations({"val_efficiency": list(reversed(again))}, "val_")
+    found = find_evaluations({"val_efficiency": list(reversed(again))}, "val_")
     assert [(one.epoch, one.efficiency) for one in found] == [(0, 0.1), (1, 0.7)]
 
 
@@ -75,11 +75,11 @@ def test_accuracy_is_under_a_usual_name_or_the_one_given():
         "val_f1": series(0.6),
         "test_accuracy": series(0.1),
     }
-    assert evaluations(scalars, "val_x_")[0].accuracy == 0.8
-    assert evaluations(scalars, "val_x_", "val_f1")[0].accuracy == 0.6
-    assert evaluations({"epoch_x_efficiency": series(0.3)}, "epoch_x_")[0].accuracy is None
+    assert find_evaluations(scalars, "val_x_")[0].accuracy == 0.8
+    assert find_evaluations(scalars, "val_x_", "val_f1")[0].accuracy == 0.6
+    assert find_evaluations({"epoch_x_efficiency": series(0.3)}, "epoch_x_")[0].accuracy is None
     with pytest.raises(RunError, match=r"no accuracy 'f1'; its keys are test_accuracy, val_acc"):
-        evaluations(scalars, "val_x_", "f1")
+        find_evaluations(scalars, "val_x_", "f1")
 
 
 def write_run(folder, scalars):

@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import math
 
 import numpy as np
@@ -95,6 +96,11 @@ def test_callback_keeps_its_arguments_under_their_names_and_documents_them():
         assert f"            {name}: " in described, name
     for name in LAYER_METRICS:
         assert f'`"{name}"`' in described, name
+
+
+def test_callback_and_settings_have_the_same_defaults():
+    arguments = inspect.signature(RecordingCallback).parameters
+    assert {name: a.default for name, a in arguments.items()} == dataclasses.asdict(Settings())
 
 
 def test_last_report_before_any_evaluation_is_an_error_that_says_why():

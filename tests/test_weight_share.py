@@ -2,7 +2,7 @@
 
 import pytest
 
-from tensorstate_callbacks.recording.weight_coverage import uncovered_message
+from tensorstate_callbacks.recording.selection import uncovered_message
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,9 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         print(callback.last.table())
     """
 
-    # What a copy goes without.
-    _PASSING = (
+    _NOT_COPIED = (
         *("watch", "built", "_warn", "_evaluation", "_epoch", "_trained", "_in_fit", "_seen"),
-        *("_trackers", "_layer_ids", "_reported", "_model", "params"),
+        *("_trackers", "_layer_ids", "_reported", "_settings", "_model", "params"),
     )
 
     def _check_framework(self) -> None:
@@ -99,6 +98,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Pick the layers, and see to it that validation passes are left clean."""
+        self._take_settings()
         check_drawing(self._settings)
         self._warn.reset()
         self._reported = None
@@ -119,6 +119,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         call = FitBracket.running(self.model)
         self._in_fit = self.model is self._trained and (call is None or call.is_of_fit)
         if not self._in_fit:
+            self._take_settings()
             self._warn.reset()
             self._pick_probes()
         elif self._layer_ids != ids_of_layers(self.model):
@@ -184,10 +185,14 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             return {}
         if self._in_fit:
             self._trackers.add(report)
-        return report.scalars(self.prefix, layer_metrics=self.layer_metrics, with_stage=False)
+        settings = self._settings
+        return report.scalars(
+            settings.prefix, layer_metrics=settings.layer_metrics, with_stage=False
+        )
 
     def _pick_probes(self) -> None:
-        self.watch = pick_probes(self.model, self._settings, self.channel_axis, self._warn)
+        settings = self._settings
+        self.watch = pick_probes(self.model, settings, settings.channel_axis, self._warn)
         self._layer_ids = ids_of_layers(self.model)
 
     def _steps_made(self) -> int | None:

@@ -16,7 +16,7 @@ import keras
 from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.probes import Probe, in_place
 from tensorstate_callbacks.keras.watch import Watch
-from tensorstate_callbacks.recording.instance_override import InstanceOverride
+from tensorstate_callbacks.recording.callback import InstanceOverride
 
 # By the model's id: what they hold is kept alive by the model's own entries, and dies with it.
 _open: "weakref.WeakValueDictionary[int, Evaluation]" = weakref.WeakValueDictionary()

@@ -11,7 +11,7 @@ import keras
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.backends import in_symbolic_scope
 from tensorstate_callbacks.keras.layers import first_tensor
-from tensorstate_callbacks.recording.instance_override import InstanceOverride
+from tensorstate_callbacks.recording.callback import InstanceOverride
 
 
 class Call(NamedTuple):

@@ -11,9 +11,8 @@ import keras
 import numpy as np
 
 from tensorstate_callbacks.errors import require
-from tensorstate_callbacks.loggers.chart_layout import exactly
 from tensorstate_callbacks.loggers.mlflow import MlflowTracker, active_run
-from tensorstate_callbacks.loggers.tensorboard import TensorBoardTracker, warn_of_no_board
+from tensorstate_callbacks.loggers.tensorboard import TensorBoardTracker, exactly, warn_of_no_board
 from tensorstate_callbacks.loggers.tracker import Tracker, Trackers
 from tensorstate_callbacks.recording.accuracy import accuracy_keys
 from tensorstate_callbacks.recording.settings import Settings

@@ -18,8 +18,8 @@ from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site, gue
 from tensorstate_callbacks.keras.probes import Call, Probe, is_padded
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, folded
 from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.recording.selection import uncovered_message
 from tensorstate_callbacks.recording.settings import Settings
-from tensorstate_callbacks.recording.weight_coverage import uncovered_message
 
 
 class Watch:

@@ -1,20 +1,27 @@
-"""Record the validation and test passes of Lightning, under either of its names."""
+"""Record the validation and test passes that Lightning makes, under either of its names."""
 
 import weakref
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import nn
 
 from tensorstate_callbacks.errors import NoLayerMatchedError
-from tensorstate_callbacks.lightning.evaluation import WatchedEvaluation, find_fit_epoch
+from tensorstate_callbacks.lightning import Namespace, check_trainer
+from tensorstate_callbacks.lightning.evaluation import (
+    WatchedEvaluation,
+    find_fit_epoch,
+    is_fast_dev_run,
+)
 from tensorstate_callbacks.lightning.logged_metrics import MetricLog
-from tensorstate_callbacks.lightning.namespace import Namespace, check_trainer
 from tensorstate_callbacks.lightning.ranks import announce_failure, find_ranks
 from tensorstate_callbacks.lightning.trackers import find_trackers
 from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.recording.callback import RecordingCallback
+from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.selection import Patterns
+from tensorstate_callbacks.recording.settings import Accuracy, Method
 from tensorstate_callbacks.reports.history import History
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
-class EfficiencyMixin(RecordingCallback):
+class EfficiencyHooks(RecordingCallback):
     """Logs the network's efficiency and aIQ with each validation and test pass.
 
     It counts the firing states of the probed layers while Lightning evaluates the model, and logs
@@ -79,9 +86,8 @@ class EfficiencyMixin(RecordingCallback):
 
     namespace: ClassVar[Namespace]
 
-    # What a copy goes without.
-    _PASSING = (
-        *("_warn", "_reported", "_layers", "_axes", "_modules"),
+    _NOT_COPIED = (
+        *("_settings", "_warn", "_reported", "_layers", "_axes", "_modules"),
         *("_evaluation", "_log", "_recorded", "_trackers"),
     )
 
@@ -89,20 +95,48 @@ class EfficiencyMixin(RecordingCallback):
         self,
         attach_to: Patterns | None = None,
         *,
+        exclude: Patterns = (),
+        method: Method = "after",
+        beta: float = 2,
+        accuracy: Accuracy = None,
+        threshold: float = 0.0,
+        alpha: float = 1,
+        channel_axis: ChannelAxis = None,
+        every_n_epochs: int = 1,
+        prefix: str = "",
+        layer_metrics: bool | Sequence[str] = True,
+        missing_accuracy: Literal["warn", "ignore", "raise"] = "warn",
+        log_extras: Literal["charts", "figures"] | None = "charts",
         output_fn: OutputFn | None = None,
         dataloader_idx: int = 0,
-        **shared: Any,
     ) -> None:
-        super().__init__(attach_to, **shared)
+        super().__init__(
+            attach_to,
+            exclude=exclude,
+            method=method,
+            beta=beta,
+            accuracy=accuracy,
+            threshold=threshold,
+            alpha=alpha,
+            channel_axis=channel_axis,
+            every_n_epochs=every_n_epochs,
+            prefix=prefix,
+            layer_metrics=layer_metrics,
+            missing_accuracy=missing_accuracy,
+            log_extras=log_extras,
+        )
         if dataloader_idx < 0:
             raise ValueError(f"dataloader_idx must be 0 or more; got {dataloader_idx}")
         self.output_fn = output_fn
         self.dataloader_idx = dataloader_idx
 
+    # LightningCLI takes the help on the arguments from here.
+    __init__.__doc__ = RecordingCallback.__init__.__doc__
+
     def _forget_the_run(self) -> None:
         super()._forget_the_run()
         self._layers: PickedLayers | None = None
-        self._axes = ChannelAxes(self.channel_axis, {})
+        self._axes = ChannelAxes(None, {})
         # The modules that these were picked from.
         self._modules: dict[str, weakref.ref[nn.Module]] = {}
         self._evaluation: WatchedEvaluation | None = None
@@ -127,12 +161,13 @@ class EfficiencyMixin(RecordingCallback):
         """Begin a run."""
         check_trainer(trainer, self.namespace)
         self.teardown(trainer, pl_module, stage)
+        self._take_settings()
         # All processes have the same to say.
         self._warn.reset(silent=not trainer.is_global_zero)
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """End a run; also what was left open by one that ended in an error."""
-        self._close()
+        self._close_evaluation()
         self._trackers.end()
         self._layers, self._modules, self._reported = None, {}, None
 
@@ -157,7 +192,7 @@ class EfficiencyMixin(RecordingCallback):
             )
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Tell the trackers of the layers, now that the sanity check has shown which they are."""
+        """Begin to track, now that the sanity check has shown which layers are probed."""
         layers = self._pick_layers(pl_module).expected()
         self._trackers.begin(
             self._settings,
@@ -165,7 +200,7 @@ class EfficiencyMixin(RecordingCallback):
         )
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Tell the trackers of the epoch, now that its training is logged too."""
+        """Track the epoch, now that its training is logged too."""
         # Read by all ranks, also where there is no tracker: reducing metrics may take them all.
         self._trackers.epoch(trainer.current_epoch, trainer.callback_metrics)
 
@@ -183,11 +218,11 @@ class EfficiencyMixin(RecordingCallback):
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule"
     ) -> None:
         """Begin to record, if this validation is to be."""
-        self._open(trainer, pl_module, "val")
+        self._begin_evaluation(trainer, pl_module, "val")
 
     def on_test_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin to record."""
-        self._open(trainer, pl_module, "test")
+        self._begin_evaluation(trainer, pl_module, "test")
 
     def on_validation_batch_start(
         self,
@@ -222,8 +257,9 @@ class EfficiencyMixin(RecordingCallback):
         modules = {name: weakref.ref(part) for name, part in module.named_modules()}
         if self._layers is None or modules != self._modules:
             try:
-                self._layers = pick_layers(module, self.attach_to, self.exclude)
-                self._axes = ChannelAxes(self.channel_axis, self._layers)
+                settings = self._settings
+                self._layers = pick_layers(module, settings.attach_to, settings.exclude)
+                self._axes = ChannelAxes(settings.channel_axis, self._layers)
             except NoLayerMatchedError as error:
                 if self._layers is None:
                     raise
@@ -232,15 +268,18 @@ class EfficiencyMixin(RecordingCallback):
             self._modules = modules
         return self._layers
 
-    def _open(self, trainer: "pl.Trainer", module: "pl.LightningModule", stage: str) -> None:
-        self._close()
+    def _begin_evaluation(
+        self, trainer: "pl.Trainer", module: "pl.LightningModule", stage: str
+    ) -> None:
+        self._close_evaluation()
         trial, epoch = trainer.sanity_checking, find_fit_epoch(trainer)
-        fast = trainer.fast_dev_run  # type: ignore[attr-defined]
-        due = epoch is None or fast or self._settings.is_due(epoch)
+        due = epoch is None or is_fast_dev_run(trainer) or self._settings.is_due(epoch)
         if not (due or trial):
             self._log.write(trainer, module, stage, None, self._settings)
             return
-        finish = self._end_trial if trial else partial(self._finish, trainer, module)
+        finish = (
+            self._end_sanity_check if trial else partial(self._finish_evaluation, trainer, module)
+        )
         index = self.dataloader_idx
         ranks = find_ranks(trainer, index, self._warn)
         recording = Recording.of_layers(
@@ -250,27 +289,27 @@ class EfficiencyMixin(RecordingCallback):
             trainer, module, recording, stage, index, ranks, finish, trial=trial
         )
 
-    def _end_trial(self, evaluation: WatchedEvaluation) -> None:
-        self._close()
+    def _end_sanity_check(self, evaluation: WatchedEvaluation) -> None:
+        self._close_evaluation()
         evaluation.check()
 
-    def _finish(
+    def _finish_evaluation(
         self,
         trainer: "pl.Trainer",
         module: "pl.LightningModule",
         evaluation: WatchedEvaluation,
     ) -> None:
-        self._close()
+        self._close_evaluation()
         self._recorded = True
         stage = evaluation.info.stage
         find_accuracy = partial(self._find_accuracy, stage=stage)
-        figures, found = evaluation.merge(find_accuracy, self._warn)
-        report = self._conclude(figures, found, evaluation.info)
+        counts, found = evaluation.merge(find_accuracy, self._warn)
+        report = self._conclude(counts, found, evaluation.info)
         self._log.write(trainer, module, stage, report, self._settings)
         if report is not None and trainer.state.fn == "fit":
             self._trackers.add(report)
 
-    def _close(self) -> None:
+    def _close_evaluation(self) -> None:
         evaluation, self._evaluation = self._evaluation, None
         if evaluation is not None:
             evaluation.close()

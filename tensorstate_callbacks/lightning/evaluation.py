@@ -1,22 +1,24 @@
-"""Count what a LightningModule does in the steps of one evaluation, and nothing else."""
+"""Record one evaluation: count what a LightningModule does in its steps, and nothing else."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tensorstate_callbacks.errors import WarnOnce
-from tensorstate_callbacks.lightning.around_method import call_after, surround
 from tensorstate_callbacks.lightning.logged_metrics import FreshMetrics
 from tensorstate_callbacks.lightning.ranks import Ranks
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
-from tensorstate_callbacks.recording.recorder import PassFigures, PassInfo, Recorder
+from tensorstate_callbacks.recording.callback import InstanceOverride
+from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
 from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples
 from tensorstate_callbacks.torch.distributed.rank_loops import describe_doubts
 from tensorstate_callbacks.torch.record import Recording
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+
+Around: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 _STEP = {"val": "validation_step", "test": "test_step"}
 _LAST_HOOK = {"val": "on_validation_epoch_end", "test": "on_test_epoch_end"}
@@ -118,7 +120,7 @@ class WatchedEvaluation:
 
     def merge(
         self, find_accuracy: Callable[[Mapping[str, Any]], FoundAccuracy], warn: WarnOnce
-    ) -> tuple[Recorder | PassFigures, FoundAccuracy]:
+    ) -> tuple[Recorder | PassCounts, FoundAccuracy]:
         """Return what was recorded and its accuracy, over all ranks.
 
         Args:
@@ -136,14 +138,14 @@ class WatchedEvaluation:
 
         if self._ranks is None:
             return self._recording.recorder, find()
-        figures, found, doubts = self._ranks.merge(
+        counts, found, doubts = self._ranks.merge(
             self._recording.recorder, self._recording.doubts, find
         )
         if self._ranks.problem:
             warn("samples", self._ranks.problem)
         if doubts:
             warn("samples", describe_doubts(doubts))
-        return figures, found
+        return counts, found
 
     def close(self) -> None:
         """Take everything off the module; may be called again."""
@@ -152,6 +154,93 @@ class WatchedEvaluation:
 
 class _Batch(NamedTuple):
     samples: BatchSamples | None
+
+
+class MethodStandIn:
+    """Stands in for a module's method, and runs it inside the contexts that were asked for.
+
+    It lies in the module's `__dict__`, where Lightning finds it as it finds a method, also behind
+    the wrapper of a strategy such as DDP.
+
+    Args:
+        module: The LightningModule.
+        method: Name of the method.
+    """
+
+    def __init__(self, module: Any, method: str) -> None:
+        self._original: Callable[..., Any] = getattr(module, method)
+        # Lightning reads a method's parameters past one decorator: those of ours are the method's.
+        self.__wrapped__ = getattr(self._original, "__wrapped__", self._original)
+        self._around: list[Around] = []
+        self._override = InstanceOverride(module, method, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the method."""
+        with ExitStack() as stack:
+            # The last to ask is outermost, so that those who asked first are done first.
+            for around in reversed(self._around):
+                stack.enter_context(around())
+            return self._original(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of the module takes its own method along, not this.
+        return _itself, (self._original,)
+
+    def add(self, around: Around) -> None:
+        """Have a context opened around the method."""
+        self._around.append(around)
+
+    def remove(self, around: Around) -> None:
+        """Have it opened no more; without any, the module has its own method again."""
+        self._around.remove(around)
+        if not self._around:
+            self._override.restore()
+
+
+def surround(module: Any, method: str, around: Around) -> Callable[[], None]:
+    """Have a context opened around each call of a module's method.
+
+    Several callbacks share one stand-in, so they may end in any order.
+
+    Args:
+        module: The LightningModule.
+        method: Name of the method, for example `"validation_step"`.
+        around: Makes a context manager for each call.
+
+    Returns:
+        A function that ends it.
+    """
+    stand_in = vars(module).get(method)
+    if not isinstance(stand_in, MethodStandIn):
+        stand_in = MethodStandIn(module, method)
+    stand_in.add(around)
+    return partial(stand_in.remove, around)
+
+
+def call_after(module: Any, hook: str, afterwards: Callable[[], None]) -> Callable[[], None]:
+    """Have a function called after each run of a module's hook; returns one that ends it.
+
+    Lightning calls the module's hooks after those of all callbacks, so what is logged in them is
+    all there when the function is called.
+    """
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        yield
+        afterwards()
+
+    return surround(module, hook, around)
+
+
+def find_fit_epoch(trainer: "pl.Trainer") -> int | None:
+    """Return the epoch of the fit under way, counted from 0; None outside of a fit."""
+    return int(trainer.current_epoch) if trainer.state.fn == "fit" else None
+
+
+def is_fast_dev_run(trainer: "pl.Trainer") -> bool:
+    """Tell whether the Trainer only tries whether everything works."""
+    # The Trainer's __init__ has a function set the attribute: its class declares none.
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def _find_progress(trainer: "pl.Trainer") -> Any:
@@ -163,6 +252,5 @@ def _find_progress(trainer: "pl.Trainer") -> Any:
     return loop.batch_progress
 
 
-def find_fit_epoch(trainer: "pl.Trainer") -> int | None:
-    """Return the epoch of the fit under way, counted from 0; None outside of a fit."""
-    return int(trainer.current_epoch) if trainer.state.fn == "fit" else None
+def _itself(method: Callable[..., Any]) -> Callable[..., Any]:
+    return method

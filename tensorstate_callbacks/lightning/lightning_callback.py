@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import Any
 
 from tensorstate_callbacks.errors import MissingExtraError
-from tensorstate_callbacks.lightning.callback import EfficiencyMixin
-from tensorstate_callbacks.lightning.namespace import LIGHTNING
+from tensorstate_callbacks.lightning import LIGHTNING
+from tensorstate_callbacks.lightning.callback import EfficiencyHooks
 
 try:
     Callback: Any = import_module(LIGHTNING.module).Callback
@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-class EfficiencyCallback(EfficiencyMixin, Callback):  # type: ignore[misc]
-    """Logs the network's efficiency and aIQ with each evaluation; see `EfficiencyMixin`."""
+class EfficiencyCallback(EfficiencyHooks, Callback):  # type: ignore[misc]
+    """Logs the network's efficiency and aIQ with each evaluation; see `EfficiencyHooks`."""
 
     namespace = LIGHTNING

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class FreshMetrics:
-    """Tells what an evaluation logged from what an earlier one or the training left behind.
+    """Separates what an evaluation logs from what an earlier one or the training left behind.
 
     Lightning keeps old values in `callback_metrics`; a key of this evaluation has another object
     than it had before.
@@ -44,7 +44,7 @@ class FreshMetrics:
 
 
 class MetricLog:
-    """Logs the metrics of one evaluation after the other."""
+    """Logs the metrics of each evaluation, and withdraws those that the next one lacks."""
 
     def __init__(self) -> None:
         self._keys: dict[str, frozenset[str]] = {}

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from tensorstate_callbacks.errors import require
-from tensorstate_callbacks.lightning.callback import EfficiencyMixin
-from tensorstate_callbacks.lightning.namespace import PYTORCH_LIGHTNING
+from tensorstate_callbacks.lightning import PYTORCH_LIGHTNING
+from tensorstate_callbacks.lightning.callback import EfficiencyHooks
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -14,7 +14,7 @@ else:
     ).Callback
 
 
-class EfficiencyCallback(EfficiencyMixin, Callback):
-    """Logs the network's efficiency and aIQ with each evaluation; see `EfficiencyMixin`."""
+class EfficiencyCallback(EfficiencyHooks, Callback):
+    """Logs the network's efficiency and aIQ with each evaluation; see `EfficiencyHooks`."""
 
     namespace = PYTORCH_LIGHTNING

@@ -1,7 +1,7 @@
-"""A Trainer in; the processes that evaluate together, and what they counted, merged, out."""
+"""Find the processes that share an evaluation, and merge what they counted."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
@@ -12,6 +12,9 @@ from tensorstate_callbacks.torch.distributed.barrier import send_failure, wait_f
 from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples, OwnSamples
 from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup
 from tensorstate_callbacks.torch.distributed.ranks import MergedPass, merge_passes
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 
 class Ranks:
@@ -40,10 +43,10 @@ class Ranks:
         return samples
 
     def end_batch(self, index: int, dataloader_idx: int) -> None:
-        """After a dataloader's last batch see that all ranks are there.
+        """After a dataloader's last batch, check that all ranks are there.
 
-        For right afterwards Lightning computes its metrics from all ranks, in collectives that
-        would wait for a missing one without a word.
+        Right afterwards Lightning computes its metrics from all ranks, in collectives that would
+        wait for a missing one and not say so.
         """
         if index + 1 == self._n_batches[dataloader_idx]:
             wait_for_ranks(self._group)
@@ -74,10 +77,10 @@ class Ranks:
         return merge_passes(recorder, self._group, found, weight, failure, doubts)
 
 
-def find_group(trainer: Any) -> ProcessGroup | None:
-    """Return the process group that shares the Trainer's data; None where there is only one.
+def find_group(trainer: "pl.Trainer") -> ProcessGroup | None:
+    """Return the process group that shares the Trainer's data.
 
-    Or where the processes have no `torch.distributed` between them.
+    None where there is only one process, or no `torch.distributed` between them.
     """
     if trainer.world_size < 2 or not (dist.is_available() and dist.is_initialized()):
         return None
@@ -88,7 +91,7 @@ def find_group(trainer: Any) -> ProcessGroup | None:
     return dist.group.WORLD
 
 
-def find_ranks(trainer: Any, dataloader_idx: int, warn: WarnOnce) -> Ranks | None:
+def find_ranks(trainer: "pl.Trainer", dataloader_idx: int, warn: WarnOnce) -> Ranks | None:
     """Return the processes of the evaluation that has just begun; None where there is only one.
 
     Args:
@@ -103,26 +106,26 @@ def find_ranks(trainer: Any, dataloader_idx: int, warn: WarnOnce) -> Ranks | Non
                 "processes",
                 f"the states of the {trainer.world_size} processes are not merged, since "
                 f"{type(trainer.strategy).__name__} doesn't connect them by torch.distributed: "
-                "each has the figures of its own share of the data",
+                "each has the metrics of its own share of the data",
             )
         return None
     return Ranks(group, _find_loader(trainer, dataloader_idx), _n_batches(trainer))
 
 
-def announce_failure(trainer: Any, failure: BaseException) -> None:
+def announce_failure(trainer: "pl.Trainer", failure: BaseException) -> None:
     """Let the other processes know that this one ends with an error."""
     group = find_group(trainer)
     if group is not None:
         send_failure(failure, group)
 
 
-def _n_batches(trainer: Any) -> Sequence[float]:
+def _n_batches(trainer: "pl.Trainer") -> Sequence[float]:
     kind = "sanity_val" if trainer.sanity_checking else "test" if trainer.testing else "val"
     numbers: Sequence[float] = getattr(trainer, f"num_{kind}_batches")
     return numbers
 
 
-def _find_loader(trainer: Any, dataloader_idx: int) -> Any:
+def _find_loader(trainer: "pl.Trainer", dataloader_idx: int) -> Any:
     loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     flat = list(_flatten(loaders))
     return flat[dataloader_idx] if dataloader_idx < len(flat) else None

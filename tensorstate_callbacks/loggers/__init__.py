@@ -1,1 +1,1 @@
-"""What scalars can't say, for TensorBoard and MLflow."""
+"""Write what scalars can't show to TensorBoard and MLflow."""

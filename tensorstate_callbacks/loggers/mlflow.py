@@ -143,8 +143,8 @@ def make_params(
         versions: Versions of what it runs with, under the packages' names.
     """
     lead = f"efficiency.{settings.prefix}"
-    given = {name: _spell(getattr(settings, name)) for name in _SETTINGS}
-    probes = {"n_layers": str(len(layers)), "layers": _join(layers)}
+    given = {name: _format_value(getattr(settings, name)) for name in _SETTINGS}
+    probes = {"n_layers": str(len(layers)), "layers": _join_names(layers)}
     packages = {"tensorstate_callbacks": __version__, "numpy": np.__version__, **versions}
     return {
         **{safe_key(lead + name): value for name, value in {**given, **probes}.items()},
@@ -152,19 +152,19 @@ def make_params(
     }
 
 
-def _spell(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "default"
     if isinstance(value, (list, tuple, set, frozenset)):
-        return _join([_spell(item) for item in value]) or "none"
+        return _join_names([_format_value(item) for item in value]) or "none"
     return str(getattr(value, "__name__", value))[:_MAX_LENGTH]
 
 
-def _join(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     """Return the names, and how many more there are than MLflow takes.
 
     Example:
-        >>> len(_join(["layer"] * 2000)), _join(["layer"] * 2000)[-27:]
+        >>> len(_join_names(["layer"] * 2000)), _join_names(["layer"] * 2000)[-27:]
         (5977, 'layer, layer, and 1148 more')
     """
     text, shown = ", ".join(names), len(names)

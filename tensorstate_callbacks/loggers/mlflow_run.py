@@ -145,7 +145,7 @@ class MlflowRun:
             try:
                 client = client or self._mlflow.MlflowClient(self._place.tracking_uri)
                 job(client)
-            except Exception as error:  # noqa: BLE001 - told at the end of the fit
+            except Exception as error:  # noqa: BLE001 - in the warning at the end of the fit
                 self._problem = self._problem or describe_error(error)
 
     def _find_free_name(self, client: Any, name: str) -> str:

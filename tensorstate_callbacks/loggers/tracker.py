@@ -12,10 +12,10 @@ from tensorstate_callbacks.reports.report import EfficiencyReport
 
 
 class Tracker(Protocol):
-    """Keeps what scalars can't say of one fit: in TensorBoard, in MLflow.
+    """Keeps what scalars can't show of one fit: in TensorBoard, in MLflow.
 
     The scalars themselves go the framework's way, into the logs and loggers, wherever it has one.
-    What a tracker raises costs one warning and the rest of what this tracker would have written.
+    Where a tracker raises an error, there is one warning, and this tracker writes no more.
     """
 
     @property

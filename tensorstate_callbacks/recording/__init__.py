@@ -1,1 +1,1 @@
-"""One evaluation pass, whatever the framework."""
+"""Record one evaluation pass, whatever the framework."""

@@ -1,31 +1,34 @@
-"""Hold what the callbacks of both frameworks share: arguments, history, the end of a pass."""
+"""Hold what all callbacks share: arguments, history, the end of a pass, temporary overrides."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from tensorstate_callbacks.errors import StatesNotAvailableError, WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.conclusion import conclude
-from tensorstate_callbacks.recording.recorder import PassFigures, PassInfo, Recorder
+from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
 from tensorstate_callbacks.reports.history import History
+from tensorstate_callbacks.reports.notes import low_coverage
 from tensorstate_callbacks.reports.report import EfficiencyReport
+
+_ABSENT = object()
 
 
 class RecordingCallback:
-    """Base of both callbacks, beside the framework's own `Callback`.
+    """Base of the callbacks, beside the framework's own `Callback`.
 
-    Each argument is a public attribute under its own name.
+    Each argument is a public attribute under its own name. One that is changed counts from the next
+    run on, a fit or an evaluation outside of it, and is checked as that begins.
 
     Attributes:
         history: One `EfficiencyReport` per recorded evaluation, over all fits.
     """
 
     # What a copy goes without: all that `_forget_the_run` sets.
-    _PASSING: ClassVar[tuple[str, ...]] = ()
+    _NOT_COPIED: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -100,10 +103,9 @@ class RecordingCallback:
         self.layer_metrics = layer_metrics
         self.missing_accuracy = missing_accuracy
         self.log_extras = log_extras
-        _ = self._settings
-        self._check_framework()
         self.history = History()
         self._forget_the_run()
+        self._check_framework()
 
     @property
     def last(self) -> EfficiencyReport:
@@ -121,7 +123,7 @@ class RecordingCallback:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy keeps: arguments and history, nothing of a model or a run."""
-        kept = {name: value for name, value in vars(self).items() if name not in self._PASSING}
+        kept = {name: value for name, value in vars(self).items() if name not in self._NOT_COPIED}
         # Also of a shallow copy: each callback goes on by itself.
         return {**kept, "history": History(self.history)}
 
@@ -129,33 +131,33 @@ class RecordingCallback:
         self.__dict__.update(state)
         self._forget_the_run()
 
-    @property
-    def _settings(self) -> Settings:
-        """The arguments as they are now, checked."""
-        names = [field.name for field in dataclasses.fields(Settings)]
-        return Settings(**{name: getattr(self, name) for name in names})
-
     def _check_framework(self) -> None:
         """Raise an error where the framework is set up in a way that can't be recorded."""
 
     def _forget_the_run(self) -> None:
         """Be as before the first fit, but for the history."""
+        self._take_settings()
         self._warn = WarnOnce()
         # Layers of the latest report of this run.
         self._reported: tuple[str, ...] | None = None
 
+    def _take_settings(self) -> None:
+        """Check the arguments as they are now, and keep them for the run that begins."""
+        names = [field.name for field in dataclasses.fields(Settings)]
+        self._settings = Settings(**{name: getattr(self, name) for name in names})
+
     def _find_accuracy(self, logs: Mapping[str, Any], stage: str | None = None) -> FoundAccuracy:
-        return find_accuracy(self.accuracy, logs, stage)
+        return find_accuracy(self._settings.accuracy, logs, stage)
 
     def _conclude(
         self,
-        recorder: Recorder | PassFigures,
+        recorder: Recorder | PassCounts,
         found: FoundAccuracy,
         info: PassInfo,
         *,
         compare: bool = True,
     ) -> EfficiencyReport | None:
-        """Put the report of a pass into the history; see `conclusion.conclude`.
+        """Put the report of a pass into the history; see `conclude`.
 
         Args:
             recorder: The pass.
@@ -170,3 +172,108 @@ class RecordingCallback:
             if compare:
                 self._reported = tuple(report.layers)
         return report
+
+
+def conclude(
+    recorder: Recorder | PassCounts,
+    found: FoundAccuracy,
+    settings: Settings,
+    warn: WarnOnce,
+    info: PassInfo,
+    *,
+    before: Collection[str] | None = None,
+) -> EfficiencyReport | None:
+    """Turn one recorded pass into its report.
+
+    Args:
+        recorder: The pass, or what several processes recorded of it, summed up.
+        found: Its accuracy, or why there is none.
+        settings: What the callback was given.
+        warn: Takes the warnings: a probe that saw nothing, an accuracy that is missing, a layer of
+            which too little was seen, other layers than in the report before.
+        info: Its epoch, step and stage; accuracy, alpha and beta are filled in here.
+        before: Layers of the report before, of the same fit and stage; None where there is none.
+
+    Returns:
+        The report, without aIQ where there is no accuracy; None where no probe saw anything.
+
+    Raises:
+        ProbeError: A layer could not be counted.
+        ValueError: There is no accuracy, and `missing_accuracy` is `"raise"`.
+    """
+    if isinstance(recorder, PassCounts):
+        counts = recorder
+    elif recorder.error is not None:
+        raise recorder.error
+    else:
+        counts = recorder.counts()
+    unseen = counts.unseen()
+    if counts.probes and before is not None:
+        # What the report before had is told of as a change.
+        unseen = [name for name in unseen if name not in before]
+    if unseen:
+        warn(
+            "unseen",
+            f"no activations came from {', '.join(unseen)}: the evaluation saw no data or doesn't "
+            "call these layers, or they run where a probe can't see them (a compiled function of "
+            "their own). They are left out; attach to other layers, or exclude them",
+        )
+    if not counts.probes:
+        return None
+    if found.problem is not None:
+        problem = f"aIQ can't be computed: {found.problem}. Efficiency is logged without it"
+        if settings.missing_accuracy == "raise":
+            raise ValueError(problem)
+        if settings.missing_accuracy == "warn":
+            warn("accuracy", problem)
+    report = counts.report(
+        dataclasses.replace(info, accuracy=found.value, alpha=settings.alpha, beta=settings.beta)
+    )
+    if before is not None and set(before) != set(report.layers):
+        warn.each_time(_describe_change(report, before))
+    limited = low_coverage(report)
+    if limited is not None:
+        warn("coverage", limited)
+    return report
+
+
+class InstanceOverride:
+    """An entry in an object's `__dict__` that hides the class's attribute until restored.
+
+    It is written there directly, past the attribute trackers of Keras layers.
+
+    Args:
+        owner: The object.
+        name: The attribute.
+        value: What it is to be for now.
+    """
+
+    def __init__(self, owner: Any, name: str, value: Any) -> None:
+        self._owner, self._name, self._value = owner, name, value
+        self._before = vars(owner).get(name, _ABSENT)
+        vars(owner)[name] = value
+
+    def restore(self) -> None:
+        """Put back what was there before; a later override by somebody else is left alone."""
+        entries = vars(self._owner)
+        if entries.get(self._name, _ABSENT) is not self._value:
+            return
+        if self._before is _ABSENT:
+            del entries[self._name]
+        else:
+            entries[self._name] = self._before
+
+
+def _describe_change(report: EfficiencyReport, before: Collection[str]) -> str:
+    added = [name for name in report.layers if name not in before]
+    missing = [name for name in before if name not in report.layers]
+    # With its time, since Python gives a text only once, and layers may come and go.
+    when = "" if report.epoch is None else f" in epoch {report.epoch}"
+    when += "" if report.step is None else f" after {report.step} steps"
+    changes = [f"added: {', '.join(added)}"] * bool(added)
+    changes += [f"missing: {', '.join(missing)}"] * bool(missing)
+    return (
+        f"the evaluation{when} saw other layers than the one before ({'; '.join(changes)}): "
+        "efficiency and aIQ of the network are of these layers now, and can't be compared with "
+        "those before. Compare layer by layer, or attach to layers that every evaluation calls"
+    )

@@ -1,4 +1,4 @@
-"""Take an axis of neurons as users give it: checked once, looked up by layer, several folded."""
+"""Check the argument `channel_axis`, look up a layer's axis in it, fold several axes into one."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

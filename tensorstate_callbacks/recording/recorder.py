@@ -1,4 +1,4 @@
-"""One evaluation pass: activations of named probes in, one EfficiencyReport out."""
+"""Count the states of named probes over one evaluation pass, in one process or in several."""
 
 import dataclasses
 import threading
@@ -17,6 +17,7 @@ from tensorstate_callbacks.states.counter import Memory, StateCounter
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 Entry = TypeVar("Entry")
+Name = TypeVar("Name")
 
 
 class Width(NamedTuple):
@@ -45,6 +46,54 @@ class PassInfo:
     epoch: int | None = None
     step: int | None = None
     stage: str = "val"
+
+
+class ProbeCounts(NamedTuple):
+    """What was counted of one probe with one number of neurons.
+
+    Attributes:
+        spectrum: Frequency spectrum of the states; of several processes, of each one's own share.
+        fired: How often each neuron fired in the states that this process counted, shape
+            `(n_neurons,)`, uint64.
+    """
+
+    spectrum: Spectrum
+    fired: npt.NDArray[np.uint64]
+
+
+class PassCounts(NamedTuple):
+    """What was counted in one evaluation pass: all that a report depends on.
+
+    Attributes:
+        names: All probes.
+        probes: Of each probe that saw a state, and each number of neurons that it saw them with,
+            in forward order.
+    """
+
+    names: tuple[str, ...]
+    probes: Mapping[Width, ProbeCounts]
+
+    def seen(self) -> list[str]:
+        """Return the probes that have seen a state, in forward order."""
+        return list(dict.fromkeys(width.probe for width in self.probes))
+
+    def unseen(self) -> list[str]:
+        """Return the probes that have seen none."""
+        seen = set(self.seen())
+        return [name for name in self.names if name not in seen]
+
+    def report(self, info: PassInfo) -> EfficiencyReport:
+        """Return the report of all probes that saw a state; see `Recorder.report`."""
+        layers = {
+            name: LayerReport.from_spectrum(name, counts.spectrum, counts.fired, info.alpha)
+            for name, counts in name_widths(self.probes).items()
+        }
+        if not layers:
+            raise ProbeError(
+                f"no probe saw any activations: {', '.join(self.names)}. Run the model on "
+                "some data while recording, and attach to layers that it calls."
+            )
+        return EfficiencyReport(layers=layers, **vars(info))
 
 
 class Recorder:
@@ -154,13 +203,13 @@ class Recorder:
         """
         if self.error is not None:
             raise self.error
-        return self.figures().report(PassInfo() if info is None else info)
+        return self.counts().report(PassInfo() if info is None else info)
 
-    def figures(self) -> "PassFigures":
-        """Return what was counted so far, summed up: all that a report depends on."""
+    def counts(self) -> PassCounts:
+        """Return what was counted so far; `error` isn't raised."""
         seen = {width: counter for width, counter in self.by_width().items() if counter.n_states}
-        return PassFigures(
-            self.names, {width: (c.spectrum(), c.fired()) for width, c in seen.items()}
+        return PassCounts(
+            self.names, {width: ProbeCounts(c.spectrum(), c.fired()) for width, c in seen.items()}
         )
 
     def _counter(self, name: str, shape: tuple[int, ...], channel_axis: int) -> StateCounter:
@@ -182,14 +231,6 @@ class Recorder:
             return self._counters.setdefault(width, StateCounter(width.n_neurons))
 
 
-def _on_one_axis(activations: Any, axis: Axis) -> tuple[Any, int]:
-    if not hasattr(activations, "shape"):
-        activations = np.asarray(activations)
-    if isinstance(axis, int):
-        return activations, axis
-    return folded(np.asarray(activations), axis)
-
-
 def name_widths(entries: Mapping[Width, Entry]) -> dict[str, Entry]:
     """Return entries by names: the probe's, followed by its width where it has several.
 
@@ -209,36 +250,57 @@ def name_widths(entries: Mapping[Width, Entry]) -> dict[str, Entry]:
     return named
 
 
-class PassFigures(NamedTuple):
-    """One evaluation pass, summed up.
+def merge_orders(orders: Iterable[Iterable[Name]]) -> list[Name]:
+    """Return the names of several processes in one fixed order.
 
-    Attributes:
-        names: All probes.
-        figures: Spectrum and firing counts of each probe that saw a state, and of each number of
-            neurons that it saw them with, in forward order.
+    Args:
+        orders: The names that each process has, in its order: that of the lowest one counts.
+
+    Example:
+        >>> merge_orders([[], ["a", "c"], ["b", "a", "c"]])
+        ['a', 'c', 'b']
     """
+    return list(dict.fromkeys(name for order in orders for name in order))
 
-    names: tuple[str, ...]
-    figures: Mapping[Width, tuple[Spectrum, npt.NDArray[np.uint64]]]
 
-    def seen(self) -> list[str]:
-        """Return the probes that have seen a state, in forward order."""
-        return list(dict.fromkeys(width.probe for width in self.figures))
+def merge_ranks(names: Iterable[str], shares: Mapping[Width, Iterable[ProbeCounts]]) -> PassCounts:
+    """Add up what several processes counted in one pass.
 
-    def unseen(self) -> list[str]:
-        """Return the probes that have seen none."""
-        seen = set(self.seen())
-        return [name for name in self.names if name not in seen]
+    Args:
+        names: All probes, seen or not.
+        shares: For each probe and number of neurons that some process saw, in forward order, what
+            each process counted.
 
-    def report(self, info: PassInfo) -> EfficiencyReport:
-        """Return the report of all probes that saw a state; see `Recorder.report`."""
-        layers = {
-            name: LayerReport.from_spectrum(name, spectrum, fired, info.alpha)
-            for name, (spectrum, fired) in name_widths(self.figures).items()
-        }
-        if not layers:
-            raise ProbeError(
-                f"no probe saw any activations: {', '.join(self.names)}. Run the model on "
-                "some data while recording, and attach to layers that it calls."
-            )
-        return EfficiencyReport(layers=layers, **vars(info))
+    Returns:
+        The pass, as one process would have recorded it: exactly, since all is integers.
+    """
+    merged = {}
+    for width, parts in shares.items():
+        parts = list(parts)
+        fired = np.stack([part.fired for part in parts]).sum(axis=0, dtype=np.uint64)
+        merged[width] = ProbeCounts(add_spectra(part.spectrum for part in parts), fired)
+    return PassCounts(tuple(names), merged)
+
+
+def add_spectra(spectra: Iterable[Spectrum]) -> Spectrum:
+    """Return the spectrum of the union of disjoint sets of states.
+
+    Example:
+        >>> one, other = Spectrum.from_counts([1, 1, 5]), Spectrum.from_counts([1, 2])
+        >>> values, multiplicities = add_spectra([one, other])
+        >>> values, multiplicities
+        (array([1, 2, 5], dtype=uint64), array([3, 1, 1], dtype=uint64))
+    """
+    parts = list(spectra)
+    values, places = np.unique(np.concatenate([p.values for p in parts]), return_inverse=True)
+    multiplicities = np.zeros(len(values), np.uint64)
+    np.add.at(multiplicities, places, np.concatenate([p.multiplicities for p in parts]))
+    return Spectrum(values, multiplicities)
+
+
+def _on_one_axis(activations: Any, axis: Axis) -> tuple[Any, int]:
+    if not hasattr(activations, "shape"):
+        activations = np.asarray(activations)
+    if isinstance(axis, int):
+        return activations, axis
+    return folded(np.asarray(activations), axis)

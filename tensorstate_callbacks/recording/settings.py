@@ -1,4 +1,4 @@
-"""Check the arguments that both callbacks take, and keep them together."""
+"""Check the arguments that all callbacks take, and keep them together."""
 
 import dataclasses
 import math

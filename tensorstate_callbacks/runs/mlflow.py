@@ -12,10 +12,16 @@ from tensorstate_callbacks.display.columns import COLUMNS
 from tensorstate_callbacks.errors import RunError, require
 from tensorstate_callbacks.loggers.tracker import hide_passwords
 from tensorstate_callbacks.reports.report import NETWORK_KEYS
-from tensorstate_callbacks.runs.finished_run import FinishedRun, RunEvaluation, RunLayer
-from tensorstate_callbacks.runs.logged_keys import Point, choose_lead, evaluations
+from tensorstate_callbacks.runs.finished_run import (
+    FinishedRun,
+    Point,
+    RunEvaluation,
+    RunLayer,
+    choose_lead,
+    find_evaluations,
+)
 
-# Where the tables of a callback's figures are, one per callback.
+# Where the tables of the layers' metrics are, one per callback.
 _FOLDER = "efficiency"
 _TABLE = "layers.json"
 
@@ -37,7 +43,7 @@ def read_mlflow(
     lead: str | None = None,
     accuracy: str | None = None,
 ) -> FinishedRun:
-    """Return a run, with the figures of its table where it has one.
+    """Return a run, with the metrics of its table where it has one.
 
     Args:
         run_id: The run's id.
@@ -65,20 +71,20 @@ def read_mlflow(
             ]
             for key in keys
         }
-        tables = _tables(client, run_id)
+        tables = _read_tables(client, run_id)
     except mlflow.exceptions.MlflowException as error:
         raise RunError(
             f"MLflow can't read run {run_id} at {uri}: {error}. --tracking-uri says where else"
         ) from error
     source = f"run {run.info.run_name} ({run_id}) at {uri}, keys {lead}aiq, {lead}efficiency..."
-    # How the figures were made, which a callback logs beside them; its prefix comes before.
+    # How the metrics were made, which a callback logs beside them; its prefix comes before.
     prefix = lead[lead.find("_") + 1 :]
     for name in ("beta", "alpha"):
         given = run.data.params.get(f"{_FOLDER}.{prefix}{name}")
         source += f", {name} {given}" if given is not None else ""
     return FinishedRun(
         source=source,
-        evaluations=_completed(evaluations(scalars, lead, accuracy), tables),
+        evaluations=_complete(find_evaluations(scalars, lead, accuracy), tables),
     )
 
 
@@ -92,7 +98,7 @@ def _check_database(uri: str) -> None:
         )
 
 
-def _tables(client: Any, run_id: str) -> list[RunEvaluation]:
+def _read_tables(client: Any, run_id: str) -> list[RunEvaluation]:
     found: list[RunEvaluation] = []
     for artifact in client.list_artifacts(run_id, _FOLDER):
         if artifact.path.endswith(_TABLE):
@@ -129,17 +135,17 @@ def _from_rows(rows: Sequence[Mapping[str, Any]]) -> list[RunEvaluation]:
     ]
 
 
-def _completed(
+def _complete(
     logged: Sequence[RunEvaluation], tables: Sequence[RunEvaluation]
 ) -> list[RunEvaluation]:
-    """Return the logged evaluations, with all figures where a table has the same one."""
+    """Return the logged evaluations, with all metrics where a table has the same one."""
     return [
-        next((known for known in reversed(tables) if _same(known, evaluation)), evaluation)
+        next((known for known in reversed(tables) if _is_same(known, evaluation)), evaluation)
         for evaluation in logged
     ]
 
 
-def _same(known: RunEvaluation, logged: RunEvaluation) -> bool:
+def _is_same(known: RunEvaluation, logged: RunEvaluation) -> bool:
     if known.epoch != logged.epoch or known.efficiency is None or logged.efficiency is None:
         return False
     # Databases and servers keep 64 bits of a metric, JSON 10 or more digits of it.

@@ -44,22 +44,22 @@ def report_run(arguments: argparse.Namespace) -> int:
     """Print a finished run's metrics, draw them where `--output` says, and return the exit code."""
     output: Path | None = arguments.output
     if output is not None and output.suffix.lower() not in _SUFFIXES:
-        return _refuse(f"--output {output}: a figure ends in {', '.join(_SUFFIXES)}", 2)
+        return _print_error(f"--output {output}: a figure ends in {', '.join(_SUFFIXES)}", 2)
     if output is not None and not output.parent.is_dir():
-        return _refuse(f"--output {output}: there is no folder {output.parent}", 2)
+        return _print_error(f"--output {output}: there is no folder {output.parent}", 2)
     try:
-        run = _read(arguments)
-        print(_describe(run))
+        run = _read_run(arguments)
+        print(_describe_run(run))
         if output is not None:
-            _draw(run, output)
+            _draw_run(run, output)
     except (RunError, MissingExtraError) as error:
-        return _refuse(str(error), 1)
+        return _print_error(str(error), 1)
     if output is not None:
         print(f"\n{'page' if output.suffix.lower() in PAGE_SUFFIXES else 'figure'}: {output}")
     return 0
 
 
-def _read(arguments: argparse.Namespace) -> FinishedRun:
+def _read_run(arguments: argparse.Namespace) -> FinishedRun:
     folder = Path(arguments.run)
     if folder.is_dir():
         return read_tensorboard(folder, arguments.keys, arguments.accuracy)
@@ -69,20 +69,20 @@ def _read(arguments: argparse.Namespace) -> FinishedRun:
             f"{arguments.run!r} is neither a folder nor an MLflow run: give a log folder of "
             "TensorBoard, or runs:/<id> with the 32 hexadecimal digits of an MLflow run's id"
         )
-    # A bar for a table of some kilobytes says nothing.
+    # Its tables have some kilobytes: a progress bar would only be in the way.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     return read_mlflow(run_id, arguments.tracking_uri, arguments.keys, arguments.accuracy)
 
 
-def _describe(run: FinishedRun) -> str:
+def _describe_run(run: FinishedRun) -> str:
     parts = [run.source, history_text(run.evaluations)]
     unit, where = positions(run.evaluations)
     for index, kind in best_and_last(run.evaluations):
-        parts.append(f"{unit} {where[index]} ({kind})\n{_layers(run.evaluations[index])}")
+        parts.append(f"{unit} {where[index]} ({kind})\n{_describe_layers(run.evaluations[index])}")
     return "\n\n".join(parts)
 
 
-def _layers(evaluation: RunEvaluation) -> str:
+def _describe_layers(evaluation: RunEvaluation) -> str:
     layers = evaluation.layers
     # A table in two parts only where there is more than a terminal's width of metrics.
     full = len({name for layer in layers.values() for name in layer.values if name in COLUMNS}) > 8
@@ -90,13 +90,13 @@ def _layers(evaluation: RunEvaluation) -> str:
     return f"{table}\n{network_line(evaluation)}"
 
 
-def _draw(run: FinishedRun, output: Path) -> None:
+def _draw_run(run: FinishedRun, output: Path) -> None:
     if output.suffix.lower() in PAGE_SUFFIXES:
         write_page(run.evaluations, output, source=run.source)
     else:
         plot_history(run.evaluations).savefig(output)
 
 
-def _refuse(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
     print(f"error: {message}", file=sys.stderr)
     return code

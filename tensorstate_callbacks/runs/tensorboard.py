@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from tensorstate_callbacks.errors import RunError, require
-from tensorstate_callbacks.runs.finished_run import FinishedRun
-from tensorstate_callbacks.runs.logged_keys import (
+from tensorstate_callbacks.runs.finished_run import (
+    FinishedRun,
     Point,
     Scalars,
     choose_lead,
-    evaluations,
-    leads,
+    find_evaluations,
+    find_leads,
 )
 
 # Float and double; a scalar is a tensor of no dimension.
@@ -33,10 +33,10 @@ def read_tensorboard(
         MissingExtraError: TensorBoard is not installed.
         RunError: There are several runs, or none; or a key is not there.
     """
-    runs = {name: _read_scalars(folder / name) for name in _runs(folder)}
+    runs = {name: _read_scalars(folder / name) for name in _find_runs(folder)}
     if not runs:
         raise RunError(f"there is no event file of TensorBoard in {str(folder)!r} or below it")
-    ours = [name for name, scalars in runs.items() if leads(scalars)]
+    ours = [name for name, scalars in runs.items() if find_leads(scalars)]
     if len(ours) > 1:
         paths = "".join(f"\n  {folder / name}" for name in ours)
         raise RunError(f"{str(folder)!r} holds {len(ours)} runs; give one of{paths}")
@@ -46,11 +46,11 @@ def read_tensorboard(
     lead = choose_lead(scalars, lead, f"run {name} of {str(folder)!r}")
     return FinishedRun(
         source=f"run {name} of {folder}, keys {lead}aiq, {lead}efficiency...",
-        evaluations=evaluations(scalars, lead, accuracy),
+        evaluations=find_evaluations(scalars, lead, accuracy),
     )
 
 
-def _runs(folder: Path) -> list[str]:
+def _find_runs(folder: Path) -> list[str]:
     return sorted(
         os.path.relpath(path, folder)
         for path, _, files in os.walk(folder)
@@ -62,12 +62,12 @@ def _read_scalars(folder: Path) -> Scalars:
     scalars: dict[str, list[Point]] = {}
     for file in sorted(folder.iterdir()):
         if "tfevents" in file.name:
-            for tag, point in _points(file):
+            for tag, point in _read_points(file):
                 scalars.setdefault(tag, []).append(point)
     return scalars
 
 
-def _points(file: Path) -> Iterator[tuple[str, Point]]:
+def _read_points(file: Path) -> Iterator[tuple[str, Point]]:
     # Event by event: pictures and histograms, which the same files hold, are passed over.
     loader: Any = require(
         "tensorboard.backend.event_processing.event_file_loader",

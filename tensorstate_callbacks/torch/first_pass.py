@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from tensorstate_callbacks.recording.weight_coverage import uncovered_message
+from tensorstate_callbacks.recording.selection import uncovered_message
 from tensorstate_callbacks.torch.default_layers import own_weights
 from tensorstate_callbacks.torch.layers import PickedLayers, unprobed_weights
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.recorder import PassFigures, PassInfo, Recorder
+from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Method, Settings
 from tensorstate_callbacks.reports.report import EfficiencyReport
@@ -212,7 +212,7 @@ class Recording:
             TensorStateWarning: Which activations belong to repeated samples had to be assumed.
         """
         self._watch.find_output()
-        figures: Recorder | PassFigures = self.recorder
+        figures: Recorder | PassCounts = self.recorder
         if process_group is not None:
             figures, accuracy = merge_report(self.recorder, process_group, accuracy, self.doubts)
         return figures.report(

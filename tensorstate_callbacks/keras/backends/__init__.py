@@ -9,7 +9,7 @@ import keras
 import numpy.typing as npt
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-from tensorstate_callbacks.recording.instance_override import InstanceOverride
+from tensorstate_callbacks.recording.callback import InstanceOverride
 
 _MODULES = {
     name: f"tensorstate_callbacks.keras.backends.{name}" for name in ("tensorflow", "jax", "torch")

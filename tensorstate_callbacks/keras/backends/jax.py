@@ -14,7 +14,7 @@ from jax.experimental.sparse import JAXSparse
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from tensorstate_callbacks.keras.backends import jax_host_tap, make_uncompiled
-from tensorstate_callbacks.recording.instance_override import InstanceOverride
+from tensorstate_callbacks.recording.callback import InstanceOverride
 
 try:
     from jax.extend.core import get_opaque_trace_state

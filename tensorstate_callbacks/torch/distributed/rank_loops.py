@@ -9,7 +9,7 @@ import torch.distributed as dist
 from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.metrics.efficiency import aIQ
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
-from tensorstate_callbacks.recording.recorder import PassFigures, Recorder
+from tensorstate_callbacks.recording.recorder import PassCounts, Recorder
 from tensorstate_callbacks.torch.distributed.barrier import wait_for_ranks
 from tensorstate_callbacks.torch.distributed.own_samples import ALL_OWN, BatchSamples, OwnSamples
 from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup
@@ -48,7 +48,7 @@ def own_batches(
 
 def merge_report(
     recorder: Recorder, group: ProcessGroup, accuracy: float | None, doubts: Mapping[str, str]
-) -> tuple[PassFigures, float | None]:
+) -> tuple[PassCounts, float | None]:
     """Merge what the ranks recorded, and their accuracies; see `Recording.report`.
 
     Raises:

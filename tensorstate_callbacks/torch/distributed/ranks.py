@@ -8,8 +8,14 @@ import torch.distributed as dist
 
 from tensorstate_callbacks.errors import ProbeError, RankError
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, merge_accuracies
-from tensorstate_callbacks.recording.merging import ProbeSums, merge_orders, merge_ranks
-from tensorstate_callbacks.recording.recorder import PassFigures, Recorder, Width
+from tensorstate_callbacks.recording.recorder import (
+    PassCounts,
+    ProbeCounts,
+    Recorder,
+    Width,
+    merge_orders,
+    merge_ranks,
+)
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.torch.distributed.barrier import mark_known, wait_for_ranks
 from tensorstate_callbacks.torch.distributed.exchange import StateExchange
@@ -29,7 +35,7 @@ class MergedPass(NamedTuple):
         doubts: What some rank had to assume of a probe, in sentences.
     """
 
-    figures: PassFigures
+    figures: PassCounts
     accuracy: FoundAccuracy
     doubts: list[str]
 
@@ -117,7 +123,7 @@ def merge_passes(
 
 def _exchange(
     counters: Mapping[Width, StateCounter], passes: Sequence[RankPass], group: ProcessGroup
-) -> PassFigures:
+) -> PassCounts:
     exchange, own = StateExchange(group), {}
     # A rank without data doesn't find out which layer makes the output.
     dropped = {name for p in passes for name in p.dropped}
@@ -127,7 +133,7 @@ def _exchange(
         counter = counters.get(width) or StateCounter(width.n_neurons)
         most = max(p.distinct.get(width, 0) for p in passes)
         spectrum = exchange.own_share(counter, most).spectrum()
-        own[width] = ProbeSums(spectrum, counter.fired())
+        own[width] = ProbeCounts(spectrum, counter.fired())
     figures = _gather(own, group)
     shares = {width: [part[width] for part in figures] for width in own}
     names = merge_orders(p.names for p in passes)
