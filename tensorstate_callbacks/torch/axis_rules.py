@@ -5,18 +5,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from tensorstate_callbacks.torch.axis_moves import (
-    MOVES,
-    Arguments,
-    Part,
-    Parts,
-    Place,
-    Shape,
-    carry_over,
-    keep,
-    reduce_axes,
-    whole,
-)
+from tensorstate_callbacks.torch.axis_moves import MOVES, Arguments, carry_over, keep, reduce_axes
+from tensorstate_callbacks.torch.places import Part, Parts, Place, Shape, whole
 
 Input: TypeAlias = tuple[torch.Tensor, Place]
 

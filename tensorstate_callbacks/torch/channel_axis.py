@@ -17,7 +17,6 @@ from tensorstate_callbacks.recording.channel_axis import (
     given_axis,
 )
 from tensorstate_callbacks.recording.channel_axis import n_neurons as neurons_on
-from tensorstate_callbacks.torch.axis_moves import Place
 from tensorstate_callbacks.torch.following import Follower
 from tensorstate_callbacks.torch.module_axis import (
     documented_axis,
@@ -25,7 +24,7 @@ from tensorstate_callbacks.torch.module_axis import (
     is_unruled,
     rule_axis,
 )
-from tensorstate_callbacks.torch.places import Places, resolve, shape_of
+from tensorstate_callbacks.torch.places import Place, Places, resolve, shape_of
 
 
 def default_axis(n_axes: int) -> int:

@@ -16,16 +16,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.hooks import RemovableHandle
 
-from tensorstate_callbacks.torch.activations import find_tensor
-from tensorstate_callbacks.torch.axis_moves import Parts
+from tensorstate_callbacks.torch.activations import find_tensor, input_tensor
 from tensorstate_callbacks.torch.axis_rules import place_outputs
-from tensorstate_callbacks.torch.module_call import (
-    fast_modules,
-    input_tensor,
-    is_first_run,
-    takes_hooks,
-)
-from tensorstate_callbacks.torch.places import Places, shape_of, tensors_in
+from tensorstate_callbacks.torch.hooks import fast_modules, is_first_run, takes_hooks
+from tensorstate_callbacks.torch.places import Parts, Places, shape_of, tensors_in
 
 # Shapes of samples that bring nothing new, after which no others are looked at.
 _MOST_CALM = 8

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from tensorstate_callbacks.torch.default_layers import own_parameters
+from tensorstate_callbacks.torch.layers import own_parameters
 
 _SPATIAL = {
     cls: int(name[-2])

@@ -11,14 +11,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from tensorstate_callbacks.torch.activations import find_tensor
-from tensorstate_callbacks.torch.module_call import (
-    fast_modules,
-    is_first_run,
-    is_symbolic,
-    takes_hooks,
-)
-from tensorstate_callbacks.torch.transforms import under_transform
+from tensorstate_callbacks.torch.activations import find_tensor, is_symbolic, under_transform
+from tensorstate_callbacks.torch.hooks import fast_modules, is_first_run, takes_hooks
 
 # Parameters of forward methods whose masks are 0 where there is padding, and those that are not.
 _DATA_MASKS = frozenset({"attention_mask", "decoder_attention_mask", "encoder_attention_mask"})

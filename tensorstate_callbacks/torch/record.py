@@ -14,16 +14,19 @@ from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Method, Settings
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.states.counter import StateCounter
+from tensorstate_callbacks.torch.activations import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
-from tensorstate_callbacks.torch.distributed.own_samples import ActiveLoader, BatchSamples
-from tensorstate_callbacks.torch.distributed.rank_loops import merge_report, own_batches
-from tensorstate_callbacks.torch.distributed.tensor_parallel import refuse_split_layers
-from tensorstate_callbacks.torch.eager import forced_eager
-from tensorstate_callbacks.torch.hooks import Watch
-from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
-from tensorstate_callbacks.torch.module_call import OutputFn
+from tensorstate_callbacks.torch.distributed.own_samples import (
+    ActiveLoader,
+    BatchSamples,
+    own_batches,
+)
+from tensorstate_callbacks.torch.distributed.ranks import merge_report
+from tensorstate_callbacks.torch.hooks import forced_eager
 from tensorstate_callbacks.torch.padding import watch_for_padding
+from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers, refuse_split_layers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
+from tensorstate_callbacks.torch.watch import Watch
 
 Batch = TypeVar("Batch")
 

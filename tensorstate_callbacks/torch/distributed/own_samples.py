@@ -8,8 +8,10 @@ a way of their own.
 
 import warnings
 import weakref
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
+import torch.distributed as dist
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from tensorstate_callbacks.errors import TensorStateWarning
@@ -18,6 +20,9 @@ from tensorstate_callbacks.torch.distributed.accelerate_loaders import (
     active_loader,
     find_deal,
 )
+from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup
+
+Batch = TypeVar("Batch")
 
 
 class BatchSamples(NamedTuple):
@@ -100,6 +105,34 @@ def own_samples(loader: Any, batch_idx: int) -> int:
     if samples is None:
         raise ValueError(known.problem or "the size of the loader's batches isn't known")
     return samples.n_own
+
+
+def own_batches(
+    loader: Iterable[Batch],
+    group: ProcessGroup | None,
+    begin: Callable[[BatchSamples | None], None],
+) -> Iterator[Batch]:
+    """Yield a loader's batches, and tell before each how much of it is this rank's own.
+
+    Args:
+        loader: The loader.
+        group: The ranks that share the data; None means all of them.
+        begin: Called before each batch, and with None after the last.
+
+    Warns:
+        TensorStateWarning: That can't be known.
+    """
+    there = dist.is_available() and dist.is_initialized()
+    n_ranks = dist.get_world_size(group) if there else 1
+    own = OwnSamples(loader, n_ranks) if n_ranks > 1 else None
+    if own is not None and own.problem is not None and dist.get_rank(group) == 0:
+        warnings.warn(own.problem, TensorStateWarning, stacklevel=2)
+    try:
+        for index, batch in enumerate(loader):
+            begin(None if own is None else own.of_batch(index) or ALL_OWN)
+            yield batch
+    finally:
+        begin(None)
 
 
 class ActiveLoader:
