@@ -48,8 +48,8 @@ class Axes(Protocol):
 class Follower:
     """Follows a model's data from where it is called to where that call ends.
 
-    It hangs on all modules of the model, so that it finds out which call is the outermost one. As
-    soon as enough is known it takes itself off.
+    It hooks all modules of the model, so that it finds out which call is the outermost one. As soon
+    as enough is known it removes the hooks.
 
     Args:
         axes: Whoever wants to know.
@@ -58,7 +58,7 @@ class Follower:
     def __init__(self, axes: Axes) -> None:
         self._axes = axes
         self._handles: list[RemovableHandle] = []
-        self._hung: tuple[Callable[[], nn.Module | None], Callable[..., Any]] | None = None
+        self._hooked: tuple[Callable[[], nn.Module | None], Callable[..., Any]] | None = None
         self._is_done = False
         # Modules that were called from outside of the model, and the shapes of what they took.
         self._entries: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -85,10 +85,10 @@ class Follower:
             wrap: Makes a hook of a function.
 
         Returns:
-            Handles that take the hooks off.
+            Handles that remove the hooks.
         """
         self._unhook()
-        self._hung = weakref.ref(model), wrap
+        self._hooked = weakref.ref(model), wrap
         self._is_done = False
         untouched = fast_modules(model)
         for module in model.modules():
@@ -105,14 +105,14 @@ class Follower:
 
     def follow_again(self) -> None:
         """Follow the next calls too: what was known was not enough."""
-        if self._is_done and self._hung is not None:
-            get_model, wrap = self._hung
+        if self._is_done and self._hooked is not None:
+            get_model, wrap = self._hooked
             model = get_model()
             if model is not None:
                 self.add_hooks(model, wrap)
 
-    def take_off(self) -> None:
-        """Take all hooks off, and end what an interrupt may have left open."""
+    def remove_hooks(self) -> None:
+        """Remove all hooks, and end what an interrupt may have left open."""
         self._unhook()
         self._end()
 
@@ -157,8 +157,8 @@ class Follower:
         self._is_done = True
         self._unhook()
         self._n_calm += 1
-        if self._hung is not None and self._n_calm < _MOST_CALM:
-            _, wrap = self._hung
+        if self._hooked is not None and self._n_calm < _MOST_CALM:
+            _, wrap = self._hooked
             for module in self._entries:
                 hook = module.register_forward_pre_hook(wrap(self._look), with_kwargs=True)
                 self._handles.append(hook)

@@ -42,7 +42,7 @@ class Hook:
 
 
 def takes_hooks(module: nn.Module) -> bool:
-    """Tell whether hooks can be hung on a module; TorchScript takes none."""
+    """Tell whether a module takes hooks; TorchScript takes none."""
     return not isinstance(module, torch.jit.RecursiveScriptModule)  # type: ignore[attr-defined]
 
 
@@ -103,7 +103,7 @@ def forced_eager(*, warn: bool = True) -> Iterator[None]:
 
 
 def warn_if_compiled(model: nn.Module) -> None:
-    """Warn if hooks that are hung on the model now may not be called, since it is compiled."""
+    """Warn if hooks that the model gets now may not be called, since it is compiled."""
     if "torch._dynamo" not in sys.modules:
         return
     for name, module in model.named_modules():

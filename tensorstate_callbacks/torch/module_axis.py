@@ -1,4 +1,4 @@
-"""Tell what a module says of the axis of its neurons: by its class, or by its parameters.
+"""Find the axis of a module's neurons by its class, or by its parameters.
 
 All axes found here count from the end, so that they hold for batched and unbatched tensors.
 """

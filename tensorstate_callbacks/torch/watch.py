@@ -40,12 +40,12 @@ class Watch:
     Args:
         recorder: Takes the states.
         layers: The probed modules under their names.
-        settings: Tells which sides of a module are probed.
-        axes: Tells the axis of the neurons.
+        settings: Which sides of a module are probed.
+        axes: Finds the axis of the neurons.
         output_fn: `(name, output)` to the tensor to count, or None to leave it to the rules.
 
     Attributes:
-        active: Tells whether calls are looked at.
+        active: Calls are looked at.
         rows: Leaves out the samples of a batch that another process counts.
         sees_padding: Padding would be counted: some activations were no nested tensors, which have
             none.
@@ -81,25 +81,29 @@ class Watch:
     def on(self, model: nn.Module) -> Iterator[None]:
         """Hook the probed modules, and all while their axes depend on what came before them."""
         with ExitStack() as stack:
-            stack.callback(self._take_off)
+            stack.callback(self._remove_hooks)
             for name, module in self._first.begin(model).items():
                 if not takes_hooks(module):
                     continue
-                self._hang(name, module.register_forward_pre_hook, partial(self._see_aside, name))
+                self._add_hook(
+                    name, module.register_forward_pre_hook, partial(self._see_aside, name)
+                )
             # Without hooks a layer will be found to have seen nothing, which is warned of.
             for name, layer in filter(lambda item: takes_hooks(item[1]), self._layers.items()):
                 before, after = self._settings.probe_names(name)
                 if before is not None:
                     see = partial(self._see_input, before, name)
-                    self._hang(name, layer.register_forward_pre_hook, see)
+                    self._add_hook(name, layer.register_forward_pre_hook, see)
                 if after is not None:
-                    self._hang(name, layer.register_forward_hook, partial(self._see_output, after))
+                    self._add_hook(
+                        name, layer.register_forward_hook, partial(self._see_output, after)
+                    )
                 elif name in self._layers.tentative:
-                    self._hang(name, layer.register_forward_hook, partial(self._verify, name))
+                    self._add_hook(name, layer.register_forward_hook, partial(self._verify, name))
             root = unwrap(model)
             if takes_hooks(root) and not self._by_batch:
-                self._hang("", root.register_forward_pre_hook, self._begin_run)
-                self._hang("", root.register_forward_hook, self._end_run)
+                self._add_hook("", root.register_forward_pre_hook, self._begin_run)
+                self._add_hook("", root.register_forward_hook, self._end_run)
             self._axes.awaited = self._awaited()
             if self._axes.awaited and not self._axes.is_settled():
                 self._follower.add_hooks(model, Hook)
@@ -121,48 +125,48 @@ class Watch:
         self._n_runs += 1
 
     def find_output(self) -> None:
-        """Leave out the layer that makes the output, which the calls so far tell of."""
+        """Leave out the layer that makes the output: of those called so far, the last."""
         for name in self._first.conclude():
             self._leave_out(name)
         for name in self._first.take_aside():
-            self._unhook(name)
+            self._remove_hooks_of(name)
 
     def conclude(self) -> dict[str, str]:
-        """End the pass, and return what is to be said of it: kinds of warnings to their texts."""
+        """End the pass, and return its warnings: kinds to texts."""
         self.find_output()
-        said = {}
+        warned = {}
         silent = [n for n in self._recorder.unseen() if n in self._without_tensor]
         if silent:
             self._recorder.drop(silent)
             gave = ", ".join(f"{name} (a {self._without_tensor[name]})" for name in silent)
-            said["tensor"] = (
+            warned["tensor"] = (
                 f"left out, since they took or gave no tensor that could be counted: {gave}. "
                 "Exclude them, or give output_fn=(name, output) -> tensor"
             )
         if self._axes.guesses:
-            said["axis"] = describe_guesses(self._axes.guesses)
+            warned["axis"] = describe_guesses(self._axes.guesses)
         uncovered = self._first.uncovered()
         if uncovered is not None:
-            said["weights"] = uncovered
-        return said
+            warned["weights"] = uncovered
+        return warned
 
-    def _hang(
+    def _add_hook(
         self, name: str, register: Callable[..., RemovableHandle], see: Callable[..., object]
     ) -> None:
         handle = register(Hook(see), with_kwargs=True)
         self._handles.setdefault(name, []).append(handle)
 
-    def _take_off(self) -> None:
-        self._follower.take_off()
+    def _remove_hooks(self) -> None:
+        self._follower.remove_hooks()
         for name in list(self._handles):
-            self._unhook(name)
+            self._remove_hooks_of(name)
 
-    def _unhook(self, name: str) -> None:
+    def _remove_hooks_of(self, name: str) -> None:
         for handle in self._handles.pop(name, ()):
             handle.remove()
 
     def _leave_out(self, name: str) -> None:
-        self._unhook(name)
+        self._remove_hooks_of(name)
         probes = [probe for probe in self._settings.probe_names(name) if probe]
         self._recorder.drop(probes)
         self._axes.awaited -= {*probes}

@@ -29,18 +29,18 @@ class MergedPass(NamedTuple):
     """One evaluation pass of all ranks, the same on all of them.
 
     Attributes:
-        figures: To the bit what one process would have recorded of all ranks' data.
+        sums: To the bit what one process would have recorded of all ranks' data.
         accuracy: The accuracy over all of it.
         doubts: What some rank had to assume of a probe, in sentences.
     """
 
-    figures: PassFigures
+    sums: PassFigures
     accuracy: FoundAccuracy
     doubts: list[str]
 
 
 class RankPass(NamedTuple):
-    """What one rank tells the others before states are exchanged.
+    """What one rank sends the others before states are exchanged.
 
     Attributes:
         names: Its probes.
@@ -105,7 +105,7 @@ def merge_passes(
             if failure is not None:
                 raise mark_known(failure)
             _check(dict(zip(ranks_of(group), passes, strict=True)))
-            figures = _exchange(counters, passes, carrier)
+            sums = _exchange(counters, passes, carrier)
         except RuntimeError as error:
             if isinstance(error, (RankError, ProbeError)) or error is failure:
                 raise
@@ -116,8 +116,8 @@ def merge_passes(
                 f"though all of them are there: {error}"
             ) from error
     merged = merge_accuracies([p.accuracy for p in passes], [p.weight for p in passes])
-    united = {name: doubt for p in passes for name, doubt in p.doubts.items()}
-    return MergedPass(figures, merged, list(united.values()))
+    all_doubts = {name: doubt for p in passes for name, doubt in p.doubts.items()}
+    return MergedPass(sums, merged, list(all_doubts.values()))
 
 
 def merge_report(
@@ -142,11 +142,11 @@ def merge_report(
     merged = merge_passes(recorder, group, FoundAccuracy(accuracy), None, failure, doubts)
     if merged.doubts and dist.get_rank(group) == 0:
         warnings.warn(describe_doubts(merged.doubts), TensorStateWarning, stacklevel=3)
-    return merged.figures, merged.accuracy.value
+    return merged.sums, merged.accuracy.value
 
 
 def describe_doubts(doubts: Iterable[str]) -> str:
-    """Return what to tell of repeated samples that could not be left out for certain."""
+    """Return the warning of repeated samples that could not be left out for certain."""
     return (
         "the ranks don't divide the samples, so a DistributedSampler or Accelerate repeats some, "
         f"and where these are in the activations had to be assumed: {'; '.join(doubts)}. Evaluate "
@@ -224,8 +224,8 @@ def _exchange(
         most = max(p.distinct.get(width, 0) for p in passes)
         spectrum = exchange.own_share(counter, most).spectrum()
         own[width] = ProbeSums(spectrum, counter.fired())
-    figures = _gather(own, group)
-    shares = {width: [part[width] for part in figures] for width in own}
+    gathered = _gather(own, group)
+    shares = {width: [part[width] for part in gathered] for width in own}
     names = merge_orders(p.names for p in passes)
     return merge_ranks([name for name in names if name not in dropped], shares)
 
