@@ -29,7 +29,7 @@ HookAxis: TypeAlias = Axis | Callable[[str, nn.Module, torch.Tensor], Axis | Non
 
 
 class StateCaptureHook(CapturedStates):
-    """Captures the states of a module's outputs or inputs, as long as it hangs on the module.
+    """Captures the states of a module's outputs or inputs, as long as it is registered there.
 
     It goes where PyTorch takes a hook: `module.register_forward_hook(hook)` captures what the
     module gives, `module.register_forward_pre_hook(hook)` what it takes, `with_kwargs` or without.
