@@ -86,7 +86,7 @@ class BatchRows:
 
 
 def _batch_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
-    """The axis that the module's type says is the batch; -1 for none, None where it isn't said."""
+    """The axis that the module's type says is the batch; -1 for none, None where it isn't known."""
     n_axes = len(shape)
     batch_first = getattr(module, "batch_first", None)
     if isinstance(batch_first, bool):

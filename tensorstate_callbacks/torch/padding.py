@@ -87,9 +87,8 @@ def watch_for_padding(
     for path, module in model.named_modules():
         places = _mask_places(module)
         if places and takes_hooks(module) and module not in untouched:
-            hook = Hook(
-                MaskCheck(places, partial(warn_once, f"layer {path!r}" if path else "the model"))
-            )
+            report = partial(warn_once, f"layer {path!r}" if path else "the model")
+            hook = Hook(MaskCheck(places, report))
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
     try:
         yield

@@ -20,13 +20,13 @@ from tensorstate_callbacks.torch.layers import NO_LAYERS, find_default, named_la
 
 
 class PickedLayers(dict[str, nn.Module]):
-    """The layers to probe under their names, and what the first pass has still to tell of them.
+    """The layers to probe under their names, and what the first pass has still to show of them.
 
     Attributes:
         is_default: Nothing was asked for: these are all layers that may be meant, and the one that
             makes the output among them.
-        output: The layer that makes the output, as soon as a pass has told.
-        tentative: Layers that may be dense ones; the first call tells.
+        output: The layer that makes the output, as soon as a pass has shown it.
+        tentative: Layers that may be dense ones; the first call shows it.
         aside: Layers that were excluded, one of which may make the output.
     """
 
@@ -38,7 +38,7 @@ class PickedLayers(dict[str, nn.Module]):
         self.aside: dict[str, nn.Module] = {}
 
     def expected(self) -> list[str]:
-        """Return the names of the layers that a report will have, as far as can be told.
+        """Return the names of the layers that a report will have, as far as is known.
 
         Before a model has run, the layer defined last is taken for the one of the output.
         """
@@ -82,7 +82,7 @@ def pick_layers(
 
 
 class FirstPass:
-    """What the calls of a model tell of the layers that were picked by default.
+    """What the calls of a model show of the layers that were picked by default.
 
     Args:
         layers: They; what is found out is kept in them.
@@ -113,23 +113,24 @@ class FirstPass:
         if self._layers.output is None:
             self._called.add(name)
 
-    def conclude(self) -> list[str]:
-        """Find the layer that makes the output: the one called last. Return what to leave out."""
-        layers = self._layers
-        if not layers.is_default or layers.output is not None or self._last is None:
-            return []
-        layers.output = self._last
-        return [layers.output] if layers.output in layers else []
+    def find_output(self) -> tuple[str | None, Iterable[str]]:
+        """Find the layer that makes the output: the one called last.
 
-    def take_aside(self) -> Iterable[str]:
-        """Return the modules whose calls need no longer be seen."""
-        if self._layers.output is None:
-            return ()
+        Returns:
+            That layer where it was picked and is to be left out now, and the modules whose calls
+            need no longer be seen.
+        """
+        layers, found = self._layers, None
+        if layers.is_default and layers.output is None and self._last is not None:
+            layers.output = self._last
+            found = layers.output if layers.output in layers else None
+        if layers.output is None:
+            return None, ()
         done, self._aside = self._aside, ()
-        return done
+        return found, done
 
     def uncovered(self) -> str | None:
-        """Return what to say of the weights that ran and aren't probed; None where they are few."""
+        """Return the warning of weights that ran and aren't probed; None where they are few."""
         owned = {n: own_weights(m) for n, m in self._unprobed.items() if n in self._called}
         probed = self._called & self._picked.keys() & self._layers.keys()
         covered = (inner for name in probed for inner in self._picked[name].modules())

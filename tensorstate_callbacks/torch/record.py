@@ -223,7 +223,7 @@ class Recording:
 
         `DistributedSampler` and Accelerate repeat samples where the ranks don't divide them;
         without them, the ranks' merged counts are those of one process. A loader of Accelerate's
-        tells of itself: a loop over it needs no `batches`.
+        is known without it: a loop over one needs no `batches`.
 
         Args:
             loader: A DataLoader with a `DistributedSampler`, or one that Accelerate has prepared.

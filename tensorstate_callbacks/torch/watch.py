@@ -83,11 +83,9 @@ class Watch:
         with ExitStack() as stack:
             stack.callback(self._remove_hooks)
             for name, module in self._first.begin(model).items():
-                if not takes_hooks(module):
-                    continue
-                self._add_hook(
-                    name, module.register_forward_pre_hook, partial(self._see_aside, name)
-                )
+                if takes_hooks(module):
+                    see = partial(self._see_aside, name)
+                    self._add_hook(name, module.register_forward_pre_hook, see)
             # Without hooks a layer will be found to have seen nothing, which is warned of.
             for name, layer in filter(lambda item: takes_hooks(item[1]), self._layers.items()):
                 before, after = self._settings.probe_names(name)
@@ -95,9 +93,8 @@ class Watch:
                     see = partial(self._see_input, before, name)
                     self._add_hook(name, layer.register_forward_pre_hook, see)
                 if after is not None:
-                    self._add_hook(
-                        name, layer.register_forward_hook, partial(self._see_output, after)
-                    )
+                    see = partial(self._see_output, after)
+                    self._add_hook(name, layer.register_forward_hook, see)
                 elif name in self._layers.tentative:
                     self._add_hook(name, layer.register_forward_hook, partial(self._verify, name))
             root = unwrap(model)
@@ -112,7 +109,7 @@ class Watch:
     def resume(self) -> None:
         """Look at calls from here on, as those of a new batch."""
         self._by_batch = self.active = True
-        self._begin_batch()
+        self._n_runs += 1
 
     def pause(self) -> None:
         """Look at no calls until `resume`."""
@@ -121,14 +118,12 @@ class Watch:
             self.find_output()
         self.active = False
 
-    def _begin_batch(self) -> None:
-        self._n_runs += 1
-
     def find_output(self) -> None:
         """Leave out the layer that makes the output: of those called so far, the last."""
-        for name in self._first.conclude():
-            self._leave_out(name)
-        for name in self._first.take_aside():
+        output, done = self._first.find_output()
+        if output is not None:
+            self._leave_out(output)
+        for name in done:
             self._remove_hooks_of(name)
 
     def conclude(self) -> dict[str, str]:
@@ -182,7 +177,7 @@ class Watch:
 
     def _begin_run(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self.active and not self._by_batch and is_first_run():
-            self._begin_batch()
+            self._n_runs += 1
 
     def _end_run(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self.active and not self._by_batch and is_first_run():

@@ -96,7 +96,7 @@ def wait_for_ranks(group: ProcessGroup) -> None:
         try:
             store.wait(list(keys.values()), timeout)
         except RuntimeError:
-            # The others are told at once: their wait may have begun later.
+            # The others learn it at once: their wait may have begun later.
             for key in keys.values():
                 if not store.check([key]):
                     store.set(key, _absent(timeout))
@@ -132,7 +132,7 @@ def send_failure(failure: BaseException, group: ProcessGroup) -> None:
         for rank in ranks:
             key = f"{turn}/{rank}"
             if rank != dist.get_rank() and store.check([key]) and store.get(key) != _HERE:
-                # Likely the cause: a collective of somebody else's, in which that one was missing.
+                # Likely the cause: a collective of the user's, in which that one was missing.
                 _add_note(failure, f"rank {rank}: {store.get(key).decode(errors='replace')}")
     except RuntimeError:
         # The store is gone with rank 0, which the others see themselves. The failure goes on.

@@ -109,7 +109,7 @@ def merge_passes(
         except RuntimeError as error:
             if isinstance(error, (RankError, ProbeError)) or error is failure:
                 raise
-            # Whoever is gone doesn't come here any more.
+            # A rank that is gone doesn't come here any more.
             wait_for_ranks(group)
             raise RankError(
                 f"the exchange of counted states between the ranks {ranks_of(group)} broke off, "

@@ -1,4 +1,4 @@
-"""Work out where the neurons lie in an operation's results, from where they lay in what it took."""
+"""Find where the neurons lie in an operation's results, from where they lay in what it took."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
