@@ -23,7 +23,7 @@ from tensorstate_callbacks.recording.recorder import add_spectra
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.partition import join_states, partition_states
 from tensorstate_callbacks.states.spectrum import Spectrum
-from tensorstate_callbacks.torch.distributed.exchange import StateExchange
+from tensorstate_callbacks.torch.distributed.ranks import StateExchange
 
 NEURONS = 64
 RANKS = 4

@@ -21,7 +21,10 @@ from keras_models import (
 
 from tensorstate_callbacks import NoLayerMatchedError, TensorStateWarning, entropy
 from tensorstate_callbacks.keras import EfficiencyCallback, StateCapture
-from tensorstate_callbacks.tensorstate.keras_model import build, efficiency_layers, remove, reset
+from tensorstate_callbacks.tensorstate import build_efficiency_model as build
+from tensorstate_callbacks.tensorstate import efficiency_layers
+from tensorstate_callbacks.tensorstate import remove_state_layers as remove
+from tensorstate_callbacks.tensorstate import reset_efficiency_model as reset
 
 
 def names(model):

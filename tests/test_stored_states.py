@@ -185,7 +185,7 @@ def test_a_batch_that_cannot_be_counted_is_not_stored(tmp_path, monkeypatch):
     def no_memory(rows):
         raise MemoryError("no memory")
 
-    monkeypatch.setattr(states._counter, "update_packed", no_memory)
+    monkeypatch.setattr(states._captured.counter, "update_packed", no_memory)
     with pytest.raises(ProbeError, match="could not be counted: no memory"):
         states.record(images(3, 1), 1)
     monkeypatch.undo()

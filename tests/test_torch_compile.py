@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tensorstate_callbacks import TensorStateWarning
-from tensorstate_callbacks.torch import eager, record
+from tensorstate_callbacks.torch import hooks, record
 from tensorstate_callbacks.torch.layers import named_layers
 
 can_force = pytest.mark.skipif(
@@ -166,7 +166,7 @@ def test_recordings_may_end_in_any_order() -> None:
     torch.compiler.reset()
     compiler = Compiler()
     model = torch.compile(net(), backend=compiler)
-    first, second = eager.forced_eager(), eager.forced_eager()
+    first, second = hooks.forced_eager(), hooks.forced_eager()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

@@ -14,8 +14,8 @@ from torch import nn
 from torch_models import collect, images, small_net
 
 from tensorstate_callbacks import ProbeError
-from tensorstate_callbacks.torch import device_packing, record, tensor_recorder
-from tensorstate_callbacks.torch.device_packing import HostCopy
+from tensorstate_callbacks.torch import record, tensor_recorder
+from tensorstate_callbacks.torch.tensor_recorder import HostCopy
 
 DEVICES = [
     name
@@ -207,7 +207,7 @@ def test_device_with_one_stream_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cpu, "Event", Event, raising=False)
     monkeypatch.delattr(torch.cpu, "current_stream")
-    device_packing.HostCopy(torch.ones(2, 3, dtype=torch.uint8))
+    HostCopy(torch.ones(2, 3, dtype=torch.uint8))
     assert recorded == [()]
 
 

@@ -1,4 +1,4 @@
-"""Which counter runs on this machine: one ordered table of kernels in, one engine out."""
+"""Choose the counter that runs on this machine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorstate_callbacks._native.fallback import NumpyEngine
-from tensorstate_callbacks._native.firing import Firing
-from tensorstate_callbacks._native.layout import Layout, Memory
+from tensorstate_callbacks._native.layout import Firing, Layout, Memory
 from tensorstate_callbacks.errors import TensorStateWarning
 
 try:

@@ -1,8 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstate_callbacks._native.firing import Firing
-from tensorstate_callbacks._native.layout import Layout, Memory
+from tensorstate_callbacks._native.layout import Firing, Layout, Memory
 
 class NativeEngine:
     def __init__(self, n_neurons: int, kernel: str) -> None: ...

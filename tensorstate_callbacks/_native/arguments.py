@@ -1,4 +1,4 @@
-"""What a caller passed in; out comes what the engines take, or an error that says what is wrong."""
+"""Check what a caller passed in, and say what is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The counter in plain NumPy: the same contract as the compiled one, where that is missing."""
+"""Count and pack states in plain NumPy, as the compiled counter does where that is missing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from threading import RLock
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from tensorstate_callbacks._native.arguments import check_padding
-from tensorstate_callbacks._native.firing import Firing
-from tensorstate_callbacks._native.layout import Layout, Memory
+from tensorstate_callbacks._native.arguments import (
+    check_padding,
+    checked_axis,
+    checked_threshold,
+    plain_array,
+)
+from tensorstate_callbacks._native.layout import Firing, Layout, Memory, layout_of
 
 _COUNT_MAX = 2**64 - 1
 _ROWS_AT_ONCE = 1 << 16
@@ -148,3 +152,34 @@ def _exact_sum(counts: NDArray[np.uint64]) -> int:
     # Halves cannot wrap: there are far fewer than 2**32 rows.
     low = int((counts & np.uint64(0xFFFF_FFFF)).sum())
     return (int((counts >> np.uint64(32)).sum()) << 32) + low
+
+
+def pack_states(
+    activations: ArrayLike, channel_axis: int, threshold: float = 0.0, *, bfloat16: bool = False
+) -> NDArray[np.uint8]:
+    """The states of all positions, packed: what `StateCounter.update` counts, as rows.
+
+    Args:
+        activations: see `StateCounter.update`.
+        channel_axis: the axis of the neurons; may be negative.
+        threshold: a finite number; a neuron fires where its activation is greater.
+        bfloat16: int16 or uint16 `activations` are the bits of bfloat16 numbers.
+
+    Returns:
+        (m, ceil(n_neurons / 8)) uint8, one row per position in C order of the other axes; neuron
+        0 is bit 0 of byte 0.
+
+    Raises:
+        TypeError: if the dtype is not supported or an argument is not a number.
+        ValueError: if the channel axis is not there, or the threshold is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> pack_states(np.array([[1.0, -1.0, 2.0], [0.0, 3.0, 0.0]]), channel_axis=1)
+        array([[5],
+               [2]], dtype=uint8)
+    """
+    array = plain_array(activations, "activations")
+    axis = checked_axis(array.shape, channel_axis)
+    layout = layout_of(array.dtype, array.ndim, axis, checked_threshold(threshold), bfloat16)
+    return pack_firing(layout.firing(array))

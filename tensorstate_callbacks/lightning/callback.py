@@ -24,9 +24,9 @@ from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method
 from tensorstate_callbacks.reports.history import History
 from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.torch.activations import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
-from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
-from tensorstate_callbacks.torch.module_call import OutputFn
+from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers
 from tensorstate_callbacks.torch.record import Recording
 
 if TYPE_CHECKING:

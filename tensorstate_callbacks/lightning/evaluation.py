@@ -12,7 +12,7 @@ from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.callback import InstanceOverride
 from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
 from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples
-from tensorstate_callbacks.torch.distributed.rank_loops import describe_doubts
+from tensorstate_callbacks.torch.distributed.ranks import describe_doubts
 from tensorstate_callbacks.torch.record import Recording
 
 if TYPE_CHECKING:

@@ -8,9 +8,12 @@ import torch.distributed as dist
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.recorder import Recorder
-from tensorstate_callbacks.torch.distributed.barrier import send_failure, wait_for_ranks
 from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples, OwnSamples
-from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup
+from tensorstate_callbacks.torch.distributed.process_groups import (
+    ProcessGroup,
+    send_failure,
+    wait_for_ranks,
+)
 from tensorstate_callbacks.torch.distributed.ranks import MergedPass, merge_passes
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from tensorstate_callbacks._native.arguments import (
     checked_width,
     plain_array,
 )
+from tensorstate_callbacks._native.fallback import pack_states
 from tensorstate_callbacks._native.layout import LastLayout, Memory
-from tensorstate_callbacks._native.packing import pack_states
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 __all__ = [

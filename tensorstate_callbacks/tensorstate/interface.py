@@ -8,7 +8,7 @@ from typing import Any
 from tensorstate_callbacks.metrics import efficiency as metrics
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Method
+from tensorstate_callbacks.recording.settings import Method, Settings
 
 
 def build_efficiency_model(
@@ -29,9 +29,20 @@ def build_efficiency_model(
     forward pass. They are named `<layer>_post_states` (what the layer gives) and
     `<layer>_pre_states` (what it takes). A second call on the same model adds nothing twice.
 
+    A PyTorch module gets a `StateCaptureHook` on each layer. Without `attach_to` the layer that
+    makes the output is left out: the one that the first run calls last, or with a `storage_path`
+    the one defined last. Before the first run `efficiency_layers` is in the order of the model's
+    layers.
+
+    A Keras model is rebuilt with `StateCapture` layers around its own, which keep their weights:
+    training one model trains the other. If the model is compiled, so is the new one, with the same
+    optimizer, loss and metrics. Layers of parallel branches may come in another order, so don't
+    carry `get_weights` over. The path of a layer inside another model has dots in the names. If all
+    that was asked for is captured already, the model itself is returned.
+
     Args:
         model: A PyTorch module, LightningModules included, which gets hooks and is returned; or a
-            functional or sequential Keras model, which is rebuilt around the same layers.
+            functional or sequential Keras model, with such models in it too.
         attach_to: A class name (`"Conv2d"`), a layer name or glob (`"block_*.conv"`), a type, a
             predicate `(name, layer) -> bool`, or a sequence of these. None takes every convolution
             and dense or linear layer except the one that makes the output.
@@ -45,13 +56,22 @@ def build_efficiency_model(
         channel_axis: Axis of the neurons in the layers' tensors, batch axis included, where it
             isn't the one that layers and the way of the data tell: an axis; a tuple of axes that
             are one unit together; a mapping of layer names, globs, class names or types to these;
-            or a callable `(name, layer, tensor)` that returns one, or None.
+            or a callable `(name, layer, tensor)` that returns one, or None. Keras's tensors are
+            symbolic there.
 
     Raises:
         FileExistsError: `storage_path` holds states of an earlier run, and `resume` isn't set.
         NoLayerMatchedError: Nothing matched; the message lists what the model has.
-        TypeError: The model or another argument is of the wrong kind.
-        ValueError: An argument is out of its range.
+        TypeError: The model or another argument is of the wrong kind, or the model is a subclassed
+            Keras model.
+        ValueError: An argument is out of its range, or not that of the captures that are there; or
+            a layer can't be captured: TorchScript calls no hooks, and nothing can be put around
+            Keras layers that are inside of other layers.
+
+    Warns:
+        TensorStateWarning: A PyTorch model is compiled, and may not call its hooks. Of Keras: some
+            of the layers are inside of other layers; the model has a `compile` of its own and the
+            new one isn't compiled; or, with JAX, the optimizer can't be shared.
 
     Example:
         >>> import torch
@@ -61,16 +81,10 @@ def build_efficiency_model(
         >>> [(layer.name, layer.state_count) for layer in model.efficiency_layers]
         [('0_post_states', 10)]
     """
-    return _interface_of(model).build(
-        model,
-        attach_to,
-        exclude,
-        method,
-        storage_path,
-        keep_raw=keep_raw,
-        threshold=threshold,
-        resume=resume,
-        channel_axis=channel_axis,
+    interface = _interface_of(model)
+    settings = Settings(attach_to=attach_to, exclude=exclude, method=method, threshold=threshold)
+    return interface.build(
+        model, settings, channel_axis, keep_raw=keep_raw, storage_path=storage_path, resume=resume
     )
 
 

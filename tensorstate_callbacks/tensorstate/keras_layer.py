@@ -1,4 +1,4 @@
-"""A layer that gives its input on as it is, and counts the states it sees in evaluation."""
+"""Pass tensors through as they are, and count their states in evaluation."""
 
 import os
 from typing import Any
@@ -14,14 +14,15 @@ from tensorstate_callbacks.keras.backends import current_backend, in_symbolic_sc
 from tensorstate_callbacks.keras.layers import first_tensor
 from tensorstate_callbacks.recording.channel_axis import Axis, folded, is_axis
 from tensorstate_callbacks.tensorstate.captured_states import CapturedStates
+from tensorstate_callbacks.tensorstate.state_readings import Captured, StateReadings
 
 
 @keras.saving.register_keras_serializable("tensorstate_callbacks")
-class StateCapture(keras.layers.Layer):
+class StateCapture(StateReadings, keras.layers.Layer):
     """Captures the states of what passes through it, in any model and on all of Keras's backends.
 
     It has no weights, changes nothing, and lets masks through. It records in `evaluate`, `predict`
-    and plain calls, not in training, and is read as `captured_states.CapturedStates` describes. Of
+    and plain calls, not in training, and is read by the methods of `StateReadings`. Of
     several tensors (a list, a dict) it captures the first.
 
     Saved with a model, copied or cloned it keeps its settings, but no states and no `storage_path`:
@@ -147,45 +148,6 @@ class StateCapture(keras.layers.Layer):
     def capture_on(self, on: bool) -> None:
         self._tapped.capture_on = on
 
-    @property
-    def state_count(self) -> int:
-        """States recorded so far, repeats included."""
-        return self._read().state_count
-
-    @property
-    def states(self) -> npt.NDArray[np.bool_]:
-        """The distinct states, shape `(distinct, neurons)`, bool, in step with `counts()`."""
-        return self._read().states
-
-    @property
-    def raw_states(self) -> npt.NDArray[np.uint8]:
-        """All states as observed, shape `(state_count, ceil(neurons / 8))`, uint8, read-only."""
-        return self._read().raw_states
-
-    def counts(self, index: npt.ArrayLike | None = None) -> npt.NDArray[np.uint64]:
-        """Return how often each distinct state was seen; see `CapturedStates.counts`."""
-        return self._read().counts(index)
-
-    def state_ids(self) -> list[bytes]:
-        """Return the distinct states as packed bytes, in step with `counts()`."""
-        return self._read().state_ids()
-
-    def states_per_instance(self) -> int:
-        """Return how many states each sample has; see `CapturedStates.states_per_instance`."""
-        return self._read().states_per_instance()
-
-    def max_entropy(self) -> float:
-        """Return the highest entropy that the layer could have: its number of neurons, in bits."""
-        return self._read().max_entropy()
-
-    def entropy(self, alpha: float | None = 1) -> float:
-        """Return the Rényi entropy of the states in bits; see `CapturedStates.entropy`."""
-        return self._read().entropy(alpha)
-
-    def efficiency(self, alpha1: float = 1, alpha2: float | None = None) -> float:
-        """Return the entropy as a share of the highest; see `CapturedStates.efficiency`."""
-        return self._read().efficiency(alpha1, alpha2)
-
     def reset_states(self) -> None:
         """Forget everything captured, on disk too."""
         self._tapped.error = None
@@ -198,10 +160,10 @@ class StateCapture(keras.layers.Layer):
             axis = found[0] if len(found) == 1 else found
         self._tapped.observe(activations, axis)
 
-    def _read(self) -> CapturedStates:
+    def _read(self) -> Captured:
         if self._tapped.error is not None:
             raise self._tapped.error
-        return self._tapped
+        return self._tapped._read()
 
 
 class _TappedStates(CapturedStates):

@@ -18,8 +18,8 @@ from tensorstate_callbacks.recording.channel_axis import (
     check_keys,
     given_axis,
 )
-from tensorstate_callbacks.recording.selection import Patterns, select_layers
-from tensorstate_callbacks.recording.settings import Method, Settings
+from tensorstate_callbacks.recording.selection import select_layers
+from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.tensorstate.keras_layer import StateCapture
 from tensorstate_callbacks.tensorstate.keras_rebuild import (
     Around,
@@ -38,55 +38,16 @@ class PlacedCapture(StateCapture):
 
 def build(
     model: keras.Model,
-    attach_to: Patterns | None = None,
-    exclude: Patterns = (),
-    method: Method = "after",
-    storage_path: str | os.PathLike[str] | None = None,
+    settings: Settings,
+    channel_axis: ChannelAxis,
     *,
-    keep_raw: bool = False,
-    threshold: float = 0.0,
-    resume: bool = False,
-    channel_axis: ChannelAxis = None,
+    keep_raw: bool,
+    storage_path: str | os.PathLike[str] | None,
+    resume: bool,
 ) -> keras.Model:
-    """Rebuild a model with a `StateCapture` before or after some of its layers.
-
-    The layers are the model's own, with their weights: training one model trains the other. If the
-    model is compiled, so is the new one, with the same optimizer, loss and metrics. Layers of
-    parallel branches may come in another order, so don't carry `get_weights` over.
-
-    Args:
-        model: Functional or sequential, with such models in it too.
-        attach_to: Which layers; see `selection.select_layers`.
-        exclude: Which of them to leave out.
-        method: `"after"` captures outputs, `"before"` inputs, `"both"` both.
-        storage_path: Folder in which all states are kept in the order of observation.
-        keep_raw: Keep them in memory.
-        threshold: A neuron fires where its activation is above it; finite.
-        resume: Go on with what the folder holds of an earlier run.
-        channel_axis: Axis of the neurons where it isn't the one that layers and the way of the
-            data tell; see `EfficiencyCallback`. A callable is given symbolic tensors.
-
-    Returns:
-        The new model, with its captures in `efficiency_layers`, in the order of the forward pass.
-        They are called `<layer>_post_states` and `<layer>_pre_states`, with dots in the path of a
-        layer inside another model. What is captured already isn't captured twice; if that is all
-        that was asked for, this is the model itself.
-
-    Raises:
-        FileExistsError: The folder holds states of an earlier run, and `resume` isn't set.
-        NoLayerMatchedError: No layer matched; the message lists what the model has.
-        TypeError: An argument is of the wrong kind, or the model is a subclassed one.
-        ValueError: An argument is out of its range, or not that of the captures that are there, or
-            the layers are inside of other layers.
-
-    Warns:
-        TensorStateWarning: Some of the layers are inside of other layers; the model has a
-            `compile` of its own and the new one isn't compiled; or, with JAX, the optimizer can't
-            be shared.
-    """
-    settings = Settings(attach_to=attach_to, exclude=exclude, method=method, threshold=threshold)
+    """Rebuild a model with captures around some of its layers; see `build_efficiency_model`."""
     _check_kind(model)
-    options: dict[str, Any] = {"threshold": threshold, "keep_raw": keep_raw}
+    options: dict[str, Any] = {"threshold": settings.threshold, "keep_raw": keep_raw}
     there = {layer.name for layer in _placed(model)}
     for layer in _placed(model):
         made_with = {"threshold": layer.threshold, "keep_raw": layer.keep_raw}
@@ -193,7 +154,7 @@ def _pick(model: keras.Model, settings: Settings) -> dict[str, keras.layers.Laye
         )
         if len(inside) == len(picked):
             raise ValueError(problem)
-        warnings.warn(f"left out {problem}", TensorStateWarning, stacklevel=3)
+        warnings.warn(f"left out {problem}", TensorStateWarning, stacklevel=4)
     return {name: layer for name, layer in picked.items() if name not in inside}
 
 
@@ -234,7 +195,7 @@ def _compile_alike(new: keras.Model, model: keras.Model) -> None:
         warnings.warn(
             f"{type(model).__name__} has a compile of its own: compile the returned model anew",
             TensorStateWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
         return
     options = dict(model._compile_config.config)
@@ -255,6 +216,6 @@ def _optimizer_for(new: keras.Model, model: keras.Model) -> keras.optimizers.Opt
         f"the branches of {model.name!r} come in another order with state layers in them, and with "
         "JAX an optimizer goes by the order of weights: the new model has a fresh one",
         TensorStateWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
     return type(model.optimizer).from_config(model.optimizer.get_config())

@@ -1,4 +1,4 @@
-"""A functional or sequential model in; one of the very same layers with some added or dropped out.
+"""Rebuild a functional or sequential model of the very same layers, with some added or dropped.
 
 Models inside the model are rebuilt too, if something changes in them.
 """

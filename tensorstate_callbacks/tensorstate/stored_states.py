@@ -1,20 +1,75 @@
-"""Packed states of one capture point, kept on disk: memory-mapped, resumable."""
+"""Keep the packed states of one capture point as observed, in memory or in files."""
 
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.errors import StatesNotAvailableError
-from tensorstate_callbacks.tensorstate.raw_states import Rows
+
+Rows = npt.NDArray[np.uint8]
 
 _VERSION = 1
+
+
+class RawStates(Protocol):
+    """What keeps packed states and knows how many came with each batch."""
+
+    def begin(self, n_neurons: int) -> None:
+        """Get ready for states of so many neurons."""
+
+    def appended(self, rows: Rows, n_samples: int) -> AbstractContextManager[None]:
+        """Keep the states of a batch, unless the block raises: then they were never there."""
+
+    def rows(self) -> Rows:
+        """Return all states, shape `(states, bytes)`, uint8, read-only."""
+
+    def batches(self) -> npt.NDArray[np.int64]:
+        """Return the samples and states of each batch, shape `(batches, 2)`."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+
+class MemoryStates:
+    """Keeps packed states in memory."""
+
+    def __init__(self) -> None:
+        self._parts: list[Rows] = []
+        self._batches: list[tuple[int, int]] = []
+
+    def begin(self, n_neurons: int) -> None:
+        """Get ready for states of so many neurons."""
+        self._parts = [np.empty((0, -(-n_neurons // 8)), np.uint8)]
+
+    @contextmanager
+    def appended(self, rows: Rows, n_samples: int) -> Iterator[None]:
+        """Keep the states of a batch, unless the block raises."""
+        yield
+        self._parts.append(rows)
+        self._batches.append((n_samples, len(rows)))
+
+    def rows(self) -> Rows:
+        """Return all states, read-only."""
+        if len(self._parts) > 1:
+            self._parts = [np.concatenate(self._parts)]
+        rows = self._parts[0].view()
+        rows.flags.writeable = False
+        return rows
+
+    def batches(self) -> npt.NDArray[np.int64]:
+        """Return the samples and states of each batch."""
+        return np.array(self._batches, np.int64).reshape(-1, 2)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._parts, self._batches = [], []
 
 
 class StoredStates:

@@ -11,23 +11,25 @@ from torch import nn
 from tensorstate_callbacks.errors import ProbeError, TensorStateWarning
 from tensorstate_callbacks.recording.channel_axis import Axis
 from tensorstate_callbacks.tensorstate.captured_states import CapturedStates
-from tensorstate_callbacks.torch.activations import on_one_axis, to_host
-from tensorstate_callbacks.torch.channel_axis import ChannelAxes, describe_guesses
-from tensorstate_callbacks.torch.module_call import (
+from tensorstate_callbacks.torch.activations import (
     OutputFn,
     input_tensor,
-    is_first_run,
     is_symbolic,
     no_tensor_error,
+    on_one_axis,
     output_tensor,
+    plain,
+    to_host,
+    under_transform,
 )
-from tensorstate_callbacks.torch.transforms import plain, under_transform
+from tensorstate_callbacks.torch.channel_axis import ChannelAxes, describe_guesses
+from tensorstate_callbacks.torch.hooks import is_first_run
 
 HookAxis: TypeAlias = Axis | Callable[[str, nn.Module, torch.Tensor], Axis | None] | None
 
 
 class StateCaptureHook(CapturedStates):
-    """Captures the states of a module's outputs or inputs, as long as it hangs on the module.
+    """Captures the states of a module's outputs or inputs, as long as it is registered there.
 
     It goes where PyTorch takes a hook: `module.register_forward_hook(hook)` captures what the
     module gives, `module.register_forward_pre_hook(hook)` what it takes, `with_kwargs` or without.

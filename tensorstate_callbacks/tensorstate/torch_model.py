@@ -1,97 +1,140 @@
-"""Put state capturing hooks on some layers of a PyTorch module."""
+"""Put hooks on some layers of a PyTorch module that capture their states."""
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import torch
+from numpy.typing import ArrayLike
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Method, Settings
+from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.tensorstate.torch_hook import StateCaptureHook
-from tensorstate_callbacks.tensorstate.torch_layers import (
-    EfficiencyLayers,
-    PersistentHook,
-    PlacedHook,
-)
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
-from tensorstate_callbacks.torch.default_layers import looks_dense
-from tensorstate_callbacks.torch.eager import warn_if_compiled
 from tensorstate_callbacks.torch.following import Follower
-from tensorstate_callbacks.torch.layers import pick_layers, unwrap
-from tensorstate_callbacks.torch.module_call import OutputFn, takes_hooks
+from tensorstate_callbacks.torch.hooks import takes_hooks, warn_if_compiled
+from tensorstate_callbacks.torch.layers import looks_dense, unwrap
+from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers
+
+_lock = threading.Lock()
+
+
+class EfficiencyLayers(list[StateCaptureHook]):
+    """The hooks of one model, in the order of the forward pass as soon as it has run.
+
+    Where all layers were asked for but the one that makes the output, that is the one defined last
+    until the first run has shown which is called last.
+
+    Attributes:
+        options: What all of them were made with: threshold, raw states, folder.
+        handles: Remove them from the model.
+        output: Hooks of the layer that may make the output, which are none of the list.
+        left_out: The layer that makes the output, once a run has shown it.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.options = dict(options)
+        self.handles: list[RemovableHandle] = []
+        self.output: list[PlacedHook] = []
+        self.left_out: set[str] = set()
+        self._reached: list[PlacedHook] = []
+        self._last: str | None = None
+
+    def reach(self, hook: "PlacedHook") -> None:
+        """Put a hook that captures states behind those that did before."""
+        self._last = hook.layer
+        with _lock:
+            if not hook.reached:
+                hook.reached = True
+                self._reached.append(hook)
+                self._arrange(self)
+
+    def find_output(self, *_: Any) -> None:
+        """Leave out the layer that was called last, as the model's first run ends."""
+        if not self.output or self._last is None:
+            return
+        with _lock:
+            every = [*self, *self.output]
+            output = [h for h in self._reached if h.layer == self._last]
+            self._arrange([hook for hook in every if hook not in output])
+            self.output, self.left_out = [], {self._last}
+        for hook in output:
+            hook.capture_on = False
+            hook.reset_states()
+
+    def _arrange(self, hooks: Iterable[StateCaptureHook]) -> None:
+        hooks = list(hooks)
+        first = [hook for hook in self._reached if hook in hooks]
+        self[:] = [*first, *(hook for hook in hooks if hook not in first)]
+
+
+class PlacedHook(StateCaptureHook):
+    """A hook that knows its place among the others.
+
+    Attributes:
+        layer: Name of the hooked layer.
+    """
+
+    def __init__(
+        self, name: str, layer: str, layers: EfficiencyLayers, axes: ChannelAxes, **options: Any
+    ) -> None:
+        super().__init__(name, **options)
+        self.layer = layer
+        self._layers = layers
+        self._axes = axes
+        self.reached = False
+
+    def record(self, activations: ArrayLike, channel_axis: int, *, bfloat16: bool = False) -> None:
+        """Count a batch as `CapturedStates` does, and take the place among the others."""
+        super().record(activations, channel_axis, bfloat16=bfloat16)
+        if not self.reached or self._layers.output:
+            self._layers.reach(self)
+
+
+class PersistentHook:
+    """A hook that stays on the model, and that copies of the model take along."""
+
+    def __init__(self, see: Callable[..., None]) -> None:
+        self._see = see
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    def __call__(self, *args: Any) -> None:
+        """Look at a module's call; the return value None leaves the call as it is."""
+        self._see(*args)
+
 
 _ATTRIBUTE = "efficiency_layers"
 
 
 def build(
     model: nn.Module,
-    attach_to: Patterns | None = None,
-    exclude: Patterns = (),
-    method: Method = "after",
-    storage_path: str | os.PathLike[str] | None = None,
+    settings: Settings,
+    channel_axis: ChannelAxis,
     *,
-    keep_raw: bool = False,
-    threshold: float = 0.0,
-    resume: bool = False,
-    channel_axis: ChannelAxis = None,
-    output_fn: OutputFn | None = None,
+    keep_raw: bool,
+    storage_path: str | os.PathLike[str] | None,
+    resume: bool,
 ) -> nn.Module:
-    """Hang a `StateCaptureHook` on some of a module's layers.
-
-    They are named `<layer>_post_states` (outputs) and `<layer>_pre_states` (inputs). A layer that
-    has one already gets no second one. Without `attach_to` the layer that makes the output is left
-    out: the one that the first run calls last, or with a `storage_path` the one defined last.
-
-    Args:
-        model: Any module.
-        attach_to: Which layers, `exclude` which not; see `torch.record`.
-        exclude: See `attach_to`.
-        method: `"after"` captures outputs, `"before"` inputs, `"both"` both.
-        storage_path: Folder in which all states are kept in the order of observation.
-        keep_raw: Keep them in memory.
-        threshold: A neuron fires where its activation is above it; finite.
-        resume: Go on with what the folder holds of an earlier run.
-        channel_axis: See `torch.record`.
-        output_fn: See `torch.record`.
-
-    Returns:
-        The model itself, with the hooks in `model.efficiency_layers`: in the order of the forward
-        pass as soon as it has run, before that in the order the model has its layers.
-
-    Raises:
-        FileExistsError: The folder holds states of an earlier run, and `resume` isn't set.
-        NoLayerMatchedError: No layer matched; the message lists what the model has.
-        TypeError: An argument is of the wrong kind.
-        ValueError: An argument is out of its range, or not that of the hooks that are there; or a
-            layer is TorchScript, which calls no hooks.
-
-    Warns:
-        TensorStateWarning: The model is compiled, and may not call its hooks.
-    """
-    settings = Settings(attach_to=attach_to, exclude=exclude, method=method, threshold=threshold)
-    picked = pick_layers(model, attach_to, exclude)
+    """Put hooks on some of a module's layers; see `build_efficiency_model`."""
+    picked = pick_layers(model, settings.attach_to, settings.exclude)
     for name, layer in picked.items():
         if not takes_hooks(layer):
             raise ValueError(f"the layer {name!r} is TorchScript, which calls no hooks: exclude it")
     warn_if_compiled(model)
-    options = {"threshold": threshold, "keep_raw": keep_raw, "storage_path": storage_path}
+    options = {
+        "threshold": settings.threshold,
+        "keep_raw": keep_raw,
+        "storage_path": storage_path,
+    }
     layers = _present(model, options) or EfficiencyLayers(options)
     axes = ChannelAxes(channel_axis, picked)
     there = {hook.name for hook in (*layers, *layers.output)}
-    output = None
-    if picked.is_default:
-        # Nothing is verified at the first call here: what it captures stays.
-        for name in [name for name in picked.tentative if not looks_dense(picked[name])]:
-            picked.leave_out(name)
-        expected = picked.expected()
-        # What is stored can't be taken back: then the layer defined last has no hook at all.
-        left_out = layers.left_out or {name for name in picked if name not in expected}
-        output = None if layers.left_out or storage_path is not None else left_out
-        for name in left_out if output is None else ():
-            picked.leave_out(name)
+    output = _tentative_output(picked, layers, is_stored=storage_path is not None)
     # All are made before the first is registered: a folder may be refused.
     wanted: list[tuple[nn.Module, PlacedHook, bool]] = []
     for name, layer in picked.items():
@@ -99,9 +142,7 @@ def build(
         for probe, is_input in ((before, True), (after, False)):
             hook_name = f"{name}_{'pre' if is_input else 'post'}_states"
             if probe is not None and hook_name not in there:
-                hook = PlacedHook(
-                    hook_name, name, layers, axes, output_fn=output_fn, resume=resume, **options
-                )
+                hook = PlacedHook(hook_name, name, layers, axes, resume=resume, **options)
                 wanted.append((layer, hook, is_input))
     with ExitStack() as stack:
         handles = []
@@ -122,15 +163,15 @@ def build(
         stack.pop_all()
     layers.handles += handles
     for _, hook, _ in wanted:
-        (layers.output if output and hook.layer in output else layers).append(hook)
+        (layers.output if hook.layer in output else layers).append(hook)
     return model
 
 
 def efficiency_layers(model: nn.Module) -> list[StateCaptureHook]:
-    """Return the hooks that `build` hung on the model.
+    """Return the hooks that `build` registered on the model.
 
     Raises:
-        ValueError: It hung none there.
+        ValueError: There are none.
     """
     layers = getattr(model, _ATTRIBUTE, None)
     if not isinstance(layers, EfficiencyLayers):
@@ -152,13 +193,32 @@ def reset(model: nn.Module) -> None:
 
 
 def remove(model: nn.Module) -> nn.Module:
-    """Take off the model what `build` hung there, and return it; the user's own hooks stay."""
+    """Remove what `build` added to the model, and return it; the user's own hooks stay."""
     layers = getattr(model, _ATTRIBUTE, None)
     if isinstance(layers, EfficiencyLayers):
         for handle in layers.handles:
             handle.remove()
         delattr(_home(model), _ATTRIBUTE)
     return model
+
+
+def _tentative_output(
+    picked: PickedLayers, layers: EfficiencyLayers, *, is_stored: bool
+) -> set[str]:
+    """Return the layer that may make the output until a run shows it; leave out what is known."""
+    if not picked.is_default:
+        return set()
+    # Nothing is verified at the first call here: what it captures stays.
+    for name in [name for name in picked.tentative if not looks_dense(picked[name])]:
+        picked.leave_out(name)
+    expected = picked.expected()
+    output = layers.left_out or {name for name in picked if name not in expected}
+    # What is stored can't be taken back: then the layer defined last has no hook at all.
+    if not (layers.left_out or is_stored):
+        return output
+    for name in output:
+        picked.leave_out(name)
+    return set()
 
 
 def _present(model: nn.Module, options: Mapping[str, Any]) -> EfficiencyLayers | None:

@@ -1,12 +1,14 @@
-"""What a module took or gave in; the tensor of its neurons out, and that tensor as host memory."""
+"""Find the activations in a module's call, and make plain memory of them."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.recording.channel_axis import Axis, folded, normal_axes
 from tensorstate_callbacks.states.counter import Memory
 
@@ -17,6 +19,10 @@ _FLOATS: dict[torch.dtype, np.dtype[Any]] = {
     torch.float16: np.dtype(np.float16),
     torch.bfloat16: np.dtype(np.int16),
 }
+
+_functorch = torch._C._functorch
+
+OutputFn: TypeAlias = Callable[[str, Any], torch.Tensor | None]
 
 
 class HostArray(NamedTuple):
@@ -46,6 +52,71 @@ def find_tensor(value: Any) -> torch.Tensor | None:
     elif not isinstance(value, (tuple, list)):
         return find_tensor(getattr(value, "last_hidden_state", ()))
     return next((found for part in value if (found := find_tensor(part)) is not None), None)
+
+
+def input_tensor(args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """Return the first tensor among a call's arguments, or None."""
+    return find_tensor((args, dict(kwargs)))
+
+
+def output_tensor(name: str, output: Any, output_fn: OutputFn | None) -> torch.Tensor | None:
+    """Return the tensor that holds the activations in what a module gave, or None.
+
+    Args:
+        name: The layer.
+        output: What it gave.
+        output_fn: `(name, output)` to the tensor, or None to leave it to `find_tensor`.
+    """
+    tensor = None if output_fn is None else output_fn(name, output)
+    return find_tensor(output) if tensor is None else tensor
+
+
+def no_tensor_error(name: str, output: Any) -> ProbeError:
+    """Return the error that a layer gave nothing to count."""
+    return ProbeError(
+        f"layer {name!r} gave a {type(output).__name__} without a tensor in it: exclude it, or "
+        "give output_fn=(name, output) -> tensor"
+    )
+
+
+def is_symbolic(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor has a shape but no numbers: on `meta`, or while a graph is exported."""
+    # By its name: its module is no public one, and not always loaded.
+    return tensor.is_meta or type(tensor).__name__ == "FakeTensor"
+
+
+def under_transform() -> bool:
+    """Tell whether a transform is running."""
+    return _functorch.peek_interpreter_stack() is not None
+
+
+@contextmanager
+def plain(tensor: torch.Tensor, channel_axis: Axis) -> Iterator[tuple[torch.Tensor, Axis]]:
+    """Give the tensor that transforms wrap, and the axis in it, while the block is open.
+
+    What vmap runs over at once becomes the first axis, so its samples are counted like any others.
+    A tensor that isn't wrapped stays as it is, but what is done with it isn't transformed.
+
+    Args:
+        tensor: Any tensor.
+        channel_axis: An axis of it, or several; may be negative.
+
+    Raises:
+        ValueError: It has no such axis.
+    """
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    # Otherwise whatever is done with the tensor would be transformed too.
+    with temporarily_clear_interpreter_stack():
+        while _functorch.is_functorch_wrapped_tensor(tensor):
+            axes = normal_axes(channel_axis, tensor.shape)
+            from_end = tuple(axis - tensor.ndim for axis in axes)
+            channel_axis = from_end[0] if isinstance(channel_axis, int) else from_end
+            mapped = _functorch.maybe_get_bdim(tensor)
+            tensor = _functorch.get_unwrapped(tensor)
+            if mapped >= 0:
+                tensor = tensor.movedim(mapped, 0)
+        yield tensor, channel_axis
 
 
 def on_one_axis(tensor: torch.Tensor, axis: Axis) -> tuple[torch.Tensor, int]:

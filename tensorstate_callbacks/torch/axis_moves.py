@@ -2,52 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
-
-class Part(NamedTuple):
-    """Neurons on one axis, or on a factor of it.
-
-    Of an axis that was made by merging several, the neurons may be one factor: heads in an axis of
-    samples times heads. The neuron is then `(index // inner) % extent`.
-
-    Attributes:
-        axis: Counted from the front.
-        inner: Size of what varies faster than the neurons on this axis.
-        extent: Number of neurons.
-    """
-
-    axis: int
-    inner: int
-    extent: int
-
-
-# Several parts are the neurons together: heads and what each has. None at all: one neuron.
-Parts: TypeAlias = tuple[Part, ...]
-Shape: TypeAlias = tuple[int, ...]
-
-
-class Place(NamedTuple):
-    """Where the neurons of a tensor that stems from the data lie.
-
-    Attributes:
-        shape: Of the tensor.
-        parts: Where; None: that isn't known.
-    """
-
-    shape: Shape
-    parts: Parts | None
-
+from tensorstate_callbacks.torch.places import Part, Parts, Place, Shape, whole
 
 Arguments: TypeAlias = Mapping[str, Any]
+
 Rule: TypeAlias = Callable[[Arguments, Place, Shape], Parts | None]
-
-
-def whole(axis: int, shape: Sequence[int]) -> Part:
-    """Return the part that is all of an axis."""
-    return Part(axis, 1, shape[axis])
 
 
 def carry_over(_: Arguments, place: Place, shape: Shape) -> Parts | None:

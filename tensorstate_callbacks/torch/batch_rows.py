@@ -1,4 +1,4 @@
-"""A layer's activations on a batch in; those of the batch's first samples out.
+"""Cut a layer's activations to the first samples of a batch, which are the rank's own.
 
 Activations rarely say which axis is the batch. What is known: the number of samples, the axis of
 the neurons, for some modules the axis of the batch, and the shapes of the batches before.
@@ -16,8 +16,8 @@ class BatchRows:
     """Leaves out the samples of a batch that other ranks count.
 
     Attributes:
-        samples: Of the batch that is under way; None where nobody says.
-        loader: Says it where batches come from a loader that tells by itself; None: not asked.
+        samples: Of the batch that is under way; None where that wasn't given.
+        loader: Where it wasn't, gives it of a loader that is known without being named, or None.
         doubts: What had to be assumed, for each probe where that was so.
     """
 
@@ -86,7 +86,7 @@ class BatchRows:
 
 
 def _batch_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
-    """The axis that the module's type says is the batch; -1 for none, None where it isn't said."""
+    """The axis that the module's type says is the batch; -1 for none, None where it isn't known."""
     n_axes = len(shape)
     batch_first = getattr(module, "batch_first", None)
     if isinstance(batch_first, bool):

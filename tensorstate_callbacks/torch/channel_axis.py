@@ -1,4 +1,4 @@
-"""Tell which axis of a module's tensor holds its neurons.
+"""Find the axis of a module's tensor that holds its neurons.
 
 All axes found here count from the end, so that they hold for batched and unbatched tensors.
 """
@@ -17,7 +17,6 @@ from tensorstate_callbacks.recording.channel_axis import (
     given_axis,
 )
 from tensorstate_callbacks.recording.channel_axis import n_neurons as neurons_on
-from tensorstate_callbacks.torch.axis_moves import Place
 from tensorstate_callbacks.torch.following import Follower
 from tensorstate_callbacks.torch.module_axis import (
     documented_axis,
@@ -25,7 +24,7 @@ from tensorstate_callbacks.torch.module_axis import (
     is_unruled,
     rule_axis,
 )
-from tensorstate_callbacks.torch.places import Places, resolve, shape_of
+from tensorstate_callbacks.torch.places import Place, Places, resolve, shape_of
 
 
 def default_axis(n_axes: int) -> int:
@@ -46,7 +45,7 @@ class Found(NamedTuple):
 
 
 class ChannelAxes:
-    """Tells the axis of the neurons, of tensors as they go through the model.
+    """Finds the axis of the neurons, of tensors as they go through the model.
 
     What the user gave comes first, then the module's type, then where the data came from, then the
     module's parameters, then the latest tensor of the same shape.
@@ -219,7 +218,7 @@ class ChannelAxes:
 
 
 def describe_guesses(guesses: Mapping[str, str]) -> str:
-    """Return what to tell of the axes that had to be guessed."""
+    """Return the warning of axes that had to be guessed."""
     return (
         f"which axis holds the neurons is not known of {', '.join(guesses.values())}: where their "
         "data comes from couldn't be followed, and their modules' types and parameters don't say. "

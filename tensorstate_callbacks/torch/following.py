@@ -16,19 +16,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.hooks import RemovableHandle
 
-from tensorstate_callbacks.torch.activations import find_tensor
-from tensorstate_callbacks.torch.axis_moves import Parts
-from tensorstate_callbacks.torch.axis_rules import place_outputs
-from tensorstate_callbacks.torch.module_call import (
-    fast_modules,
-    input_tensor,
-    is_first_run,
-    takes_hooks,
-)
-from tensorstate_callbacks.torch.places import Places, shape_of, tensors_in
+from tensorstate_callbacks.torch.activations import find_tensor, input_tensor
+from tensorstate_callbacks.torch.hooks import fast_modules, is_first_run, takes_hooks
+from tensorstate_callbacks.torch.operation_axis import place_outputs
+from tensorstate_callbacks.torch.places import Parts, Places, shape_of, tensors_in
 
 # Shapes of samples that bring nothing new, after which no others are looked at.
-_MOST_CALM = 8
+_MOST_WITHOUT_NEWS = 8
 
 
 def _sample_shapes(args: Any, kwargs: Any) -> tuple[Any, ...]:
@@ -36,7 +30,7 @@ def _sample_shapes(args: Any, kwargs: Any) -> tuple[Any, ...]:
 
 
 class Axes(Protocol):
-    """Whoever wants to know of the axes of a model's tensors.
+    """What takes the axes of a model's tensors as they are found out.
 
     Attributes:
         places: Takes what is found out.
@@ -54,22 +48,22 @@ class Axes(Protocol):
 class Follower:
     """Follows a model's data from where it is called to where that call ends.
 
-    It hangs on all modules of the model, so that it finds out which call is the outermost one. As
-    soon as enough is known it takes itself off.
+    It hooks all modules of the model, so that it finds out which call is the outermost one. As soon
+    as enough is known it removes the hooks.
 
     Args:
-        axes: Whoever wants to know.
+        axes: Takes what is found out.
     """
 
     def __init__(self, axes: Axes) -> None:
         self._axes = axes
         self._handles: list[RemovableHandle] = []
-        self._hung: tuple[Callable[[], nn.Module | None], Callable[..., Any]] | None = None
+        self._hooked: tuple[Callable[[], nn.Module | None], Callable[..., Any]] | None = None
         self._is_done = False
         # Modules that were called from outside of the model, and the shapes of what they took.
         self._entries: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._shapes: set[tuple[Any, ...]] = set()
-        self._n_calm = 0
+        self._n_without_news = 0
         self._local = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,17 +78,17 @@ class Follower:
         return self._mode is not None
 
     def add_hooks(self, model: nn.Module, wrap: Callable[..., Any]) -> list[RemovableHandle]:
-        """Hook all modules of a model: before those that want to know an axis, and behind them.
+        """Hook all modules of a model: before the probes' hooks, and behind them.
 
         Args:
             model: The model.
             wrap: Makes a hook of a function.
 
         Returns:
-            Handles that take the hooks off.
+            Handles that remove the hooks.
         """
         self._unhook()
-        self._hung = weakref.ref(model), wrap
+        self._hooked = weakref.ref(model), wrap
         self._is_done = False
         untouched = fast_modules(model)
         for module in model.modules():
@@ -111,14 +105,14 @@ class Follower:
 
     def follow_again(self) -> None:
         """Follow the next calls too: what was known was not enough."""
-        if self._is_done and self._hung is not None:
-            get_model, wrap = self._hung
+        if self._is_done and self._hooked is not None:
+            get_model, wrap = self._hooked
             model = get_model()
             if model is not None:
                 self.add_hooks(model, wrap)
 
-    def take_off(self) -> None:
-        """Take all hooks off, and end what an interrupt may have left open."""
+    def remove_hooks(self) -> None:
+        """Remove all hooks, and end what an interrupt may have left open."""
         self._unhook()
         self._end()
 
@@ -152,9 +146,9 @@ class Follower:
         if self._local.depth <= 0:
             self._end()
             if self._axes.is_enough():
-                self._rest()
+                self._await_new_shapes()
 
-    def _rest(self) -> None:
+    def _await_new_shapes(self) -> None:
         """Follow no further, unless the model is given samples of another shape.
 
         It may compute something else of them. Where a few shapes brought nothing new, no more are
@@ -162,14 +156,14 @@ class Follower:
         """
         self._is_done = True
         self._unhook()
-        self._n_calm += 1
-        if self._hung is not None and self._n_calm < _MOST_CALM:
-            _, wrap = self._hung
+        self._n_without_news += 1
+        if self._hooked is not None and self._n_without_news < _MOST_WITHOUT_NEWS:
+            _, wrap = self._hooked
             for module in self._entries:
-                hook = module.register_forward_pre_hook(wrap(self._look), with_kwargs=True)
+                hook = module.register_forward_pre_hook(wrap(self._check_shapes), with_kwargs=True)
                 self._handles.append(hook)
 
-    def _look(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _check_shapes(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._mode is not None or not is_first_run():
             return
         if _sample_shapes(args, kwargs) not in self._shapes:
@@ -216,7 +210,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output = func(*args, **kwargs)
         if self.on:
             # Arguments that no rule expects must not end the pass: the place of the result is not
-            # known then, which is said.
+            # known then, which is warned of.
             with suppress(Exception):
                 self._note(func, args, kwargs, output)
         return output

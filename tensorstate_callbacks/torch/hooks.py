@@ -1,35 +1,24 @@
-"""Watch a model through forward hooks for a while, and count its layers' states."""
+"""Hook modules, and tell which calls a hook should look at; compiled code calls no hooks."""
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.recording.channel_axis import n_neurons
-from tensorstate_callbacks.recording.settings import Settings
-from tensorstate_callbacks.torch.activations import find_tensor
-from tensorstate_callbacks.torch.batch_rows import BatchRows
-from tensorstate_callbacks.torch.channel_axis import ChannelAxes, Found, describe_guesses
-from tensorstate_callbacks.torch.default_layers import is_dense_call
-from tensorstate_callbacks.torch.first_pass import FirstPass
-from tensorstate_callbacks.torch.following import Follower
-from tensorstate_callbacks.torch.layers import PickedLayers, unwrap
-from tensorstate_callbacks.torch.module_call import (
-    OutputFn,
-    input_tensor,
-    is_first_run,
-    is_symbolic,
-    no_tensor_error,
-    output_tensor,
-    takes_hooks,
-)
-from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
-from tensorstate_callbacks.torch.transforms import plain, under_transform
+from tensorstate_callbacks.errors import TensorStateWarning
+
+# What torch.jit.is_tracing asks: a hook's every function has to come from memory.
+_graph_task = torch._C._current_graph_task_id
+_is_tracing = torch._C._is_tracing
+
+_lock = threading.Lock()
+_forced = ExitStack()
+_open = 0
 
 
 class Hook:
@@ -52,237 +41,97 @@ class Hook:
         return _idle_hook, ()
 
 
-class Watch:
-    """Looks at the calls of the probed modules and hands their activations to a recorder.
+def takes_hooks(module: nn.Module) -> bool:
+    """Tell whether a module takes hooks; TorchScript takes none."""
+    return not isinstance(module, torch.jit.RecursiveScriptModule)  # type: ignore[attr-defined]
 
-    A call's activations are counted before the hook returns: an in-place activation may overwrite
-    them right after.
+
+def fast_modules(model: nn.Module) -> set[nn.Module]:
+    """Return encoder layers that nobody has hooked, and what is in them.
+
+    A hook changes how torch runs them, and with it the last bits of what they give.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer)]
+    parts = [list(layer.modules()) for layer in layers]
+    return {m for each in parts if not any(map(_is_hooked, each)) for m in each}
+
+
+def is_first_run() -> bool:
+    """Tell a call of the model's from one that repeats it or only writes it down.
+
+    Checkpointing runs the forward pass again inside the backward pass; `torch.jit.trace` runs it
+    to see what it does.
+    """
+    return _graph_task() == -1 and not _is_tracing()
+
+
+@contextmanager
+def forced_eager(*, warn: bool = True) -> Iterator[None]:
+    """Let what `torch.compile` made run uncompiled inside the block.
+
+    Blocks may overlap in any order: the first that opens forces it, the last that closes ends it.
+    Graphs that were compiled stay, and run again afterwards. Where torch can't force it (before
+    2.6) nothing happens.
 
     Args:
-        recorder: Takes the states.
-        layers: The probed modules under their names.
-        settings: Tells which sides of a module are probed.
-        axes: Tells the axis of the neurons.
-        output_fn: `(name, output)` to the tensor to count, or None to leave it to the rules.
+        warn: Whether it matters that what ran compiled has called no hooks.
 
-    Attributes:
-        active: Tells whether calls are looked at.
-        rows: Leaves out the samples of a batch that another process counts.
-        sees_padding: Padding would be counted: some activations were no nested tensors, which have
-            none.
+    Warns:
+        TensorStateWarning: The compiler was used for the first time inside the block.
     """
+    global _open
+    if not hasattr(torch.compiler, "set_stance"):
+        yield
+        return
+    # Importing the compiler takes seconds, and nothing is compiled as long as it isn't there.
+    if "torch._dynamo" not in sys.modules:
+        yield
+        if warn:
+            _warn_if_just_compiled()
+        return
+    with _lock:
+        if not _open:
+            _forced.enter_context(torch.compiler.set_stance("force_eager"))
+        _open += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _open -= 1
+            if not _open:
+                _forced.close()
 
-    def __init__(
-        self,
-        recorder: TensorRecorder,
-        layers: PickedLayers,
-        settings: Settings,
-        axes: ChannelAxes,
-        output_fn: OutputFn | None = None,
-    ) -> None:
-        self._recorder = recorder
-        self._layers = layers
-        self._settings = settings
-        self._axes = axes
-        self._output_fn = output_fn
-        self._first = FirstPass(layers)
-        self._follower = Follower(axes)
-        axes.follower = self._follower
-        # How often the model was run, as far as that shows, and in which run each width came first.
-        self._n_runs = 0
-        self._by_batch = False
-        self._widths: dict[str, dict[int, int]] = {}
-        self._without_tensor: dict[str, str] = {}
-        self._handles: dict[str, list[RemovableHandle]] = {}
-        self.active = True
-        self.sees_padding = False
-        self.rows = BatchRows()
 
-    @contextmanager
-    def on(self, model: nn.Module) -> Iterator[None]:
-        """Hook the probed modules, and all while their axes depend on what came before them."""
-        with ExitStack() as stack:
-            stack.callback(self._take_off)
-            for name, module in self._first.begin(model).items():
-                if not takes_hooks(module):
-                    continue
-                self._hang(name, module.register_forward_pre_hook, partial(self._see_aside, name))
-            # Without hooks a layer will be found to have seen nothing, which is warned of.
-            for name, layer in filter(lambda item: takes_hooks(item[1]), self._layers.items()):
-                before, after = self._settings.probe_names(name)
-                if before is not None:
-                    see = partial(self._see_input, before, name)
-                    self._hang(name, layer.register_forward_pre_hook, see)
-                if after is not None:
-                    self._hang(name, layer.register_forward_hook, partial(self._see_output, after))
-                elif name in self._layers.tentative:
-                    self._hang(name, layer.register_forward_hook, partial(self._verify, name))
-            root = unwrap(model)
-            if takes_hooks(root) and not self._by_batch:
-                self._hang("", root.register_forward_pre_hook, self._begin_run)
-                self._hang("", root.register_forward_hook, self._end_run)
-            self._axes.awaited = self._awaited()
-            if self._axes.awaited and not self._axes.is_settled():
-                self._follower.add_hooks(model, Hook)
-            yield
-
-    def resume(self) -> None:
-        """Look at calls from here on, as those of a new batch."""
-        self._by_batch = self.active = True
-        self._begin_batch()
-
-    def pause(self) -> None:
-        """Look at no calls until `resume`."""
-        self._by_batch = True
-        if self.active:
-            self.find_output()
-        self.active = False
-
-    def _begin_batch(self) -> None:
-        self._n_runs += 1
-
-    def find_output(self) -> None:
-        """Leave out the layer that makes the output, which the calls so far tell of."""
-        for name in self._first.conclude():
-            self._leave_out(name)
-        for name in self._first.take_aside():
-            self._unhook(name)
-
-    def conclude(self) -> dict[str, str]:
-        """End the pass, and return what is to be said of it: kinds of warnings to their texts."""
-        self.find_output()
-        said = {}
-        silent = [n for n in self._recorder.unseen() if n in self._without_tensor]
-        if silent:
-            self._recorder.drop(silent)
-            gave = ", ".join(f"{name} (a {self._without_tensor[name]})" for name in silent)
-            said["tensor"] = (
-                f"left out, since they took or gave no tensor that could be counted: {gave}. "
-                "Exclude them, or give output_fn=(name, output) -> tensor"
+def warn_if_compiled(model: nn.Module) -> None:
+    """Warn if hooks that the model gets now may not be called, since it is compiled."""
+    if "torch._dynamo" not in sys.modules:
+        return
+    for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None):
+            what = f"the layer {name!r}" if name else "the model"
+            warnings.warn(
+                f"{what} is compiled, and compiled code that has run before calls no hooks that "
+                "come later: build_efficiency_model first and compile afterwards, or use "
+                "tensorstate_callbacks.torch.record, which runs it uncompiled",
+                TensorStateWarning,
+                stacklevel=4,
             )
-        if self._axes.guesses:
-            said["axis"] = describe_guesses(self._axes.guesses)
-        uncovered = self._first.uncovered()
-        if uncovered is not None:
-            said["weights"] = uncovered
-        return said
-
-    def _hang(
-        self, name: str, register: Callable[..., RemovableHandle], see: Callable[..., object]
-    ) -> None:
-        handle = register(Hook(see), with_kwargs=True)
-        self._handles.setdefault(name, []).append(handle)
-
-    def _take_off(self) -> None:
-        self._follower.take_off()
-        for name in list(self._handles):
-            self._unhook(name)
-
-    def _unhook(self, name: str) -> None:
-        for handle in self._handles.pop(name, ()):
-            handle.remove()
-
-    def _leave_out(self, name: str) -> None:
-        self._unhook(name)
-        probes = [probe for probe in self._settings.probe_names(name) if probe]
-        self._recorder.drop(probes)
-        self._axes.awaited -= {*probes}
-        self._layers.leave_out(name)
-
-    def _awaited(self) -> set[str]:
-        return {
-            probe
-            for name, layer in self._layers.items()
-            for probe in self._settings.probe_names(name)
-            if probe and self._axes.need_following([layer])
-        }
-
-    def _begin_run(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self.active and not self._by_batch and is_first_run():
-            self._begin_batch()
-
-    def _end_run(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if self.active and not self._by_batch and is_first_run():
-            self.find_output()
-
-    def _see_aside(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self.active and is_first_run():
-            self._first.see(name)
-
-    def _verify(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> bool:
-        """Tell whether a layer is one of those that are meant; where it isn't, leave it out."""
-        if name in self._layers.tentative:
-            if not is_dense_call(module, input_tensor(args, kwargs), find_tensor(output)):
-                self._leave_out(name)
-                return False
-            self._layers.tentative.discard(name)
-        return True
-
-    def _see_input(
-        self, probe: str, name: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any]
-    ) -> None:
-        if not (self.active and is_first_run()):
             return
-        self._first.see(name)
-        tensor = input_tensor(args, kwargs)
-        if tensor is not None:
-            self._count(probe, name, module, tensor)
-        elif len(self._layers) > 1:
-            self._without_tensor[probe] = "call without a tensor"
-        else:
-            raise ProbeError(f"layer {name!r} was called without a tensor: exclude it")
 
-    def _see_output(
-        self, name: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
-    ) -> None:
-        if not (self.active and is_first_run()):
-            return
-        if not self._verify(name, module, args, kwargs, output):
-            return
-        self._first.see(name)
-        tensor = output_tensor(name, output, self._output_fn)
-        if tensor is not None:
-            self._count(name, name, module, tensor)
-        elif len(self._layers) > 1:
-            self._without_tensor[name] = type(output).__name__
-        else:
-            raise no_tensor_error(name, output)
 
-    def _count(self, probe: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
-        if is_symbolic(tensor):
-            return
-        try:
-            found = self._axes.find(probe, name, module, tensor)
-            if under_transform():
-                with plain(tensor, found.axis) as (inner, axis):
-                    self._observe(probe, module, inner, Found(axis, found.is_sure))
-            else:
-                self._observe(probe, module, tensor, found)
-        except ProbeError:
-            raise
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ProbeError(f"layer {probe!r} could not be counted: {error}") from error
+def _warn_if_just_compiled() -> None:
+    dynamo: Any = sys.modules.get("torch._dynamo")
+    if dynamo is not None and dynamo.utils.counters["frames"]:
+        warnings.warn(
+            "torch.compile was used for the first time while states were recorded: what ran "
+            "compiled has called no hooks, and its states are missing. Compile the model before",
+            TensorStateWarning,
+            stacklevel=2,
+        )
 
-    def _observe(self, probe: str, module: nn.Module, tensor: torch.Tensor, found: Found) -> None:
-        if not (found.is_sure or tensor.is_nested):
-            self._check_width(probe, n_neurons(found.axis, tensor.shape), found)
-        if not tensor.is_nested:
-            self.sees_padding = True
-        own = self.rows.own(probe, module, tensor, found.axis)
-        if own is not None:
-            self._recorder.observe_tensor(probe, own, found.axis)
 
-    def _check_width(self, probe: str, width: int, found: Found) -> None:
-        """Raise an error where a later run of the model has another number of neurons."""
-        widths = self._widths.setdefault(probe, {})
-        first_run = min(widths.values(), default=self._n_runs)
-        if width not in widths and first_run < self._n_runs:
-            raise ValueError(
-                f"the axis of its neurons, {found.axis}, has {width} entries, and had "
-                f"{' or '.join(map(str, widths))} in an earlier batch: it is none of neurons. Give "
-                "the right one with channel_axis="
-            )
-        widths.setdefault(width, self._n_runs)
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _idle_hook() -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""Tell what a module says of the axis of its neurons: by its class, or by its parameters.
+"""Find the axis of a module's neurons by its class, or by its parameters.
 
 All axes found here count from the end, so that they hold for batched and unbatched tensors.
 """
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from tensorstate_callbacks.torch.default_layers import own_parameters
+from tensorstate_callbacks.torch.layers import own_parameters
 
 _SPATIAL = {
     cls: int(name[-2])

@@ -1,4 +1,4 @@
-"""Warn of padding: positions that hold no data are counted, so figures depend on the batches."""
+"""Warn of padding: positions without data are counted, so efficiency depends on the batches."""
 
 import inspect
 import weakref
@@ -11,14 +11,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from tensorstate_callbacks.torch.activations import find_tensor
-from tensorstate_callbacks.torch.module_call import (
-    fast_modules,
-    is_first_run,
-    is_symbolic,
-    takes_hooks,
-)
-from tensorstate_callbacks.torch.transforms import under_transform
+from tensorstate_callbacks.torch.activations import find_tensor, is_symbolic, under_transform
+from tensorstate_callbacks.torch.hooks import Hook, fast_modules, is_first_run, takes_hooks
 
 # Parameters of forward methods whose masks are 0 where there is padding, and those that are not.
 _DATA_MASKS = frozenset({"attention_mask", "decoder_attention_mask", "encoder_attention_mask"})
@@ -34,33 +28,30 @@ _PADDING_MASKS = frozenset(
 )
 
 
-class PaddingHook:
-    """Looks at a module's masks before it runs; stays behind when its module is copied or pickled.
+class MaskCheck:
+    """Looks at a module's masks before it runs.
 
     Args:
         places: The module's parameters that are masks, and where they stand among its arguments.
-        tell: Called with the name of a mask that masks something.
+        report: Called with the name of a mask that masks something.
     """
 
-    def __init__(self, places: Mapping[str, int], tell: Callable[[str], None]) -> None:
-        self._places, self._tell = places, tell
-        self._clean: Callable[[], Any] = _do_nothing
+    def __init__(self, places: Mapping[str, int], report: Callable[[str], None]) -> None:
+        self._places, self._report = places, report
+        self._clean: Callable[[], Any] = lambda: None
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        """Look at a call; the return value None leaves it as it is."""
-        if torch.compiler.is_compiling() or under_transform() or not is_first_run():
+        """Look at a call."""
+        if under_transform() or not is_first_run():
             return
         for name, place in self._places.items():
             mask = kwargs.get(name, args[place] if place < len(args) else None)
             # The same mask goes on to many modules, and looking at it waits for its device.
             if isinstance(mask, torch.Tensor) and mask is not self._clean():
                 if masks_padding(name, mask, _other_tensor(mask, args, kwargs)):
-                    self._tell(name)
+                    self._report(name)
                     return
                 self._clean = weakref.ref(mask)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _idle_hook, ()
 
 
 @contextmanager
@@ -82,12 +73,12 @@ def watch_for_padding(
         while handles:
             handles.pop().remove()
 
-    def tell(path: str, name: str) -> None:
+    def warn_once(layer: str, name: str) -> None:
         if not active():
             return
         remove()
         warn(
-            f"{path} is called with {name}, which masks padding: these positions are counted like "
+            f"{layer} is called with {name}, which masks padding: these positions are counted like "
             "any other, so efficiency and aIQ depend on the batches' sizes and order. Pad all "
             "batches to one length, or evaluate with a batch size of 1"
         )
@@ -96,7 +87,8 @@ def watch_for_padding(
     for path, module in model.named_modules():
         places = _mask_places(module)
         if places and takes_hooks(module) and module not in untouched:
-            hook = PaddingHook(places, partial(tell, f"layer {path!r}" if path else "the model"))
+            report = partial(warn_once, f"layer {path!r}" if path else "the model")
+            hook = Hook(MaskCheck(places, report))
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
     try:
         yield
@@ -150,11 +142,3 @@ def _mask_places(module: nn.Module) -> dict[str, int]:
         for place, parameter in enumerate(parameters)
         if parameter.name in _DATA_MASKS | _PADDING_MASKS
     }
-
-
-def _idle_hook() -> Callable[..., None]:
-    return _do_nothing
-
-
-def _do_nothing(*_: Any) -> None:
-    return None

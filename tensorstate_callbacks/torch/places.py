@@ -1,16 +1,55 @@
-"""Note where the neurons of tensors lie while a model runs."""
+"""Say where the neurons of tensors lie, and note it while a model runs."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tensorstate_callbacks.recording.channel_axis import Axis
-from tensorstate_callbacks.torch.axis_moves import Parts, Place, whole
 
 # Shapes remembered for tensors of unknown origin; more are forgotten, oldest first.
 _MOST_SHAPES = 4096
+
+
+class Part(NamedTuple):
+    """Neurons on one axis, or on a factor of it.
+
+    Of an axis that was made by merging several, the neurons may be one factor: heads in an axis of
+    samples times heads. The neuron is then `(index // inner) % extent`.
+
+    Attributes:
+        axis: Counted from the front.
+        inner: Size of what varies faster than the neurons on this axis.
+        extent: Number of neurons.
+    """
+
+    axis: int
+    inner: int
+    extent: int
+
+
+# Several parts are the neurons together: heads and what each has. None at all: one neuron.
+Parts: TypeAlias = tuple[Part, ...]
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """Where the neurons of a tensor that stems from the data lie.
+
+    Attributes:
+        shape: Of the tensor.
+        parts: Where; None: that isn't known.
+    """
+
+    shape: Shape
+    parts: Parts | None
+
+
+def whole(axis: int, shape: Sequence[int]) -> Part:
+    """Return the part that is all of an axis."""
+    return Part(axis, 1, shape[axis])
 
 
 class Places:

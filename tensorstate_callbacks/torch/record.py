@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
 from typing import Any, TypeVar
 
 from torch import nn
@@ -14,51 +15,74 @@ from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Method, Settings
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.states.counter import StateCounter
+from tensorstate_callbacks.torch.activations import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
-from tensorstate_callbacks.torch.distributed.own_samples import ActiveLoader, BatchSamples
-from tensorstate_callbacks.torch.distributed.rank_loops import merge_report, own_batches
-from tensorstate_callbacks.torch.distributed.tensor_parallel import refuse_split_layers
-from tensorstate_callbacks.torch.eager import forced_eager
-from tensorstate_callbacks.torch.hooks import Watch
-from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
-from tensorstate_callbacks.torch.module_call import OutputFn
+from tensorstate_callbacks.torch.distributed.own_samples import (
+    ActiveLoader,
+    BatchSamples,
+    own_batches,
+)
+from tensorstate_callbacks.torch.distributed.ranks import merge_report
+from tensorstate_callbacks.torch.hooks import forced_eager
 from tensorstate_callbacks.torch.padding import watch_for_padding
+from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers, refuse_split_layers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
+from tensorstate_callbacks.torch.watch import Watch
 
 Batch = TypeVar("Batch")
 
 
 class Recording:
-    """States of some of a model's layers, counted while the model runs.
+    """Counts the states of a model's layers while a block is open, `with record(model) as ...`.
 
-    `record` is its short form: it makes one, opens `attached`, and warns as the block ends.
+    The model's outputs, gradients and own hooks are not touched, and nothing is left on it
+    afterwards. A layer called several times is one layer, its states summed. What `torch.compile`
+    made runs uncompiled inside the block, since compiled code calls no hooks. `report` works inside
+    and after the block; a further block goes on counting.
 
     Args:
-        model: The model.
-        attach_to: Which layers to probe; this and all that follows as `record` takes it.
-        exclude: Which of them to leave out.
-        method: Which sides of them.
-        threshold: A neuron fires where its activation is above it.
-        alpha: Order of the Rényi entropy.
-        beta: Weight of accuracy in aIQ.
-        channel_axis: Axis of the neurons.
-        output_fn: Outputs to the tensor to count.
+        model: Any module. Its layers are named as in `named_modules`, without what
+            `torch.compile`, FSDP and data parallelism add.
+        attach_to: Which layers to probe: a class name (`"Conv2d"`), a layer name or glob
+            (`"blocks.*.conv"`), a type, a predicate `(name, module) -> bool`, or a sequence of
+            these. None takes every convolution and dense layer except the one that makes the
+            output: the one that the model's first run calls last.
+        exclude: Which of them to leave out, in the same forms.
+        method: `"after"` probes the layers' outputs, `"before"` their inputs (named
+            `<layer>.input`), `"both"` both.
+        threshold: A neuron fires where its activation is above it; finite.
+        alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
+        beta: Weight of accuracy in aIQ, above 0.
+        channel_axis: Axis of the neurons where what is found out (by the module's type, by
+            following the data through the model, by the module's parameters) is wrong: an axis;
+            several, `(-2, -1)`, that are one unit together; a mapping of layer names, globs, class
+            names or types to these; or a callable `(name, module, tensor)` that returns one or
+            None. Negative axes count from the end.
+        output_fn: `(name, output)` to the tensor to count, for outputs that are no tensor, nor a
+            tuple, list or dict whose first tensor (or `last_hidden_state`) is meant; None where
+            that holds.
 
     Attributes:
         recorder: Holds the counts.
 
     Raises:
         NoLayerMatchedError: Nothing matched; the message says what the model has.
+        ProbeError: From the model's call: a layer's activations can't be counted; names the layer.
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of its range.
 
+    Warns:
+        TensorStateWarning: When the block ends: some probes saw no activations, or no tensor; the
+            axis of a layer's neurons had to be guessed; the layers that were picked by default hold
+            a part of the weights only; the model was given a mask of padding, which is counted all
+            the same.
+
     Example:
         >>> import torch
-        >>> model = torch.nn.Linear(4, 3)
-        >>> recording = Recording(model, attach_to="Linear")
-        >>> with recording.attached():
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
+        >>> with record(model, attach_to="Linear") as recording:
         ...     _ = model(torch.ones(10, 4))
-        >>> recording.report().layers["Linear"].n_states
+        >>> recording.report().layers["0"].n_states
         10
     """
 
@@ -99,9 +123,9 @@ class Recording:
 
         Args:
             model: The model.
-            layers: The layers under their names; what their first pass tells is kept in them.
-            settings: Tells how to probe and weigh them.
-            axes: Tells the axis of the neurons.
+            layers: The layers under their names; what their first pass shows is kept in them.
+            settings: How to probe and weigh them.
+            axes: Finds the axis of the neurons.
             output_fn: Outputs to the tensor to count.
         """
         recording = cls.__new__(cls)
@@ -122,6 +146,7 @@ class Recording:
         self._model = model
         self._settings = settings
         self._padding: str | None = None
+        self._block = ExitStack()
         self._watch = Watch(self.recorder, layers, settings, axes, output_fn)
 
     @property
@@ -129,16 +154,43 @@ class Recording:
         """Counter of each probe that has seen activations, in forward order, read-only."""
         return self.recorder.counters
 
+    def __enter__(self) -> "Recording":
+        """Begin to count."""
+        self._block.enter_context(self.attached())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Take everything off the model, and warn, unless an error ends the block."""
+        self._block.__exit__(kind, error, traceback)
+        if kind is not None:
+            return
+        for text in self.conclude().values():
+            warnings.warn(text, TensorStateWarning, stacklevel=2)
+        unseen = self.recorder.unseen()
+        if unseen:
+            warnings.warn(
+                f"no activations came from {', '.join(unseen)}: the model was not run, or doesn't "
+                "call these layers, or runs them inside compiled or scripted code, which calls no "
+                "hooks. Attach to other layers, or exclude them",
+                TensorStateWarning,
+                stacklevel=2,
+            )
+
     @contextmanager
     def attached(self, *, trial: bool = False) -> Iterator["Recording"]:
-        """Count while the block is open; the model then carries nothing of it.
+        """Count while the block is open, without the warnings that `with recording` ends with.
 
         Args:
-            trial: Nobody asks for the counts, so states that are missing are no loss.
+            trial: The counts are not used, so states that are missing are no loss.
         """
         self._watch.rows.loader = ActiveLoader()
         padding = watch_for_padding(self._model, self._note_padding, lambda: self._watch.active)
-        # Padding after the probes, whose hooks tell which modules are hooked anyway.
+        # Padding after the probes, whose hooks show which modules are hooked anyway.
         with self._watch.on(self._model), padding, forced_eager(warn=not trial):
             yield self
 
@@ -152,11 +204,11 @@ class Recording:
         self._watch.resume()
 
     def conclude(self) -> Mapping[str, str]:
-        """End the pass, and return what is to be said of it: kinds of warnings to their texts."""
-        said = self._watch.conclude()
+        """End the pass, and return its warnings: kinds to texts."""
+        texts = self._watch.conclude()
         if self._padding is not None and self._watch.sees_padding:
-            said["padding"] = self._padding
-        return said
+            texts["padding"] = self._padding
+        return texts
 
     def _note_padding(self, text: str) -> None:
         self._padding = text
@@ -171,7 +223,7 @@ class Recording:
 
         `DistributedSampler` and Accelerate repeat samples where the ranks don't divide them;
         without them, the ranks' merged counts are those of one process. A loader of Accelerate's
-        tells of itself: a loop over it needs no `batches`.
+        is known without it: a loop over one needs no `batches`.
 
         Args:
             loader: A DataLoader with a `DistributedSampler`, or one that Accelerate has prepared.
@@ -190,7 +242,7 @@ class Recording:
         stage: str = "val",
         process_group: Any = None,
     ) -> EfficiencyReport:
-        """Return the figures of what was counted so far.
+        """Return efficiency and aIQ of what was counted so far.
 
         Args:
             accuracy: Accuracy on the same data, share 0 to 1; without it there is no aIQ. Where
@@ -212,10 +264,10 @@ class Recording:
             TensorStateWarning: Which activations belong to repeated samples had to be assumed.
         """
         self._watch.find_output()
-        figures: Recorder | PassCounts = self.recorder
+        counted: Recorder | PassCounts = self.recorder
         if process_group is not None:
-            figures, accuracy = merge_report(self.recorder, process_group, accuracy, self.doubts)
-        return figures.report(
+            counted, accuracy = merge_report(self.recorder, process_group, accuracy, self.doubts)
+        return counted.report(
             PassInfo(
                 accuracy=accuracy,
                 alpha=self._settings.alpha,
@@ -227,92 +279,5 @@ class Recording:
         )
 
 
-@contextmanager
-def record(
-    model: nn.Module,
-    attach_to: Patterns | None = None,
-    *,
-    exclude: Patterns = (),
-    method: Method = "after",
-    threshold: float = 0.0,
-    alpha: float = 1,
-    beta: float = 2,
-    channel_axis: ChannelAxis = None,
-    output_fn: OutputFn | None = None,
-) -> Iterator[Recording]:
-    """Count the states of a model's layers while the block is open.
-
-    The model's outputs, gradients and own hooks are not touched, and nothing is left on it
-    afterwards. A layer called several times is one layer, its states summed. What `torch.compile`
-    made runs uncompiled inside the block, since compiled code calls no hooks.
-
-    Args:
-        model: Any module. Its layers are named as in `named_modules`, without what
-            `torch.compile`, FSDP and data parallelism add.
-        attach_to: Which layers to probe: a class name (`"Conv2d"`), a layer name or glob
-            (`"blocks.*.conv"`), a type, a predicate `(name, module) -> bool`, or a sequence of
-            these. None takes every convolution and dense layer except the one that makes the
-            output: the one that the model's first run calls last.
-        exclude: Which of them to leave out, in the same forms.
-        method: `"after"` probes the layers' outputs, `"before"` their inputs (named
-            `<layer>.input`), `"both"` both.
-        threshold: A neuron fires where its activation is above it; finite.
-        alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
-        beta: Weight of accuracy in aIQ, above 0.
-        channel_axis: Axis of the neurons where what is found out (by the module's type, by
-            following the data through the model, by the module's parameters) is wrong: an axis;
-            several, `(-2, -1)`, that are one unit together; a mapping of layer names, globs, class
-            names or types to these; or a callable `(name, module, tensor)` that returns one or
-            None. Negative axes count from the end.
-        output_fn: `(name, output)` to the tensor to count, for outputs that are no tensor, nor a
-            tuple, list or dict whose first tensor (or `last_hidden_state`) is meant; None where
-            that holds.
-
-    Yields:
-        The `Recording`; its `report` works inside and after the block.
-
-    Raises:
-        NoLayerMatchedError: Nothing matched; the message says what the model has.
-        ProbeError: From the model's call: a layer's activations can't be counted; names the layer.
-        TypeError: An argument is of the wrong kind.
-        ValueError: An argument is out of its range.
-
-    Warns:
-        TensorStateWarning: When the block ends: some probes saw no activations, or no tensor; the
-            axis of a layer's neurons had to be guessed; the layers that were picked by default hold
-            a part of the weights only; the model was given a mask of padding, which is counted all
-            the same.
-
-    Example:
-        >>> import torch
-        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
-        >>> with record(model, attach_to="Linear") as recording:
-        ...     _ = model(torch.ones(10, 4))
-        >>> recording.report().layers["0"].n_states
-        10
-    """
-    recording = Recording(
-        model,
-        attach_to,
-        exclude=exclude,
-        method=method,
-        threshold=threshold,
-        alpha=alpha,
-        beta=beta,
-        channel_axis=channel_axis,
-        output_fn=output_fn,
-    )
-    with recording.attached():
-        yield recording
-    for text in recording.conclude().values():
-        warnings.warn(text, TensorStateWarning, stacklevel=3)
-    unseen = recording.recorder.unseen()
-    if unseen:
-        warnings.warn(
-            f"no activations came from {', '.join(unseen)}: the model was not run, or doesn't call "
-            "these layers, or runs them inside compiled or scripted code, which calls no hooks. "
-            "Attach to other layers, or exclude them",
-            TensorStateWarning,
-            # Past this frame and contextlib's, to the end of the user's block.
-            stacklevel=3,
-        )
+record = Recording
+"""The short name that blocks are opened by."""

@@ -11,7 +11,7 @@ import torch
 
 from tensorstate_callbacks.keras.backends import make_uncompiled
 from tensorstate_callbacks.torch.activations import to_host
-from tensorstate_callbacks.torch.eager import forced_eager
+from tensorstate_callbacks.torch.hooks import forced_eager
 from tensorstate_callbacks.torch.module_axis import rule_axis
 
 

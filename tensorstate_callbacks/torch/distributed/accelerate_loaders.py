@@ -1,4 +1,4 @@
-"""Tell which samples Accelerate's data loaders repeat to give all processes equally many.
+"""Find the samples that Accelerate's data loaders repeat to give all processes equally many.
 
 A prepared loader deals whole batches, or parts of each, to the processes in turn, and fills its
 last ones up with the first samples. Of the processes' batches at one step, one after the other, the

@@ -1,4 +1,4 @@
-"""Tell how many samples of a loader's batch are this rank's own, not repeated.
+"""Count the samples of a loader's batch that are this rank's own, not repeated.
 
 `DistributedSampler` gives all ranks equally many samples: where the ranks don't divide the data,
 the last samples of some ranks are repeats of others' first ones. Of `n` samples on `W` ranks, rank
@@ -8,8 +8,10 @@ a way of their own.
 
 import warnings
 import weakref
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
+import torch.distributed as dist
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from tensorstate_callbacks.errors import TensorStateWarning
@@ -18,6 +20,9 @@ from tensorstate_callbacks.torch.distributed.accelerate_loaders import (
     active_loader,
     find_deal,
 )
+from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup
+
+Batch = TypeVar("Batch")
 
 
 class BatchSamples(NamedTuple):
@@ -37,7 +42,7 @@ ALL_OWN = BatchSamples(0, 0)
 
 
 class OwnSamples:
-    """Tells a loader's own samples from those it repeats.
+    """Counts a loader's own samples, which come before those it repeats.
 
     Args:
         loader: What the batches come from, in its order.
@@ -65,7 +70,7 @@ class OwnSamples:
 
         Args:
             index: Its index, counted from 0; a loader that Accelerate dispatches from one process
-                tells of the batch that it gave last only.
+                knows only the batch that it gave last.
         """
         if self.problem is not None:
             return None
@@ -102,8 +107,36 @@ def own_samples(loader: Any, batch_idx: int) -> int:
     return samples.n_own
 
 
+def own_batches(
+    loader: Iterable[Batch],
+    group: ProcessGroup | None,
+    begin: Callable[[BatchSamples | None], None],
+) -> Iterator[Batch]:
+    """Yield a loader's batches, each after a call with the samples of it that are this rank's own.
+
+    Args:
+        loader: The loader.
+        group: The ranks that share the data; None means all of them.
+        begin: Takes a batch's samples before it comes; called with None after the last.
+
+    Warns:
+        TensorStateWarning: That can't be known.
+    """
+    there = dist.is_available() and dist.is_initialized()
+    n_ranks = dist.get_world_size(group) if there else 1
+    own = OwnSamples(loader, n_ranks) if n_ranks > 1 else None
+    if own is not None and own.problem is not None and dist.get_rank(group) == 0:
+        warnings.warn(own.problem, TensorStateWarning, stacklevel=2)
+    try:
+        for index, batch in enumerate(loader):
+            begin(None if own is None else own.of_batch(index) or ALL_OWN)
+            yield batch
+    finally:
+        begin(None)
+
+
 class ActiveLoader:
-    """Tells the own samples of a loop that takes its batches from a loader of Accelerate's.
+    """Counts the own samples of a loop that takes its batches from a loader of Accelerate's.
 
     Such a loader says that it is under way, so that it need not be named. One that was under way
     before is another loop's: evaluations are made within a training loop.
@@ -127,13 +160,13 @@ class ActiveLoader:
             self._seen, deal = _weakly(loader), find_deal(loader)
             self._deal = deal if isinstance(deal, Deal) and deal.n_ranks > 1 else None
             if isinstance(deal, str):
-                warnings.warn(_say_unknown("the", deal), TensorStateWarning, stacklevel=2)
+                warnings.warn(_describe_unknown("the", deal), TensorStateWarning, stacklevel=2)
         counted = None if self._deal is None else self._deal.of_batch(None)
         return None if counted is None else BatchSamples(*counted)
 
 
 def _weakly(loader: Any) -> Any:
-    # A loader that nobody else holds is no more under way.
+    # A loader that nothing else holds is no more under way.
     return (lambda: None) if loader is None else weakref.ref(loader)
 
 
@@ -148,10 +181,10 @@ def _find_problem(loader: Any, n_ranks: int, deal: Deal | str | None) -> str | N
         found = None if deal.n_ranks == n_ranks else f"Accelerate deals to {deal.n_ranks}"
     else:
         found = deal or _unknown_order(loader, n_ranks)
-    return None if found is None else _say_unknown(f"the {n_ranks}", found)
+    return None if found is None else _describe_unknown(f"the {n_ranks}", found)
 
 
-def _say_unknown(which: str, reason: str) -> str:
+def _describe_unknown(which: str, reason: str) -> str:
     return (
         f"which samples {which} processes have in common can't be known: {reason}. States are "
         "counted as they come, so a sample that several processes see counts several times; a "

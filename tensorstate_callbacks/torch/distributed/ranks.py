@@ -1,12 +1,16 @@
 """Merge what the ranks of a process group recorded into one pass, the same on all of them."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 import torch.distributed as dist
 
-from tensorstate_callbacks.errors import ProbeError, RankError
+from tensorstate_callbacks.errors import ProbeError, RankError, TensorStateWarning
+from tensorstate_callbacks.metrics.efficiency import aIQ
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, merge_accuracies
 from tensorstate_callbacks.recording.recorder import (
     PassCounts,
@@ -17,12 +21,13 @@ from tensorstate_callbacks.recording.recorder import (
     merge_ranks,
 )
 from tensorstate_callbacks.states.counter import StateCounter
-from tensorstate_callbacks.torch.distributed.barrier import mark_known, wait_for_ranks
-from tensorstate_callbacks.torch.distributed.exchange import StateExchange
+from tensorstate_callbacks.states.partition import join_states, n_words, partition_states
 from tensorstate_callbacks.torch.distributed.process_groups import (
     ProcessGroup,
     host_group,
+    mark_known,
     ranks_of,
+    wait_for_ranks,
 )
 
 
@@ -30,18 +35,18 @@ class MergedPass(NamedTuple):
     """One evaluation pass of all ranks, the same on all of them.
 
     Attributes:
-        figures: To the bit what one process would have recorded of all ranks' data.
+        sums: To the bit what one process would have recorded of all ranks' data.
         accuracy: The accuracy over all of it.
         doubts: What some rank had to assume of a probe, in sentences.
     """
 
-    figures: PassCounts
+    sums: PassCounts
     accuracy: FoundAccuracy
     doubts: list[str]
 
 
 class RankPass(NamedTuple):
-    """What one rank tells the others before states are exchanged.
+    """What one rank sends the others before states are exchanged.
 
     Attributes:
         names: Its probes.
@@ -106,19 +111,110 @@ def merge_passes(
             if failure is not None:
                 raise mark_known(failure)
             _check(dict(zip(ranks_of(group), passes, strict=True)))
-            figures = _exchange(counters, passes, carrier)
+            sums = _exchange(counters, passes, carrier)
         except RuntimeError as error:
             if isinstance(error, (RankError, ProbeError)) or error is failure:
                 raise
-            # Whoever is gone doesn't come here any more.
+            # A rank that is gone doesn't come here any more.
             wait_for_ranks(group)
             raise RankError(
                 f"the exchange of counted states between the ranks {ranks_of(group)} broke off, "
                 f"though all of them are there: {error}"
             ) from error
     merged = merge_accuracies([p.accuracy for p in passes], [p.weight for p in passes])
-    united = {name: doubt for p in passes for name, doubt in p.doubts.items()}
-    return MergedPass(figures, merged, list(united.values()))
+    all_doubts = {name: doubt for p in passes for name, doubt in p.doubts.items()}
+    return MergedPass(sums, merged, list(all_doubts.values()))
+
+
+def merge_report(
+    recorder: Recorder, group: ProcessGroup, accuracy: float | None, doubts: Mapping[str, str]
+) -> tuple[PassCounts, float | None]:
+    """Merge what the ranks recorded, and their accuracies; see `Recording.report`.
+
+    Raises:
+        RankError: A rank failed, or didn't come within the group's timeout.
+        ValueError: `accuracy` is not a share, or this process is not in the group.
+
+    Warns:
+        TensorStateWarning: Some rank had doubts.
+    """
+    wait_for_ranks(group)
+    failure = None
+    try:
+        if accuracy is not None:
+            aIQ(1.0, accuracy)
+    except ValueError as error:
+        failure = error
+    merged = merge_passes(recorder, group, FoundAccuracy(accuracy), None, failure, doubts)
+    if merged.doubts and dist.get_rank(group) == 0:
+        warnings.warn(describe_doubts(merged.doubts), TensorStateWarning, stacklevel=3)
+    return merged.sums, merged.accuracy.value
+
+
+def describe_doubts(doubts: Iterable[str]) -> str:
+    """Return the warning of repeated samples that could not be left out for certain."""
+    return (
+        "the ranks don't divide the samples, so a DistributedSampler or Accelerate repeats some, "
+        f"and where these are in the activations had to be assumed: {'; '.join(doubts)}. Evaluate "
+        "a number of samples that the ranks divide, or exclude these layers"
+    )
+
+
+class StateExchange:
+    """Exchanges counted states between the ranks of a group; a collective: all call it alike.
+
+    A rank gets all ranks' counts of the states that hash to it, in rounds of bounded size: it needs
+    memory for what it counted and for its share of all states, not for all of them.
+
+    Args:
+        group: Carries tensors in host memory.
+
+    Attributes:
+        round_bytes: About how much a rank sends at once.
+        bytes_sent: What this rank has sent to others so far.
+        bytes_received: What it has got from them.
+    """
+
+    round_bytes = 4 << 20
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
+        self._rank, self._n_ranks = dist.get_rank(group), dist.get_world_size(group)
+        self.bytes_sent = self.bytes_received = 0
+
+    def own_share(self, counter: StateCounter, most_distinct: int) -> StateCounter:
+        """Return all ranks' counts of the states that belong to this rank.
+
+        Args:
+            counter: What this rank counted; it stays as it is.
+            most_distinct: Distinct states of the rank that has most of them.
+        """
+        n_neurons = counter.n_neurons
+        share = StateCounter(n_neurons)
+        states, counts = counter.snapshot()
+        row_bytes = 8 * (n_words(n_neurons) + 1)
+        step = max(1, self.round_bytes // row_bytes)
+        for start in range(0, most_distinct, step):
+            cut = partition_states(
+                states[start : start + step], counts[start : start + step], self._n_ranks
+            )
+            share.add_counts(*join_states(self._swap(cut.table, cut.sizes), n_neurons))
+        return share
+
+    def _swap(
+        self, table: np.ndarray[tuple[int, int], np.dtype[np.int64]], sizes: np.ndarray
+    ) -> np.ndarray:
+        to_send = torch.from_numpy(sizes)
+        to_get = torch.empty_like(to_send)
+        dist.all_to_all_single(to_get, to_send, group=self._group)
+        row_bytes = 8 * table.shape[1]
+        self.bytes_sent += int(to_send.sum() - to_send[self._rank]) * row_bytes
+        self.bytes_received += int(to_get.sum() - to_get[self._rank]) * row_bytes
+        received = torch.empty((int(to_get.sum()), table.shape[1]), dtype=torch.int64)
+        dist.all_to_all_single(
+            received, torch.from_numpy(table), to_get.tolist(), to_send.tolist(), group=self._group
+        )
+        return received.numpy()
 
 
 def _exchange(
@@ -134,8 +230,8 @@ def _exchange(
         most = max(p.distinct.get(width, 0) for p in passes)
         spectrum = exchange.own_share(counter, most).spectrum()
         own[width] = ProbeCounts(spectrum, counter.fired())
-    figures = _gather(own, group)
-    shares = {width: [part[width] for part in figures] for width in own}
+    gathered = _gather(own, group)
+    shares = {width: [part[width] for part in gathered] for width in own}
     names = merge_orders(p.names for p in passes)
     return merge_ranks([name for name in names if name not in dropped], shares)
 

@@ -1,22 +1,12 @@
-"""Work out where the neurons lie in an operation's results, from where they lay in what it took."""
+"""Find where the neurons lie in an operation's results, from where they lay in what it took."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 
-from tensorstate_callbacks.torch.axis_moves import (
-    MOVES,
-    Arguments,
-    Part,
-    Parts,
-    Place,
-    Shape,
-    carry_over,
-    keep,
-    reduce_axes,
-    whole,
-)
+from tensorstate_callbacks.torch.axis_moves import MOVES, Arguments, carry_over, keep, reduce_axes
+from tensorstate_callbacks.torch.places import Part, Parts, Place, Shape, whole
 
 Input: TypeAlias = tuple[torch.Tensor, Place]
 
