@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.states import lenet5_states
 from tensorstate_callbacks import EfficiencyReport, LayerReport
-from tensorstate_callbacks.metrics.estimators import ESTIMATORS, estimate_entropy
+from tensorstate_callbacks.metrics.entropy import ESTIMATORS, estimate_entropy
 from tensorstate_callbacks.metrics.intervals import Interval, entropy_interval
 from tensorstate_callbacks.states.spectrum import Spectrum
 

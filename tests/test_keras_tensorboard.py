@@ -20,7 +20,7 @@ from board_folder import (
 from keras_models import X_VAL, Y_VAL, train
 
 from tensorstate_callbacks import MissingExtraError, TensorStateWarning
-from tensorstate_callbacks.display.heat_map import plot_heat_map
+from tensorstate_callbacks.display.history_plots import plot_heat_map
 from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.keras.tensorboard_run import KerasBoardRun

@@ -15,8 +15,7 @@ from tensorstate_callbacks.lightning.trackers import find_trackers
 from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.reports.history import History
-from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.reports.report import EfficiencyReport, History
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.layers import PickedLayers, pick_layers
 from tensorstate_callbacks.torch.module_call import OutputFn

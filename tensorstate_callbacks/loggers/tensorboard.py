@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tensorstate_callbacks.display.heat_map import plot_heat_map
+from tensorstate_callbacks.display.history_plots import plot_heat_map
 from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.errors import TensorStateWarning, require
 from tensorstate_callbacks.loggers.chart_layout import (
@@ -16,9 +16,8 @@ from tensorstate_callbacks.loggers.chart_layout import (
     read_layout,
 )
 from tensorstate_callbacks.recording.settings import Settings
-from tensorstate_callbacks.reports.history import History
-from tensorstate_callbacks.reports.layer_report import check_layer_metrics
-from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.reports.metric_keys import check_layer_metrics
+from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,8 +11,7 @@ from tensorstate_callbacks.recording.conclusion import conclude
 from tensorstate_callbacks.recording.recorder import PassFigures, PassInfo, Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
-from tensorstate_callbacks.reports.history import History
-from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
 
 class RecordingCallback:

@@ -7,7 +7,7 @@ from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.recorder import PassFigures, PassInfo, Recorder
 from tensorstate_callbacks.recording.settings import Settings
-from tensorstate_callbacks.reports.notes import low_coverage
+from tensorstate_callbacks.reports.layer_report import describe_low_coverage
 from tensorstate_callbacks.reports.report import EfficiencyReport
 
 
@@ -68,7 +68,7 @@ def conclude(
     )
     if before is not None and set(before) != set(report.layers):
         warn.each_time(_describe_change(report, before))
-    limited = low_coverage(report)
+    limited = describe_low_coverage(report.layers, report.alpha)
     if limited is not None:
         warn("coverage", limited)
     return report

@@ -10,7 +10,7 @@ class RunLayer:
     """A layer in one evaluation of a finished run.
 
     Attributes:
-        values: The metrics that were logged, under the names of `display.columns.COLUMNS`.
+        values: The metrics that were logged, under the names of `display.tables.COLUMNS`.
     """
 
     values: Mapping[str, float]

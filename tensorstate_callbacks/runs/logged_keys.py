@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from tensorstate_callbacks.errors import RunError, list_some
 from tensorstate_callbacks.recording.accuracy import ACCURACY_NAMES
-from tensorstate_callbacks.reports.layer_report import LAYER_METRICS
+from tensorstate_callbacks.reports.metric_keys import LAYER_METRICS
 from tensorstate_callbacks.runs.finished_run import RunEvaluation, RunLayer
 
 NETWORK = ("aiq", "efficiency")
