@@ -35,7 +35,7 @@ test: lint types
 PYTEST = OMP_NUM_THREADS=1 MAKEFLAGS= $(RUN) -m pytest --quiet -o cache_dir=.pytest_cache/$@
 
 test-without-keras: $(READY)
-	$(PYTEST) --ignore-glob='*/tests/test_keras_*.py'
+	$(PYTEST) --ignore-glob='tests/test_keras_*.py'
 
 # What the tests of Keras say, on each of its backends.
 test-keras-jax test-keras-tensorflow test-keras-torch: test-keras-%: $(READY)
