@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -74,12 +75,12 @@ class EfficiencyReport:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return _rebuild, ({**fields, "layers": dict(self.layers)},)
 
-    @property
+    @cached_property
     def efficiency(self) -> float:
         """Network efficiency: the geometric mean of the layers' efficiencies, share 0 to 1."""
         return network_efficiency(layer.efficiency for layer in self.layers.values())
 
-    @property
+    @cached_property
     def aiq(self) -> float | None:
         """Artificial intelligence quotient, share 0 to 1; None where there is no accuracy."""
         if self.accuracy is None:
