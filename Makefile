@@ -32,7 +32,7 @@ test: lint types
 	$(MAKE) --jobs=2 --keep-going --output-sync=target --no-print-directory $(TESTS)
 
 # Each keeps a cache of its own, and one thread to compute with: two of them share the processor.
-PYTEST = OMP_NUM_THREADS=1 MAKEFLAGS= $(RUN) -m pytest --quiet -o cache_dir=.pytest_cache/$@
+PYTEST = OMP_NUM_THREADS=1 MAKEFLAGS= $(RUN) -m pytest --quiet --durations=15 -o cache_dir=.pytest_cache/$@
 
 test-without-keras: $(READY)
 	$(PYTEST) --ignore-glob='tests/test_keras_*.py'
