@@ -52,7 +52,8 @@ class History(list[EfficiencyReport]):
         """Write a JSON file that `load` reads; see `EfficiencyReport.save`.
 
         Args:
-            path: Where to, ending in .json; a file that is there is replaced.
+            path: Where to, ending in .json; a file that is there is replaced once the new one is
+                whole.
 
         Raises:
             ValueError: The name ends in something else.
