@@ -52,13 +52,19 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path, name, save):
 def test_a_block_that_raises_leaves_the_earlier_file(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"before")
-    for error in (ValueError, KeyboardInterrupt):
-        with pytest.raises(error), whole_file(path) as file:
+
+    def write_half(error):
+        with whole_file(path) as file:
             file.write(b"half")
             raise error
+
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error):
+            write_half(error)
     assert path.read_bytes() == b"before"
-    with pytest.raises(ValueError), whole_file(tmp_path / "new") as file:
-        raise ValueError
+    path = tmp_path / "new"
+    with pytest.raises(ValueError):
+        write_half(ValueError)
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
