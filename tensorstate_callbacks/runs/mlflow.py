@@ -10,7 +10,7 @@ from typing import Any
 
 from tensorstate_callbacks.display.columns import COLUMNS
 from tensorstate_callbacks.errors import RunError, require
-from tensorstate_callbacks.loggers.tracker import hide_passwords
+from tensorstate_callbacks.loggers.passwords import hide_passwords
 from tensorstate_callbacks.reports.report import NETWORK_KEYS
 from tensorstate_callbacks.runs.finished_run import (
     FinishedRun,
