@@ -91,7 +91,7 @@ class MlflowTracker:
                 self._note(error)
             finally:
                 problem = run.close()
-            self._problem = problem or self._problem
+            self._problem = self._problem or problem
         if self._problem is not None:
             warnings.warn(
                 f"{self.name} doesn't have everything of this fit: {self._problem}. Training is "
