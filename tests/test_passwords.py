@@ -111,7 +111,8 @@ def test_a_password_with_a_space_in_a_known_address():
     "text",
     [
         "https://mlflow.example.org:5000/x?y=1#z",
-        "sqlite:////home/me/mlflow.db",
+        "sqlite:////home/me@work/mlflow.db",
+        "file:///home/me@work/mlruns",
         "no space left on device: '/home/me@work/run.json'",
         "write to me@example.org",
         "password authentication failed for user",
@@ -120,6 +121,8 @@ def test_a_password_with_a_space_in_a_known_address():
 )
 def test_other_texts_stay(text):
     assert hide_passwords(text) == hide_passwords(text, "http://host") == text
+    if "://" in text:
+        assert hide_passwords(text, text) == text
 
 
 def test_errors_whose_own_text_fails():

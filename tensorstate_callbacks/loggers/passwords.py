@@ -14,7 +14,8 @@ _VALUE = re.compile(
 )
 _AUTHORIZATION = re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?)(?:\w+\s+)?[^\s'\"]+", re.I)
 # To the last @ of the word: a password that was not escaped may hold / # ? and @ itself.
-_USER = re.compile(r"//\S*@|%2F%2F\S*?%40", re.IGNORECASE)
+# Behind three slashes stands a path.
+_USER = re.compile(r"(?<!/)//(?!/)\S*@|%2F%2F\S*?%40", re.IGNORECASE)
 
 
 def hide_passwords(text: str, address: str = "") -> str:
@@ -49,7 +50,8 @@ def hide_passwords(text: str, address: str = "") -> str:
 def _find_user(address: str) -> str:
     """Return what stands before the last `@` of an address, names and passwords."""
     before, at, _ = address.rpartition("@")
-    return before.partition("://")[2] or before if at else ""
+    user = before.partition("://")[2] or before if at else ""
+    return "" if user.startswith("/") else user
 
 
 def _find_secrets(address: str, user: str) -> list[str]:

@@ -47,7 +47,7 @@ def file_stem(folder: Path, name: str) -> Path:
         raise ValueError(f"a layer named {name!r} can't have a file in {folder}: {way_out}")
     stem = quote(name, safe=" ", errors="surrogatepass")
     most = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
-    if len(stem) + len(".journal") > most:
+    if 0 < most < len(stem) + len(".journal"):
         raise ValueError(
             f"the name of layer {name[:40] + '...'!r} is too long for a file in {folder}, which "
             f"takes {most} bytes where this one needs {len(stem) + len('.journal')}: {way_out}"
