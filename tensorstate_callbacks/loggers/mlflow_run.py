@@ -3,6 +3,7 @@
 import contextvars
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -16,6 +17,10 @@ END_WAIT_SECONDS = 10.0
 # A request that takes longer is waited for by its thread alone: another sends what stands behind.
 _PATIENCE_SECONDS = 1.0
 _MOST_SENDERS = 8
+# Of all fits, to one address: MLflow lets each wait for a silent server for minutes.
+_MOST_OF_ADDRESS = 24
+_SENDERS: Counter[str] = Counter()
+_SENDERS_LOCK = threading.Lock()
 # MLflow's own limit.
 _METRICS_AT_ONCE = 1000
 _OPEN: dict["RunPlace", "MlflowRun"] = {}
@@ -75,6 +80,7 @@ class MlflowRun:
         self._waiting: list[_Job] = []
         self._sending: list[_Job] = []
         self._n_senders = 0
+        self._making = threading.Lock()
         self._problem: str | None = None
         self._gave_up = False
         # MLflow keeps some of its settings in context variables.
@@ -213,16 +219,31 @@ class MlflowRun:
         # A kind of which nothing is under way is sent all the same.
         known = {job.kind for job in self._sending}
         if self._n_senders < _MOST_SENDERS or any(job.kind not in known for job in self._waiting):
-            target = self._context.copy().run
-            name = "efficiency-to-mlflow"
-            threading.Thread(target=target, args=(self._send,), name=name, daemon=True).start()
+            with _SENDERS_LOCK:
+                if _SENDERS[self._place.tracking_uri] >= _MOST_OF_ADDRESS:
+                    return
+                _SENDERS[self._place.tracking_uri] += 1
             self._n_senders += 1
+            try:
+                target = self._context.copy().run
+                name = "efficiency-to-mlflow"
+                threading.Thread(target=target, args=(self._send,), name=name, daemon=True).start()
+            except BaseException:
+                self._leave()
+                raise
+
+    def _leave(self) -> None:
+        self._n_senders -= 1
+        with _SENDERS_LOCK:
+            _SENDERS[self._place.tracking_uri] -= 1
 
     def _send(self) -> None:
         client = None
         while (job := self._take()) is not None:
             try:
-                client = client or self._mlflow.MlflowClient(self._place.tracking_uri)
+                if client is None:
+                    with self._making:  # Two at once would both make the tables of a database.
+                        client = self._mlflow.MlflowClient(self._place.tracking_uri)
                 job.send(client)
             except BaseException as error:  # noqa: BLE001 - in the warning at the end of the fit
                 with self._changed:
@@ -238,7 +259,7 @@ class MlflowRun:
         """Return the next job, of the kind of which the fewest are under way; None at the end."""
         with self._changed:
             if not self._waiting:
-                self._n_senders -= 1
+                self._leave()
                 return None
             under_way = [job.kind for job in self._sending]
             job = min(self._waiting, key=lambda job: under_way.count(job.kind))
