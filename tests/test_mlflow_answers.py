@@ -150,7 +150,9 @@ def test_a_slow_server_costs_the_wait_once_not_with_every_fit(
         assert problem is not None
         assert "no answer within 3 seconds" in problem
     assert took[0] < WAIT + 1
-    assert sum(took[1:]) < 2 * (WAIT / 4 + WAIT / 16 + WAIT / 20) + 1
+    # What arrives is waited for.
+    arriving = 3 * 2 * delay if delay < WAIT / 2 else 0
+    assert sum(took[1:]) < max(arriving, 2 * (WAIT / 4 + WAIT / 16 + WAIT / 20)) + 1
     # Once it answers soon, it has all of the wait again.
     server.delay = 0.0
     monkeypatch.setattr(mlflow_run, "END_WAIT_SECONDS", 60)

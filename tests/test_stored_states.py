@@ -304,6 +304,14 @@ def test_a_journal_that_is_not_ours_and_whole_is_one_error_and_nothing_changes(t
     assert contents(tmp_path) == before
 
 
+def test_a_journal_of_somebody_else_without_states_stays(tmp_path):
+    path = tmp_path / "block%2Fconv%3A1.journal"
+    path.write_bytes(b"text of somebody else")
+    with pytest.raises(ValueError, match="doesn't begin as a journal does"):
+        capture(tmp_path, resume=True)
+    assert contents(tmp_path) == {path.name: b"text of somebody else"}
+
+
 def test_padding_bits_that_no_state_has_are_an_error(tmp_path):
     capture(tmp_path, images(4))
     _, data = sorted(tmp_path.iterdir())

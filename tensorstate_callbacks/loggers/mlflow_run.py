@@ -25,7 +25,7 @@ _SENDERS_LOCK = threading.Lock()
 _METRICS_AT_ONCE = 1000
 _OPEN: dict["RunPlace", "MlflowRun"] = {}
 # Address and kind of request to the share of the wait that it still gets, after ends of fits that
-# waited for it long: many short fits don't each cost all of it.
+# waited for it in vain: many short fits don't each cost all of it.
 _SHARES: dict[tuple[str, str], float] = {}
 _LEAST_SHARE = 0.05
 
@@ -153,7 +153,7 @@ class MlflowRun:
         self._put("the figure", send)
 
     def close(self) -> str | None:
-        """Wait until all is sent, for `END_WAIT_SECONDS` at most, and less where it took long.
+        """Wait until all is sent, for `END_WAIT_SECONDS` at most, and less where that was in vain.
 
         Returns:
             What went wrong since the run was opened; None where everything arrived.
@@ -161,14 +161,10 @@ class MlflowRun:
         begin = time.monotonic()
         try:
             with self._changed:
-                awaited = {job.kind for job in (*self._sending, *self._waiting)}
                 while (due := self._next_due(begin)) is not None:
                     self._help()
                     self._changed.wait(max(min(due - time.monotonic(), 0.1), 0.01))
-                late = {job.kind for job in (*self._sending, *self._waiting)}
-                if time.monotonic() - begin > END_WAIT_SECONDS / 4:
-                    late |= awaited
-                self._give_up(late)
+                self._give_up()
         finally:
             self._users -= 1
             if not self._users:
@@ -190,8 +186,8 @@ class MlflowRun:
         known = _SHARES.get((self._place.tracking_uri, kind), 1.0)
         return _LEAST_SHARE if self._gave_up else known
 
-    def _give_up(self, late: set[str]) -> None:
-        """Leave what isn't sent, and wait less for what was late the next time."""
+    def _give_up(self) -> None:
+        """Leave what isn't sent, and wait less for its kind the next time."""
         left = [job.kind for job in (*self._sending, *self._waiting)]
         if left:
             full = any(self._find_share(kind) == 1 for kind in left)
@@ -199,7 +195,8 @@ class MlflowRun:
                 f"{' and '.join(dict.fromkeys(left))} got no answer within {END_WAIT_SECONDS:g} "
                 f"seconds{'' if full else ', in an earlier fit, and none since'}"
             )
-        for kind in late:
+        # A database or folder of this machine is slow where the machine is: it may have all the wait.
+        for kind in set(left) if self._place.tracking_uri.startswith("http") else ():
             share = max(self._find_share(kind) / 4, _LEAST_SHARE)
             _SHARES[self._place.tracking_uri, kind] = share
         self._gave_up = self._gave_up or bool(left)
@@ -251,9 +248,16 @@ class MlflowRun:
                     self._problem = self._problem or problem
             with self._changed:
                 self._sending.remove(job)
-                if time.monotonic() - (job.begun or 0) < END_WAIT_SECONDS * _LEAST_SHARE:
-                    _SHARES.pop((self._place.tracking_uri, job.kind), None)
+                self._learn(job.kind, time.monotonic() - (job.begun or 0))
                 self._changed.notify_all()
+
+    def _learn(self, kind: str, seconds: float) -> None:
+        """Wait longer again for what is answered soon."""
+        key, needed = (self._place.tracking_uri, kind), seconds / END_WAIT_SECONDS
+        if needed < _LEAST_SHARE:
+            _SHARES.pop(key, None)
+        elif key in _SHARES and needed <= 0.25:
+            _SHARES[key] = max(_SHARES[key], 2 * needed)
 
     def _take(self) -> _Job | None:
         """Return the next job, of the kind of which the fewest are under way; None at the end."""
