@@ -195,7 +195,7 @@ class MlflowRun:
                 f"{' and '.join(dict.fromkeys(left))} got no answer within {END_WAIT_SECONDS:g} "
                 f"seconds{'' if full else ', in an earlier fit, and none since'}"
             )
-        # A database or folder of this machine is slow where the machine is: it may have all the wait.
+        # A database of this machine is slow where the machine is: it has all of the wait.
         for kind in set(left) if self._place.tracking_uri.startswith("http") else ():
             share = max(self._find_share(kind) / 4, _LEAST_SHARE)
             _SHARES[self._place.tracking_uri, kind] = share
