@@ -15,7 +15,7 @@ FRAMEWORKS = {"torch", "tensorflow", "jax", "keras", "pytorch_lightning", "light
 # From the source of the flow to its end: a file imports from lines above its own folder's, or from
 # its own folder.
 FLOW = [
-    ["errors", "_version"],
+    ["errors", "_version", "whole_file"],
     ["_native"],
     ["states"],
     ["metrics"],

@@ -1,5 +1,6 @@
 """What the Keras callback adds to the runs of keras.callbacks.TensorBoard."""
 
+import os
 import re
 import sys
 
@@ -296,3 +297,10 @@ def test_a_missing_matplotlib_is_said_as_fit_begins(tmp_path, monkeypatch):
     with pytest.raises(MissingExtraError, match=r'log_extras="figures"\) needs.*callbacks\[plot\]'):
         train([EfficiencyCallback(log_extras="figures"), board(tmp_path), note], epochs=1)
     assert losses == []
+
+
+def test_what_is_no_file_is_passed_over(tmp_path):
+    (tmp_path / "a.tfevents.1").symlink_to(tmp_path / "none")
+    (tmp_path / "a.tfevents.2").mkdir()
+    getattr(os, "mkfifo", pytest.skip)(tmp_path / "a.tfevents.3")
+    assert read_layout(str(tmp_path)) is None

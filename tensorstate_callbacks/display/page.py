@@ -30,6 +30,7 @@ from tensorstate_callbacks.display.view import (
     positions,
 )
 from tensorstate_callbacks.errors import require
+from tensorstate_callbacks.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +48,8 @@ def write_page(
 
     Args:
         evaluations: A `History`, a list of reports, the oldest first, or one report.
-        path: Where to, ending in .html or .htm; a file that is there is replaced.
+        path: Where to, ending in .html or .htm; a file that is there is replaced once the new one
+            is whole.
         source: Where the evaluations come from, in words.
 
     Raises:
@@ -74,7 +76,8 @@ def write_page(
         ),
         meanings=_meanings(history[-1]),
     )
-    file.write_text(page, encoding="utf-8")
+    with whole_file(file) as opened:
+        opened.write(page.encode())
 
 
 def _facts(history: Sequence[EvaluationView]) -> list[str]:

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ class MlflowTracker:
         self._run: MlflowRun | None = None
         self._n_logged = 0
         self._problem: str | None = None
+        self._address = ""
         self.name = "MLflow"
 
     def begin(self, settings: Settings, layers: Sequence[str]) -> None:
@@ -71,9 +73,12 @@ class MlflowTracker:
         """Log the epoch's metrics."""
         run = self._open()
         if run is not None:
-            if self._log_metrics:
-                run.log_metrics(_select_numbers(logs), epoch)
-            self._n_logged = len(history)
+            try:
+                if self._log_metrics:
+                    run.log_metrics(_select_numbers(logs), epoch)
+                self._n_logged = len(history)
+            except Exception as error:  # noqa: BLE001 - in the warning at the end
+                self._note(error)
 
     def end(self, history: History) -> None:
         """Log table and figure, and write the history to a file if anything didn't arrive."""
@@ -82,10 +87,10 @@ class MlflowTracker:
             try:
                 self._finish(run, history)
             except Exception as error:  # noqa: BLE001 - in the warning
-                self._problem = describe_error(error)
+                self._note(error)
             finally:
                 problem = run.close()
-            self._problem = problem or self._problem
+            self._problem = self._problem or problem
         if self._problem is not None:
             warnings.warn(
                 f"{self.name} doesn't have everything of this fit: {self._problem}. Training is "
@@ -99,12 +104,16 @@ class MlflowTracker:
             try:
                 place = self._find_run()
                 if place is not None:
+                    self._address = place.tracking_uri
                     self.name = str(place)[0].upper() + str(place)[1:]
                     self._run = MlflowRun.share(place)
                     self._run.log_params(make_params(self._settings, self._layers, self._versions))
             except Exception as error:  # noqa: BLE001 - in the warning at the end
-                self._problem = describe_error(error)
+                self._note(error)
         return self._run
+
+    def _note(self, error: Exception) -> None:
+        self._problem = self._problem or describe_error(error, self._address)
 
     def _finish(self, run: MlflowRun, history: History) -> None:
         settings = self._settings
@@ -180,7 +189,7 @@ def _select_numbers(logs: Mapping[str, Any]) -> dict[str, float]:
         try:
             if not isinstance(value, str):
                 numbers[safe_key(key)] = float(value)
-        except (TypeError, ValueError, RuntimeError):
+        except Exception:  # noqa: BLE001, S112 - whatever others log that is no number
             continue
     return numbers
 
@@ -190,13 +199,17 @@ def _save_history(history: History) -> str:
     if not history:
         return "No evaluation was recorded"
     problem = ""
-    for folder in (os.curdir, tempfile.gettempdir()):
+    for find_folder in (os.getcwd, tempfile.gettempdir):
+        path = None
         try:
-            file, path = tempfile.mkstemp(".json", "efficiency-history-", os.path.abspath(folder))
+            file, path = tempfile.mkstemp(".json", "efficiency-history-", find_folder())
             os.close(file)
             history.save(path)
-        except OSError as error:
-            problem = str(error)
+        except Exception as error:  # noqa: BLE001 - a full disk, a folder that is gone
+            problem = describe_error(error)
+            if path is not None:
+                with suppress(OSError):
+                    os.unlink(path)
         else:
             return f"All its reports are in {path}, to be read by History.load"
     return f"Its reports could not be written to a file ({problem}): callback.history has them"

@@ -251,6 +251,8 @@ def read_layout(folder: str) -> Any | None:
     names = files.listdir(folder) if files.isdir(folder) else []
     content = None
     for path in sorted(os.path.join(folder, name) for name in names if "tfevents" in name):
+        if os.path.lexists(path) and not os.path.isfile(path):
+            continue  # A pipe would be waited for without end.
         # Nearly all event files hold none, and to look for its name is fast.
         if _mentions(files, path, LAYOUT_TAG.encode()):
             events = accumulator.EventAccumulator(path, {accumulator.TENSORS: 1}).Reload()

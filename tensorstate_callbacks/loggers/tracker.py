@@ -1,11 +1,11 @@
 """Follow a fit for the trackers that keep its reports, and never end it for one that fails."""
 
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tensorstate_callbacks.errors import TensorStateWarning
+from tensorstate_callbacks.loggers.passwords import hide_passwords
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
@@ -90,28 +90,30 @@ class Trackers:
             except Exception as error:  # noqa: BLE001 - no tracker may end a training
                 self._trackers.remove(tracker)
                 warnings.warn(
-                    f"{tracker.name} gets no more of this fit: {describe_error(error)}. Training "
-                    "and the scalars that the framework logs are not touched; log_extras=None "
-                    "leaves it at them",
+                    f"{_name_of(tracker)} gets no more of this fit: {describe_error(error)}. "
+                    "Training and the scalars that the framework logs are not touched; "
+                    "log_extras=None leaves it at them",
                     TensorStateWarning,
                     stacklevel=2,
                 )
 
 
-def describe_error(error: Exception) -> str:
-    """Return an error's class and the beginning of its text, without passwords."""
-    text = hide_passwords(str(error)).strip().rstrip(".")
-    return f"{type(error).__name__}: {text if len(text) <= 400 else text[:400] + '...'}"
+def _name_of(tracker: Tracker) -> str:
+    try:
+        return hide_passwords(tracker.name)
+    except Exception:  # noqa: BLE001 - a folder that can't be made, for example
+        return f"A {type(tracker).__name__}"
 
 
-def hide_passwords(text: str) -> str:
-    """Return an address, or a text with addresses, without the names and passwords in them.
+def describe_error(error: BaseException, address: str = "") -> str:
+    """Return an error's class and the beginning of its text, without passwords.
 
-    Example:
-        >>> hide_passwords("https://me:secret@mlflow.example.org:5000/x")
-        'https://mlflow.example.org:5000/x'
-        >>> hide_passwords("postgresql://db/mlflow?user=me&password=secret")
-        'postgresql://db/mlflow?user=me&password=***'
+    Args:
+        error: The error.
+        address: What was written to; see `hide_passwords`.
     """
-    text = re.sub(r"//[^/\s]*@", "//", text)
-    return re.sub(r"(?i)((?:password|passwd|pwd|token)=)[^&\s'\")]+", r"\1***", text)
+    try:
+        text = hide_passwords(str(error)[:20_000], address).strip().rstrip(".")
+    except Exception:  # noqa: BLE001 - an error whose own text fails
+        text = "it has no text"
+    return f"{type(error).__name__}: {text if len(text) <= 400 else text[:400] + '...'}"

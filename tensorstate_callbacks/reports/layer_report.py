@@ -185,3 +185,53 @@ def _constant(layers: Mapping[str, LayerReport]) -> str | None:
         "More than half of the neurons never fired or always did, and carry no information, in "
         f"{shares}."
     )
+
+
+def check_layer(layer: LayerReport) -> None:
+    """Check what was read from a file, which may hold anything.
+
+    Raises:
+        TypeError: A field is of another kind.
+        ValueError: A number is out of its range, or the spectrum is of other states.
+    """
+    if not isinstance(layer.name, str):
+        raise TypeError(f"a layer's name must be a text; got {layer.name!r}")
+    for name in ("n_neurons", "n_states", "n_distinct", "n_singletons", "n_never", "n_always"):
+        check_count(f"{name} of {layer.name!r}", getattr(layer, name))
+    for name in ("entropy", "efficiency", "ceiling", "coverage", "firing_rate"):
+        value = check_number(f"{name} of {layer.name!r}", getattr(layer, name))
+        most = layer.n_neurons if name == "entropy" else 1
+        if not 0 <= value <= most * (1 + 1e-9):  # rounding
+            raise ValueError(f"{name} of {layer.name!r} is out of its range: {value}")
+    spectrum = layer.spectrum
+    if any(column.ndim != 1 for column in spectrum) or len({*map(len, spectrum)}) != 1:
+        raise ValueError(f"the spectrum of {layer.name!r} must be two lists of the same length")
+    found = (spectrum.n_states, spectrum.n_distinct, spectrum.n_singletons)
+    if found != (layer.n_states, layer.n_distinct, layer.n_singletons):
+        raise ValueError(f"the spectrum of {layer.name!r} is not that of its states")
+
+
+def check_count(name: str, value: object) -> int:
+    """Return `value`, or raise `ValueError` or `TypeError` if it is no whole number of 0 or more.
+
+    Args:
+        name: What it counts, for the message.
+        value: What was given.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number; got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must not be negative; got {value}")
+    return value
+
+
+def check_number(name: str, value: object) -> float:
+    """Return `value`, or raise `TypeError` if it is no number.
+
+    Args:
+        name: What it measures, for the message.
+        value: What was given.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number; got {value!r}")
+    return value

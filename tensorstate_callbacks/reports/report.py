@@ -24,8 +24,15 @@ from tensorstate_callbacks.metrics.intervals import (
     aiq_interval,
     network_interval,
 )
-from tensorstate_callbacks.reports.layer_report import LayerReport, describe_limits
+from tensorstate_callbacks.reports.layer_report import (
+    LayerReport,
+    check_count,
+    check_layer,
+    check_number,
+    describe_limits,
+)
 from tensorstate_callbacks.reports.metric_keys import layer_scalars, safe_key
+from tensorstate_callbacks.whole_file import whole_file
 
 # What the rows of one evaluation have in common, in the order of their columns.
 NETWORK_KEYS = ("epoch", "step", "stage", "accuracy", "network_efficiency", "aiq")
@@ -182,7 +189,8 @@ class EfficiencyReport:
         """Write a JSON file that `load` reads; `write_page` makes a page to read.
 
         Args:
-            path: Where to, ending in .json; a file that is there is replaced.
+            path: Where to, ending in .json; a file that is there is replaced once the new one is
+                whole.
 
         Raises:
             ValueError: The name ends in something else.
@@ -282,16 +290,39 @@ def _write_json(content: Any, path: str | PathLike[str]) -> None:
             "tensorstate_callbacks.plot_history(history).savefig('run.png')"
         )
     text = json.dumps(content)
-    file.write_text(text, encoding="utf-8")
+    with whole_file(file) as opened:
+        opened.write(text.encode())
 
 
 def _read_reports(path: str | PathLike[str]) -> list[EfficiencyReport]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         found = [content] if isinstance(content, Mapping) else content
-        return [EfficiencyReport.from_dict(fields) for fields in found]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return [_read_report(fields) for fields in found]
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise ValueError(
             f"{str(path)!r} does not hold reports that save('run.json') of this version wrote: "
             f"{type(error).__name__}: {error}"
         ) from error
+    except RecursionError:
+        raise ValueError(
+            f"{str(path)!r} does not hold reports: its JSON is nested too deeply"
+        ) from None
+
+
+def _read_report(fields: Mapping[str, Any]) -> EfficiencyReport:
+    report = EfficiencyReport.from_dict(fields)
+    for name, layer in report.layers.items():
+        if name != layer.name:
+            raise ValueError(f"layer {name!r} has the name {layer.name!r}")
+        check_layer(layer)
+    check_number("beta", report.beta)
+    check_number("alpha", report.alpha)
+    for name, value in (("epoch", report.epoch), ("step", report.step)):
+        if value is not None:
+            check_count(name, value)
+    if report.accuracy is not None:
+        check_number("accuracy", report.accuracy)
+    if not isinstance(report.stage, str):
+        raise TypeError(f"stage must be a text; got {report.stage!r}")
+    return report

@@ -1,6 +1,7 @@
 """Find the evaluations of a finished run among the scalars that it logged."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from tensorstate_callbacks.recording.accuracy import ACCURACY_NAMES
 from tensorstate_callbacks.reports.metric_keys import LAYER_METRICS
 
 _NETWORK = ("aiq", "efficiency")
+# Beyond them floats are no whole numbers.
+_MOST_EPOCHS = 1 << 53
 # Which evaluations are meant where a run has several: those of training, as loggers call them.
 _LEADS = ("val_", "epoch_", "validation_")
 _COUNTS = {"states": "n_states", "distinct": "n_distinct", "singletons": "n_singletons"}
@@ -83,10 +86,12 @@ class FinishedRun:
     Attributes:
         source: Where it was read from and under which keys, in words.
         evaluations: The oldest first.
+        problems: What of it, or beside it, could not be read, and why.
     """
 
     source: str
     evaluations: Sequence[RunEvaluation]
+    problems: Sequence[str] = ()
 
 
 class Point(NamedTuple):
@@ -228,4 +233,5 @@ def _keep_last_time(points: Sequence[Point]) -> dict[int, float]:
 def _find_epoch(step: int, epochs: Mapping[int, float] | None) -> int | None:
     if epochs is None:
         return step
-    return int(epochs[step]) if step in epochs else None
+    epoch = epochs.get(step, math.nan)
+    return int(epoch) if abs(epoch) < _MOST_EPOCHS else None

@@ -10,7 +10,8 @@ from typing import Any
 
 from tensorstate_callbacks.display.tables import COLUMNS
 from tensorstate_callbacks.errors import RunError, require
-from tensorstate_callbacks.loggers.tracker import hide_passwords
+from tensorstate_callbacks.loggers.passwords import hide_passwords
+from tensorstate_callbacks.loggers.tracker import describe_error
 from tensorstate_callbacks.reports.report import NETWORK_KEYS
 from tensorstate_callbacks.runs.finished_run import (
     FinishedRun,
@@ -57,10 +58,11 @@ def read_mlflow(
     """
     mlflow = require("mlflow", extra="mlflow", purpose="Reading a run of MLflow")
     address = tracking_uri or mlflow.get_tracking_uri()
-    _check_database(address)
-    client = mlflow.MlflowClient(tracking_uri=address)
-    uri = hide_passwords(address)  # it goes to pages that are handed on
+    uri = hide_passwords(address, address)  # it goes to pages that are handed on
+    problems: list[str] = []
     try:
+        _check_database(address)
+        client = mlflow.MlflowClient(tracking_uri=address)
         run = client.get_run(run_id)
         keys = sorted(run.data.metrics)
         lead = choose_lead(keys, lead, f"run {run_id} at {uri}")
@@ -71,10 +73,13 @@ def read_mlflow(
             ]
             for key in keys
         }
-        tables = _read_tables(client, run_id)
-    except mlflow.exceptions.MlflowException as error:
+        tables = _read_tables(client, run_id, address, problems)
+    except RunError:
+        raise
+    except Exception as error:
+        text = " ".join(hide_passwords(str(error), address).split())
         raise RunError(
-            f"MLflow can't read run {run_id} at {uri}: {error}. --tracking-uri says where else"
+            f"MLflow can't read run {run_id} at {uri}: {text}. --tracking-uri says where else"
         ) from error
     source = f"run {run.info.run_name} ({run_id}) at {uri}, keys {lead}aiq, {lead}efficiency..."
     # How the metrics were made, which a callback logs beside them; its prefix comes before.
@@ -82,10 +87,8 @@ def read_mlflow(
     for name in ("beta", "alpha"):
         given = run.data.params.get(f"{_FOLDER}.{prefix}{name}")
         source += f", {name} {given}" if given is not None else ""
-    return FinishedRun(
-        source=source,
-        evaluations=_complete(find_evaluations(scalars, lead, accuracy), tables),
-    )
+    evaluations = _complete(find_evaluations(scalars, lead, accuracy), tables)
+    return FinishedRun(source, evaluations, problems)
 
 
 def _check_database(uri: str) -> None:
@@ -98,16 +101,39 @@ def _check_database(uri: str) -> None:
         )
 
 
-def _read_tables(client: Any, run_id: str) -> list[RunEvaluation]:
+def _read_tables(
+    client: Any, run_id: str, address: str, problems: list[str]
+) -> list[RunEvaluation]:
     found: list[RunEvaluation] = []
     for artifact in client.list_artifacts(run_id, _FOLDER):
         if artifact.path.endswith(_TABLE):
-            with tempfile.TemporaryDirectory() as folder:
-                path = client.download_artifacts(run_id, artifact.path, folder)
-                table = json.loads(Path(path).read_text(encoding="utf-8"))
-            rows = [dict(zip(table["columns"], cells, strict=True)) for cells in table["data"]]
-            found += _from_rows(rows)
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    path = client.download_artifacts(run_id, artifact.path, folder)
+                    content = Path(path).read_bytes()
+                found += _from_rows(_read_rows(content))
+            except Exception as error:  # noqa: BLE001 - without it there is less to show
+                reason = " ".join(describe_error(error, address).split())
+                problems.append(f"table {artifact.path} of run {run_id} ({reason})")
     return found
+
+
+def _read_rows(content: bytes) -> list[dict[str, Any]]:
+    """Return the rows of a table.
+
+    Raises:
+        LookupError, RecursionError, TypeError, ValueError: It is no table of `History.to_dicts`.
+    """
+    table = json.loads(content)
+    rows = [dict(zip(table["columns"], cells, strict=True)) for cells in table["data"]]
+    for row in rows:
+        for name in ("efficiency", *NETWORK_KEYS, *(set(COLUMNS) & set(row))):
+            kinds = (str,) if name in ("name", "stage") else (int, float, type(None))
+            if not isinstance(row[name], kinds) or isinstance(row[name], bool):
+                raise TypeError(f"{name} is {row[name]!r}")
+        if not isinstance(row["name"], str):
+            raise TypeError(f"a layer's name is {row['name']!r}")
+    return rows
 
 
 def _from_rows(rows: Sequence[Mapping[str, Any]]) -> list[RunEvaluation]:

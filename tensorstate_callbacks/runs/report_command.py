@@ -4,15 +4,19 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from tensorstate_callbacks.display.page import PAGE_SUFFIXES, write_page
 from tensorstate_callbacks.display.plots import plot_history
 from tensorstate_callbacks.display.tables import COLUMNS, history_text, layers_text, network_line
 from tensorstate_callbacks.display.view import best_and_last, positions
-from tensorstate_callbacks.errors import MissingExtraError, RunError
+from tensorstate_callbacks.errors import MissingExtraError, RunError, list_some
+from tensorstate_callbacks.loggers.passwords import hide_passwords
+from tensorstate_callbacks.loggers.tracker import describe_error
 from tensorstate_callbacks.runs.finished_run import FinishedRun, RunEvaluation
 from tensorstate_callbacks.runs.mlflow import mlflow_run_id, read_mlflow
-from tensorstate_callbacks.runs.tensorboard import read_tensorboard
+from tensorstate_callbacks.runs.tensorboard import printable, read_tensorboard
+from tensorstate_callbacks.whole_file import whole_file
 
 _SUFFIXES = (".png", ".svg", ".pdf", *PAGE_SUFFIXES)
 
@@ -42,20 +46,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def report_run(arguments: argparse.Namespace) -> int:
     """Print a finished run's metrics, draw them where `--output` says, and return the exit code."""
     output: Path | None = arguments.output
-    if output is not None and output.suffix.lower() not in _SUFFIXES:
-        return _print_error(f"--output {output}: a figure ends in {', '.join(_SUFFIXES)}", 2)
-    if output is not None and not output.parent.is_dir():
-        return _print_error(f"--output {output}: there is no folder {output.parent}", 2)
     try:
+        if output is not None and (problem := _check_output(output)):
+            return _print_error(f"--output {printable(output)}: {problem}", 2)
         run = _read_run(arguments)
-        print(_describe_run(run))
+        _print(_describe_run(run), sys.stdout)
         if output is not None:
             _draw_run(run, output)
-    except (RunError, MissingExtraError) as error:
-        return _print_error(str(error), 1)
+    except Exception as error:  # noqa: BLE001 - whatever others wrote: one line, no traceback
+        return _print_error(_describe_error(error, arguments.tracking_uri or ""), 1)
     if output is not None:
-        print(f"\n{'page' if output.suffix.lower() in PAGE_SUFFIXES else 'figure'}: {output}")
+        kind = "page" if output.suffix.lower() in PAGE_SUFFIXES else "figure"
+        _print(f"\n{kind}: {printable(output)}", sys.stdout)
+    if run.problems:
+        return _print_error(f"not everything could be read: {list_some(run.problems, 3)}", 1)
     return 0
+
+
+def _check_output(output: Path) -> str | None:
+    if output.suffix.lower() not in _SUFFIXES:
+        return f"a figure ends in {', '.join(_SUFFIXES)}"
+    if not output.parent.is_dir():
+        return f"there is no folder {printable(output.parent)}"
+    return None
 
 
 def _read_run(arguments: argparse.Namespace) -> FinishedRun:
@@ -93,9 +106,25 @@ def _draw_run(run: FinishedRun, output: Path) -> None:
     if output.suffix.lower() in PAGE_SUFFIXES:
         write_page(run.evaluations, output, source=run.source)
     else:
-        plot_history(run.evaluations).savefig(output)
+        figure = plot_history(run.evaluations)
+        with whole_file(output) as file:
+            figure.savefig(file, format=output.suffix[1:].lower())
+
+
+def _describe_error(error: Exception, address: str) -> str:
+    if isinstance(error, (RunError, MissingExtraError)):
+        return hide_passwords(str(error), address)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{printable(error.filename)}: {error.strerror}"
+    return " ".join(describe_error(error, address).split())
 
 
 def _print_error(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    _print(f"error: {message}", sys.stderr)
     return code
+
+
+def _print(text: str, stream: TextIO) -> None:
+    # A terminal may not know every letter, such as those of a layer's name.
+    encoding = stream.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)

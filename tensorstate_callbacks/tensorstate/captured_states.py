@@ -31,6 +31,7 @@ class CapturedStates(StateReadings):
         capture_on: Nothing is recorded while it is False.
 
     Raises:
+        BlockingIOError: Another process captures into `storage_path`.
         FileExistsError: `storage_path` holds an earlier capture, and `resume` isn't set.
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of its range, or the capture can't be resumed.
@@ -128,8 +129,13 @@ class CapturedStates(StateReadings):
             return
         counter = self._captured.counter = StateCounter(stored.n_neurons)
         rows = stored.rows()
-        for begin in range(0, len(rows), ROWS_AT_ONCE):
-            counter.update_packed(rows[begin : begin + ROWS_AT_ONCE])
+        try:
+            for begin in range(0, len(rows), ROWS_AT_ONCE):
+                counter.update_packed(rows[begin : begin + ROWS_AT_ONCE])
+        except ValueError as error:
+            raise ValueError(
+                f"the stored states of layer {self.name!r} are damaged: {error}"
+            ) from error
         batches = stored.batches().tolist()
         self._captured.positions = {states // samples for samples, states in batches}
 

@@ -1,21 +1,25 @@
 """Keep the packed states of one capture point as observed, in memory or in files."""
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.errors import StatesNotAvailableError
+from tensorstate_callbacks.tensorstate.journal import (
+    JournalLock,
+    check_own_file,
+    file_stem,
+    header_line,
+    line_of,
+    read_journal,
+)
 
 Rows = npt.NDArray[np.uint8]
-
-_VERSION = 1
 
 
 class RawStates(Protocol):
@@ -77,8 +81,9 @@ class StoredStates:
 
     The states stand back to back in the first. The second has a line for each batch, written after
     its states: a batch that a crash cut short is not in the journal, and its states are cut off
-    when the capture is resumed. (The files are not forced to the device after each batch: against a
-    power failure they are as safe as the file system makes them.)
+    when the capture is resumed. Nothing else is ever cut off or written over. One process at a time
+    has the files, from the first batch or from resuming until it ends. (They are not forced to
+    the device after each batch: a power failure may lose what the file system has not written.)
 
     Args:
         folder: Where; made if it isn't there.
@@ -90,43 +95,52 @@ class StoredStates:
         n_neurons: Neurons per state; None before the first batch.
 
     Raises:
+        BlockingIOError: Another process captures into the files.
         FileExistsError: There is an earlier capture, and `resume` isn't set.
-        ValueError: The earlier capture can't be read, or had another threshold.
+        ValueError: The earlier capture is damaged, isn't one, or had another threshold; or the name
+            can't be that of a file.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str], name: str, threshold: float, *, resume: bool
     ) -> None:
         self._name, self._threshold = name, threshold
-        stem = Path(folder) / quote(name, safe=" ")
-        self._states, self._journal = Path(f"{stem}.states"), Path(f"{stem}.journal")
         self._batches: list[tuple[int, int]] = []
+        self._lock: JournalLock | None = None
         self.n_neurons: int | None = None
         Path(folder).mkdir(parents=True, exist_ok=True)
-        there = self._states.exists() or self._journal.exists()
+        stem = file_stem(Path(folder), name)
+        self._states, self._journal = Path(f"{stem}.states"), Path(f"{stem}.journal")
+        there = [path for path in (self._states, self._journal) if os.path.lexists(path)]
         if there and not resume:
             raise FileExistsError(
                 f"{self._states} holds states that {name!r} captured earlier: take another "
                 "storage_path, remove the file and its journal, or go on with it by resume=True"
             )
-        self._own = there
-        if there:
+        for path in there:
+            check_own_file(path)
+        if self._journal in there:
             self._resume()
+        elif there:
+            self._check_empty(f"there is no {self._journal.name} of it")
 
     def begin(self, n_neurons: int) -> None:
         """Get ready for states of so many neurons."""
         if self.n_neurons is None:
             # Not before there is something to store; another capture may have begun meanwhile.
-            self._states.touch(exist_ok=self._own)
-            self._journal.touch(exist_ok=self._own)
-            header = {
-                "version": _VERSION,
-                "name": self._name,
-                "neurons": n_neurons,
-                "threshold": self._threshold,
-            }
-            self._own = True  # From here on the files are this capture's own.
-            _append(self._journal, self._journal.stat().st_size, _line(header))
+            if self._lock is None:
+                self._lock = JournalLock(self._journal, new=True)
+                try:
+                    self._states.touch(exist_ok=self._states.is_file())
+                    if self._states.is_symlink() or self._states.stat().st_size:
+                        raise FileExistsError(f"{self._states} exists, of another program")
+                except BaseException:
+                    self._lock.release()
+                    self._journal.unlink()
+                    self._lock = None
+                    raise
+            header = header_line(self._name, n_neurons, self._threshold)
+            _append(self._journal, self._journal.stat().st_size, header)
             self.n_neurons = n_neurons
 
     @contextmanager
@@ -137,11 +151,12 @@ class StoredStates:
             OSError: They could not be written, the disk is full for example; what was there stays.
         """
         states_end = sum(n for _, n in self._batches) * self._width
+        self._check_own(states_end)
         journal_end = self._journal.stat().st_size
         try:
             _append(self._states, states_end, rows.tobytes())
             batch = {"samples": n_samples, "states": len(rows)}
-            _append(self._journal, journal_end, _line(batch))
+            _append(self._journal, journal_end, line_of(batch))
             yield
         except BaseException:
             os.truncate(self._journal, journal_end)
@@ -161,10 +176,13 @@ class StoredStates:
         return np.array(self._batches, np.int64).reshape(-1, 2)
 
     def clear(self) -> None:
-        """Forget everything, on disk too."""
-        self._states.unlink(missing_ok=True)
-        self._journal.unlink(missing_ok=True)
-        self._batches, self.n_neurons, self._own = [], None, False
+        """Forget everything, on disk too, unless the files are another capture's by now."""
+        lock, self._lock = self._lock, None
+        self._batches, self.n_neurons = [], None
+        if lock is not None and lock.is_held():
+            self._states.unlink(missing_ok=True)
+            lock.release()
+            self._journal.unlink(missing_ok=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Two captures must not write into the same files.
@@ -175,41 +193,40 @@ class StoredStates:
         return -(-(self.n_neurons or 0) // 8)
 
     def _resume(self) -> None:
-        # One may be missing, if the crash came between the two.
-        self._states.touch()
-        self._journal.touch()
-        text = self._journal.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
+        self._lock = JournalLock(self._journal, new=False)
         try:
-            header, *batches = [json.loads(line) for line in whole.splitlines()] or [None]
-            if header is not None:
-                self._take_header(header)
-                self._batches = [(batch["samples"], batch["states"]) for batch in batches]
-        except (KeyError, TypeError, ValueError) as error:
+            journal = read_journal(self._journal.read_bytes(), self._name, self._threshold)
+        except ValueError as error:
             raise ValueError(
                 f"{self._journal} can't be resumed: {error}. Take another storage_path, or remove "
                 "the file and its states"
             ) from error
-        self._cut_to_whole_batches(header, len(whole))
-
-    def _take_header(self, header: Mapping[str, Any]) -> None:
-        if header["version"] != _VERSION:
-            raise ValueError(f"it is of version {header['version']}, this is version {_VERSION}")
-        if header["threshold"] != self._threshold:
-            raise ValueError(
-                f"its states were captured with the threshold {header['threshold']}, not "
-                f"{self._threshold}"
-            )
-        self.n_neurons = int(header["neurons"])
-
-    def _cut_to_whole_batches(self, header: Any, journal_end: int) -> None:
-        os.truncate(self._journal, journal_end)
+        if journal.n_neurons is None:
+            self._check_empty(f"its journal, {self._journal}, says nothing of it")
+        self._batches, self.n_neurons = journal.batches, journal.n_neurons
+        # Missing, if the crash came between the two.
+        self._states.touch()
         needed = sum(n for _, n in self._batches) * self._width
         if self._states.stat().st_size < needed:
             raise ValueError(
-                f"{self._states} is shorter than its journal says, {needed} bytes: remove both"
+                f"{self._states} is shorter than its journal says, {needed} bytes: remove it and "
+                f"{self._journal}"
             )
+        os.truncate(self._journal, journal.end)
         os.truncate(self._states, needed)
+
+    def _check_empty(self, problem: str) -> None:
+        if self._states.exists() and self._states.stat().st_size:
+            raise ValueError(
+                f"{self._states} can't be resumed: {problem}, so it may be anything. Take another "
+                "storage_path, or remove the file"
+            )
+
+    def _check_own(self, states_end: int) -> None:
+        if self._lock is not None:
+            self._lock.check()
+        if self._states.stat().st_size < states_end:
+            raise OSError(f"{self._states} was shortened by another program")
 
 
 class DetachedStates:
@@ -241,10 +258,6 @@ class DetachedStates:
 
     def clear(self) -> None:
         """There is nothing to forget."""
-
-
-def _line(fields: Mapping[str, Any]) -> bytes:
-    return json.dumps(fields).encode() + b"\n"
 
 
 def _append(path: Path, end: int, data: bytes) -> None:
