@@ -15,13 +15,13 @@ from tensorstate_callbacks.lightning.evaluation import (
     is_fast_dev_run,
 )
 from tensorstate_callbacks.lightning.logged_metrics import MetricLog
-from tensorstate_callbacks.lightning.ranks import announce_failure, find_ranks
+from tensorstate_callbacks.lightning.ranks import announce_failure, check_ranks, find_ranks
 from tensorstate_callbacks.lightning.trackers import find_trackers
 from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Accuracy, Method
+from tensorstate_callbacks.recording.settings import Accuracy, Method, describe_value
 from tensorstate_callbacks.reports.history import History
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.torch.activations import OutputFn
@@ -75,7 +75,8 @@ class EfficiencyHooks(RecordingCallback):
         TypeError: An argument is of the wrong kind, or the Trainer of another namespace.
         ValueError: An argument is out of its range, or the accuracy is missing and
             `missing_accuracy` is `"raise"`.
-        RankError: From the evaluation: another process failed, or is gone; names its rank.
+        RankError: Another process failed, is gone, or has a callback of other arguments; names its
+            rank.
 
     Example:
         callback = tensorstate_callbacks.lightning.EfficiencyCallback()
@@ -164,6 +165,10 @@ class EfficiencyHooks(RecordingCallback):
         self._take_settings()
         # All processes have the same to say.
         self._warn.reset(silent=not trainer.is_global_zero)
+        own = {
+            name: describe_value(getattr(self, name)) for name in ("output_fn", "dataloader_idx")
+        }
+        check_ranks(trainer, {**self._settings.comparable(), **own})
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """End a run; also what was left open by one that ended in an error."""
