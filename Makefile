@@ -11,7 +11,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo demo-lightning study test lint types clean bench fuzz
 .PHONY: test-kernels test-neon test-asan test-ubsan test-tsan test-wheels
-.PHONY: test-keras-jax test-keras-torch test-keras-versions test-lightning-versions
+.PHONY: test-without-keras test-keras-jax test-keras-tensorflow test-keras-torch
+.PHONY: test-keras-versions test-lightning-versions
 
 demo: $(READY)
 	$(RUN) examples/keras_mnist.py
@@ -24,13 +25,21 @@ study: $(READY)
 	$(RUN) examples/label_noise.py
 	$(RUN) examples/batch_norm_dropout.py
 
-test: lint types
-	$(RUN) -m pytest
-	$(MAKE) --jobs=2 --output-sync=target test-keras-jax test-keras-torch
+# Two at a time, the longest first; what each prints stays together.
+TESTS := test-without-keras test-keras-jax test-keras-tensorflow test-keras-torch
 
-# What the tests of Keras say, on its other backends.
-test-keras-jax test-keras-torch: test-keras-%: $(READY)
-	KERAS_BACKEND=$* $(RUN) -m pytest tests/test_keras_*.py
+test: lint types
+	$(MAKE) --jobs=2 --keep-going --output-sync=target --no-print-directory $(TESTS)
+
+# Each keeps a cache of its own, and one thread to compute with: two of them share the processor.
+PYTEST = OMP_NUM_THREADS=1 MAKEFLAGS= $(RUN) -m pytest --quiet --durations=15 -o cache_dir=.pytest_cache/$@
+
+test-without-keras: $(READY)
+	$(PYTEST) --ignore-glob='tests/test_keras_*.py'
+
+# What the tests of Keras say, on each of its backends.
+test-keras-jax test-keras-tensorflow test-keras-torch: test-keras-%: $(READY)
+	KERAS_BACKEND=$* $(PYTEST) tests/test_keras_*.py
 
 # Random layouts, number types and thresholds against plain comparisons, for every kernel.
 CASES ?= 20000

@@ -25,7 +25,7 @@ def main() -> None:
             f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}"
         )
     if arguments.save and arguments.quick:
-        parser.error("quick figures say nothing about speed: leave --quick or --save out")
+        parser.error("quick numbers say nothing about speed: leave --quick or --save out")
     rows: list[Row] = []
     for name in arguments.parts or PARTS:
         print(f"{name}...", file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.states import lenet5_states
 from tensorstate_callbacks import EfficiencyReport, LayerReport
-from tensorstate_callbacks.metrics.estimators import ESTIMATORS, estimate_entropy
+from tensorstate_callbacks.metrics.entropy import ESTIMATORS, estimate_entropy
 from tensorstate_callbacks.metrics.intervals import Interval, entropy_interval
 from tensorstate_callbacks.states.spectrum import Spectrum
 
@@ -98,7 +98,7 @@ def independent(states: Mapping[str, Counts], seeds: int) -> Iterator[str]:
 def by_image(states: Mapping[str, Counts], right: NDArray[np.bool_], seeds: int) -> Iterator[str]:
     """Yield the lines of the second table: whole images drawn, with all their states."""
     yield (
-        "| figure | images | true figure | mean figure | mean estimate "
+        "| metric | images | true value | mean value | mean estimate "
         "| holds, states independent | its width | holds, `n_samples` given | its width |"
     )
     yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
@@ -177,20 +177,20 @@ def save(tables: Mapping[str, list[str]], page: Path = PAGE) -> None:
 
 
 def _line(
-    figure: str,
+    metric: str,
     images: int,
     truth: Any,
-    figures: list[Any],
+    values: list[Any],
     by_sample: list[Any],
     by_state: list[Any] | None = None,
 ) -> str:
     estimate = np.mean([interval.estimate for interval in by_sample])
-    means = [f"{value:.4f}" for value in (truth, np.mean(figures), estimate)]
+    means = [f"{value:.4f}" for value in (truth, np.mean(values), estimate)]
     ends = []
     for intervals in (by_state, by_sample):
         held, width = judge(intervals, truth) if intervals else (None, None)
         ends += ["", ""] if held is None else [f"{held:.0%}", f"{width:.4f}"]
-    return f"| {' | '.join([figure, f'{images:,}', *means, *ends])} |"
+    return f"| {' | '.join([metric, f'{images:,}', *means, *ends])} |"
 
 
 def main() -> None:

@@ -120,9 +120,9 @@ def _on_rank(way: Way, size: int, rank: int, port: int) -> list[float]:
     dist.barrier()
     growth, began = Growth(), time.perf_counter()
     spectrum, sent, received = way(counter)
-    figures = np.array([time.perf_counter() - began, sent, received, growth.peak()])
+    measured = np.array([time.perf_counter() - began, sent, received, growth.peak()])
     everyone: list[Any] = [None] * RANKS
-    dist.all_gather_object(everyone, figures)
+    dist.all_gather_object(everyone, measured)
     all_seconds, all_sent, all_received, peaks = np.array(everyone).T
     return [
         all_seconds.max(), all_sent.sum(), all_received.max(), peaks.max(),

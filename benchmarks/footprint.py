@@ -45,7 +45,7 @@ class Growth:
 
     def __init__(self) -> None:
         gc.collect()
-        # Writing 5 sets the highest figure back to the present one.
+        # Writing 5 sets the highest number back to the present one.
         Path("/proc/self/clear_refs").write_text("5")
         self._before = self._peak()
 

@@ -26,7 +26,7 @@ class Target:
     Args:
         limit: The bound.
         at_least: Whether it is a lower bound.
-        unit: Of the bound, where it isn't on the ratio but on our own figure.
+        unit: Of the bound, where it isn't on the ratio but on our own number.
     """
 
     limit: float
@@ -44,12 +44,12 @@ class Row:
     Args:
         part: The part of the benchmarks it belongs to.
         case: What was measured.
-        ours: Our figure.
-        theirs: The figure of what it is compared with.
+        ours: Our number.
+        theirs: The number of what it is compared with.
         unit: Of both.
         against: What it is compared with.
         ratio: Theirs / ours of durations, else ours / theirs.
-        target: What the ratio, or where it has a unit our figure, is to reach; or None.
+        target: What the ratio, or where it has a unit our number, is to reach; or None.
         note: What else there is to say.
     """
 
@@ -102,7 +102,7 @@ def relative(
     target: Target | None = None,
     note: str = "",
 ) -> Row:
-    """Return a row whose ratio is our figure over theirs."""
+    """Return a row whose ratio is our number over theirs."""
     return Row(part, case, ours, theirs, unit, against, ours / theirs, target, note)
 
 

@@ -40,9 +40,9 @@ def _cells(row: Row) -> list[str]:
     return [
         row.part,
         row.case,
-        f"{_figure(row.ours)} {row.unit}",
+        f"{_number(row.ours)} {row.unit}",
         row.against,
-        f"{_figure(row.theirs)} {row.unit}",
+        f"{_number(row.theirs)} {row.unit}",
         f"{row.ratio:.3f}" if row.ratio < 2 else f"{row.ratio:.2f}",
         target,
         "; ".join(part for part in (verdict, row.note) if part),
@@ -53,5 +53,5 @@ def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
 
 
-def _figure(value: float) -> str:
+def _number(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"

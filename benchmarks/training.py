@@ -19,7 +19,7 @@ class StepClock(keras.callbacks.Callback):
     """Adds up the processor's time from the first training step of an epoch to the end of its last.
 
     Attributes:
-        seconds: One figure for each epoch.
+        seconds: One number for each epoch.
     """
 
     def __init__(self) -> None:

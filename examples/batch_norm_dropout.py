@@ -32,7 +32,7 @@ EFFECTS = {
     "dropout, with batch normalization": ("both", "batch normalization"),
 }
 LAYERS = ("conv_1", "conv_2", "conv_3")
-FIGURES = ("efficiency", *LAYERS, "accuracy", "aIQ")
+METRICS = ("efficiency", *LAYERS, "accuracy", "aIQ")
 
 
 def networks_of(arguments: argparse.Namespace) -> dict[str, tuple[int, int, int]]:
@@ -47,8 +47,8 @@ def title_of(network: str) -> str:
     return f"{network} ({', '.join(map(str, NETWORKS[network]))} neurons)"
 
 
-def figures_at(run: dict[str, Any], *, best: bool) -> dict[str, float]:
-    """Return the validation figures of one epoch of a training.
+def metrics_at(run: dict[str, Any], *, best: bool) -> dict[str, float]:
+    """Return the validation metrics of one epoch of a training.
 
     Args:
         run: The training.
@@ -82,13 +82,13 @@ def cells_of(
 
 
 def effect(
-    cells: dict[str, list[dict[str, Any]]], added: str, figure: str, *, best: bool
+    cells: dict[str, list[dict[str, Any]]], added: str, metric: str, *, best: bool
 ) -> Interval:
-    """Return what an addition does to a figure, paired over seeds."""
+    """Return what an addition does to a metric, paired over seeds."""
     with_it, without = (cells[cell] for cell in EFFECTS[added])
     return interval_of(
         [
-            figures_at(one, best=best)[figure] - figures_at(other, best=best)[figure]
+            metrics_at(one, best=best)[metric] - metrics_at(other, best=best)[metric]
             for one, other in zip(with_it, without, strict=True)
         ]
     )
@@ -103,19 +103,19 @@ def ceilings_of(cells: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
 def network_tables(by_framework: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
     """Return what came out for one network, as Markdown: the cells, then the effects."""
     ceilings = ceilings_of(next(iter(by_framework.values())))
-    header = ["", "added", *FIGURES]
+    header = ["", "added", *METRICS]
     rows = [["", "(ceiling)", "", *(f"{ceilings[layer]:.3f}" for layer in LAYERS), "", ""]]
     effects = []
     for framework, cells in by_framework.items():
         for cell, runs in cells.items():
-            values = [figures_at(run, best=False) for run in runs]
-            means = [str(interval_of([x[figure] for x in values])) for figure in FIGURES]
+            values = [metrics_at(run, best=False) for run in runs]
+            means = [str(interval_of([x[metric] for x in values])) for metric in METRICS]
             rows.append([NAMES[framework], cell, *means])
         for added in EFFECTS:
-            changes = [effect(cells, added, figure, best=False).signed() for figure in FIGURES]
+            changes = [effect(cells, added, metric, best=False).signed() for metric in METRICS]
             at_best = effect(cells, added, "efficiency", best=True).signed()
             effects.append([NAMES[framework], added, *changes, at_best])
-    changed = ["", "adding", *FIGURES, "efficiency, best epoch"]
+    changed = ["", "adding", *METRICS, "efficiency, best epoch"]
     return f"{markdown_table(header, rows)}\n\n{markdown_table(changed, effects)}\n"
 
 
@@ -138,7 +138,7 @@ def _draw_cells(axes: Any, cells: dict[str, list[dict[str, Any]]]) -> None:
     places = ("network", *LAYERS)
     styles = zip(cells.items(), "osD^", ("white", "C0", "C1", "black"), strict=True)
     for number, ((cell, runs), marker, fill) in enumerate(styles):
-        values = [figures_at(run, best=False) for run in runs]
+        values = [metrics_at(run, best=False) for run in runs]
         intervals = [
             interval_of([x["efficiency" if place == "network" else place] for x in values])
             for place in places
@@ -194,7 +194,7 @@ def write(runs: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> None
     (output_dir / "table.md").write_text(words)
     draw(by_network).savefig(output_dir / "batch_norm_dropout.png")
     print(f"\n{words}\n{sentences(by_network)}")
-    print(f"\nTables, figure and each epoch's figures (runs.jsonl) are in {output_dir}.")
+    print(f"\nTables, figure and each epoch's metrics (runs.jsonl) are in {output_dir}.")
 
 
 def main() -> None:

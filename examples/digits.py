@@ -76,7 +76,7 @@ def small_digits() -> tuple[Images, Labels]:
 
 
 class EpochProgress:
-    """A progress bar over the batches of an epoch; in the end a line of its figures instead.
+    """A progress bar over the batches of an epoch; in the end a line of its metrics instead.
 
     Args:
         epoch: The epoch, counted from 0.
@@ -100,11 +100,11 @@ class EpochProgress:
         """
         self._bar.close()
         names = {"val_accuracy": "accuracy", "val_efficiency": "efficiency", "val_aiq": "aIQ"}
-        figures = {name: logs[key] for key, name in names.items() if key in logs}
+        metrics = {name: logs[key] for key, name in names.items() if key in logs}
         for key in logs:
             if key.startswith("val_efficiency/"):
-                figures[key.removeprefix("val_efficiency/")] = logs[key]
-        line = "  ".join(f"{name} {float(value):.4f}" for name, value in figures.items())
+                metrics[key.removeprefix("val_efficiency/")] = logs[key]
+        line = "  ".join(f"{name} {float(value):.4f}" for name, value in metrics.items())
         seconds = time.perf_counter() - self._started
         print(f"epoch {self._epoch + 1:3}  {line}  ({seconds:.1f} s)", flush=True)
 

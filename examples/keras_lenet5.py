@@ -62,7 +62,7 @@ class EpochLines(keras.callbacks.Callback):
         self._progress.update()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Replace the bar by the figures of the validation pass."""
+        """Replace the bar by the metrics of the validation pass."""
         self._progress.close(logs or {})
 
 

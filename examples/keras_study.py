@@ -1,4 +1,4 @@
-"""One training of a study in Keras: settings and digits in, figures of each epoch out."""
+"""One training of a study in Keras: settings and digits in, metrics of each epoch out."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
-from epoch_figures import figures_of
+from epoch_metrics import collect_metrics
 from keras_lenet5 import lenet5
 from study import Parts, Training
 
@@ -16,7 +16,7 @@ import tensorstate_callbacks
 
 
 def train(training: Training, parts: Parts, on_epoch: Callable[[], None]) -> list[dict[str, Any]]:
-    """Train LeNet-5 with Keras's defaults, and return the figures of each epoch.
+    """Train LeNet-5 with Keras's defaults, and return the metrics of each epoch.
 
     Args:
         training: The settings.
@@ -51,4 +51,4 @@ def train(training: Training, parts: Parts, on_epoch: Callable[[], None]) -> lis
         verbose=0,
         callbacks=[efficiency, keras.callbacks.LambdaCallback(on_epoch_end=test)],
     ).history
-    return figures_of(efficiency.history, logs["loss"], logs["val_loss"], test_accuracies)
+    return collect_metrics(efficiency.history, logs["loss"], logs["val_loss"], test_accuracies)

@@ -29,9 +29,9 @@ NO_STOP = "no stopping"
 ORACLE = "best epoch by test accuracy"
 
 
-def curve(run: dict[str, Any], figure: str) -> list[float]:
-    """Return a figure of each epoch."""
-    return [epoch[figure] for epoch in run["epochs"]]
+def curve(run: dict[str, Any], metric: str) -> list[float]:
+    """Return a metric of each epoch."""
+    return [epoch[metric] for epoch in run["epochs"]]
 
 
 def stops_of(run: dict[str, Any], patience: int) -> dict[str, Stop]:
@@ -39,8 +39,8 @@ def stops_of(run: dict[str, Any], patience: int) -> dict[str, Stop]:
     tested = curve(run, "test_accuracy")
     end = len(tested) - 1
     stops = {
-        rule: stop_early(curve(run, figure), mode, patience)
-        for rule, (figure, mode) in RULES.items()
+        rule: stop_early(curve(run, metric), mode, patience)
+        for rule, (metric, mode) in RULES.items()
     }
     stops[NO_STOP] = Stop(end, end, early=False)
     stops[ORACLE] = Stop(tested.index(max(tested)), end, early=False)
@@ -175,8 +175,8 @@ def sentences(runs: Sequence[dict[str, Any]], frameworks: Sequence[str], patienc
                 f"{verdict}; the same epoch for {same} of {len(chosen)} seeds."
             )
         spreads = [
-            f"{figure} by {interval_of([spread(run, key) for run in chosen]).mean:.1%}"
-            for figure, key in (
+            f"{metric} by {interval_of([spread(run, key) for run in chosen]).mean:.1%}"
+            for metric, key in (
                 ("efficiency", "efficiency"),
                 ("validation accuracy", "val_accuracy"),
             )
@@ -187,9 +187,9 @@ def sentences(runs: Sequence[dict[str, Any]], frameworks: Sequence[str], patienc
     return "\n".join(lines)
 
 
-def spread(run: dict[str, Any], figure: str) -> float:
-    """Return the standard deviation of a figure over the epochs, as a share of its mean."""
-    values = curve(run, figure)
+def spread(run: dict[str, Any], metric: str) -> float:
+    """Return the standard deviation of a metric over the epochs, as a share of its mean."""
+    values = curve(run, metric)
     return statistics.pstdev(values) / statistics.mean(values)
 
 
@@ -201,7 +201,7 @@ def write(runs: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> None
     (output_dir / "table.md").write_text(words)
     draw(runs, frameworks, arguments.patience).savefig(output_dir / "label_noise.png")
     print(f"\n{words}\n{sentences(runs, frameworks, arguments.patience)}")
-    print(f"\nTable, figure and each epoch's figures (runs.jsonl) are in {output_dir}.")
+    print(f"\nTable, figure and each epoch's metrics (runs.jsonl) are in {output_dir}.")
 
 
 def main() -> None:

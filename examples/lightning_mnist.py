@@ -65,7 +65,7 @@ class EpochLines(Callback):
         self._progress.update()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace the bar by the figures of the validation pass."""
+        """Replace the bar by the metrics of the validation pass."""
         self._progress.close(trainer.callback_metrics)
 
 

@@ -1,4 +1,4 @@
-"""One training of a study in Lightning: settings and digits in, figures of each epoch out."""
+"""One training of a study in Lightning: settings and digits in, metrics of each epoch out."""
 
 import logging
 import warnings
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from epoch_figures import figures_of
+from epoch_metrics import collect_metrics
 from lightning_mnist import DigitReader
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from study import Parts, Training
@@ -67,7 +67,7 @@ class Curves(Callback):
 
 
 def train(training: Training, parts: Parts, on_epoch: Callable[[], None]) -> list[dict[str, Any]]:
-    """Train LeNet-5 with PyTorch's defaults, and return the figures of each epoch.
+    """Train LeNet-5 with PyTorch's defaults, and return the metrics of each epoch.
 
     Args:
         training: The settings.
@@ -102,4 +102,6 @@ def train(training: Training, parts: Parts, on_epoch: Callable[[], None]) -> lis
         loader(parts.x_train, parts.y_train, training.batch_size, shuffle=True),
         loader(parts.x_val, parts.y_val, 500, shuffle=False),
     )
-    return figures_of(efficiency.history, curves.losses, curves.val_losses, curves.test_accuracies)
+    return collect_metrics(
+        efficiency.history, curves.losses, curves.val_losses, curves.test_accuracies
+    )

@@ -40,12 +40,12 @@ class Interval(NamedTuple):
 
 
 def interval_of(values: Sequence[float]) -> Interval:
-    """Return the mean of some seeds' figures and its interval.
+    """Return the mean of some seeds' values and its interval.
 
     Given the differences between two arms that share their seeds, this is the paired t interval.
 
     Args:
-        values: One figure per seed.
+        values: One value per seed.
     """
     mean, half = bands_of([[value] for value in values])
     return Interval(float(mean[0]), float(half[0]))

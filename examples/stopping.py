@@ -1,4 +1,4 @@
-"""The curve of a figure over the epochs in, the epochs that early stopping picks out."""
+"""The curve of a metric over the epochs in, the epochs that early stopping picks out."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def stop_early(values: Sequence[float], mode: Literal["min", "max"], patience: i
     training ends with the `patience`-th epoch in a row that brings none.
 
     Args:
-        values: The monitored figure of each epoch.
+        values: The monitored metric of each epoch.
         mode: Whether lower or higher is better.
         patience: Epochs without progress to put up with.
 

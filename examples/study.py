@@ -20,7 +20,7 @@ from tensorstate_callbacks.errors import TensorStateWarning
 LENET5 = (20, 50, 100)
 N_CLASSES = 10
 
-# The frameworks, as tables and figures call them.
+# The frameworks, as tables and plots call them.
 NAMES = {"keras": "Keras", "torch": "PyTorch"}
 
 # The modules that hold a framework's `train`; a framework is imported only if it is asked for.
@@ -174,7 +174,7 @@ def run_all(trainings: Sequence[Training], path: Path) -> list[dict[str, Any]]:
             a study that was stopped goes on where it was.
 
     Returns:
-        One dict per training: `training`, its settings; `seconds`; `epochs`, a dict of figures for
+        One dict per training: `training`, its settings; `seconds`; `epochs`, a dict of metrics for
         each, as `train` of the frameworks' modules returns them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

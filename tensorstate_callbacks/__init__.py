@@ -26,12 +26,10 @@ from tensorstate_callbacks.errors import (
     TensorStateWarning,
 )
 from tensorstate_callbacks.metrics.efficiency import aIQ, efficiency, network_efficiency
-from tensorstate_callbacks.metrics.entropy import entropy
-from tensorstate_callbacks.metrics.estimators import estimate_entropy
+from tensorstate_callbacks.metrics.entropy import entropy, estimate_entropy
 from tensorstate_callbacks.metrics.intervals import Interval
-from tensorstate_callbacks.reports.history import History
 from tensorstate_callbacks.reports.layer_report import LayerReport
-from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.reports.report import EfficiencyReport, History
 from tensorstate_callbacks.states.counter import StateCounter, available_kernels, use_kernel
 from tensorstate_callbacks.states.packed_states import (
     compress_states,

@@ -292,14 +292,4 @@ CASES: dict[str, Case] = {
         ALL_LINES,
         {"3": 1},
     ),
-    "rows": (
-        lambda: [conv(), Fn(lambda x: x.mT.reshape(-1, 8)), nn.GELU()],
-        ALL_LINES,
-        {"2": 1},
-    ),
-    "tokens kept": (
-        lambda: [conv(), Fn(lambda x: x.mT[(x > 0).any(1)]), nn.GELU()],
-        ALL_LINES,
-        {"2": 1},
-    ),
 }

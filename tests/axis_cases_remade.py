@@ -221,4 +221,14 @@ REMADE: dict[str, Case] = {
         ALL_LINES,
         {"3": 2},
     ),
+    "rows": (
+        lambda: [conv(), Fn(lambda x: x.mT.reshape(-1, 8)), nn.GELU()],
+        ALL_LINES,
+        {"2": 1},
+    ),
+    "tokens kept": (
+        lambda: [conv(), Fn(lambda x: x.mT[(x > 0).any(1)]), nn.GELU()],
+        ALL_LINES,
+        {"2": 1},
+    ),
 }

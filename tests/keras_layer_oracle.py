@@ -1,9 +1,12 @@
 """What a Keras model's layers give, counted by NumPy: the oracle for the callback's figures."""
 
+import warnings
+
 import keras
 import numpy as np
 from keras import layers
-from keras_models import compiled, count_states
+from keras_models import compiled, count_states, only_on
+from own_warnings import ours
 
 from tensorstate_callbacks import entropy
 from tensorstate_callbacks.keras import EfficiencyCallback
@@ -53,3 +56,48 @@ def check_functional(inputs, names, x, last):
     for name, activations in zip(names, found, strict=True):
         check(reports[name], activations)
     return model
+
+
+CONVOLVES_FIRST = only_on("jax", "torch", because="no channels_first convolution on a CPU")
+
+
+def watched(model, x, attach_to, *, warn="", y=Y, **options):
+    """Evaluate; return the layers' reports. Of axes nothing is said but what is expected."""
+    callback = EfficiencyCallback(attach_to, missing_accuracy="ignore", **options)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        model.evaluate(x, y, batch_size=BATCH, verbose=0, callbacks=[callback])
+    texts = [text for text in ours(given) if "nothing tells which axis" in text]
+    assert len(texts) == bool(warn)
+    assert not warn or warn in texts[0]
+    return callback.last.layers
+
+
+def check_axes(model, x, axes, **options):
+    """Compare the reports of layers with their outputs, neurons moved from their axes to the end.
+
+    Args:
+        axes: Axis of each layer, or several that are folded.
+    """
+    reports = watched(model, x, list(axes), **options)
+    found = outputs(model, [model.get_layer(name).output for name in axes], x)
+    for (name, axis), activations in zip(axes.items(), found, strict=True):
+        several = (axis,) if isinstance(axis, int) else axis
+        moved = np.moveaxis(activations, several, range(-len(several), 0))
+        check(reports[name], moved.reshape(*moved.shape[: -len(several)], -1))
+    return reports
+
+
+def model_of(x, shape, **options):
+    """A model whose last tensor is `x(inputs)`, with a head that makes two classes of it."""
+    inputs = keras.Input(shape)
+    return compiled(keras.Model(inputs, head(layers.Flatten()(x(inputs)))), **options)
+
+
+def chain(*parts):
+    def run(x):
+        for part in parts:
+            x = part(x)
+        return x
+
+    return run

@@ -17,6 +17,8 @@ def only_on(*backends, because):
     return pytest.mark.skipif(BACKEND not in backends, reason=f"{BACKEND}: {because}")
 
 
+# For what runs no code of a backend's.
+once = only_on("tensorflow", because="the same as on TensorFlow")
 RELEASE = tuple(int(part) for part in keras.__version__.split(".")[:2])
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning_models import QUIET, Classifier, data, trainer
 from own_warnings import ours
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from tensorstate_callbacks import EfficiencyReport
 from tensorstate_callbacks.torch import own_samples
@@ -125,3 +126,30 @@ class OneSided(nn.Module):
         if rank() == n_ranks() - 1:
             x = self.second(x)
         return self.last(x)
+
+
+def group() -> Any:
+    return dist.group.WORLD if n_ranks() > 1 else None
+
+
+def dealt(inputs: torch.Tensor, batch_size: int) -> DataLoader[Any]:
+    dataset = TensorDataset(inputs)
+    sampler = DistributedSampler(dataset, shuffle=False) if n_ranks() > 1 else None
+    return DataLoader(dataset, batch_size, sampler=sampler)
+
+
+def dealt_twice() -> DataLoader[Any]:
+    """Dealt by a sampler, for Accelerate to deal once more."""
+    return DataLoader(range(9), 4, sampler=DistributedSampler(range(9), 2, 0, shuffle=False))
+
+
+def tokens() -> torch.Tensor:
+    return torch.randn(13, 7, 6, generator=torch.Generator().manual_seed(8))
+
+
+def ended(run: Callable[[], Any]) -> str:
+    try:
+        run()
+    except Exception as error:  # noqa: BLE001 - which one is what is asked
+        return f"{type(error).__name__}: {error}"
+    return "without an error"

@@ -5,7 +5,6 @@ The same functions give what one process says, where there is no process group.
 
 import os
 import warnings
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -20,15 +19,19 @@ from rank_models import (
     Flattening,
     OneSided,
     Stream,
+    dealt,
     dicts,
+    ended,
+    group,
     many,
     n_ranks,
     quietly,
     rank,
+    tokens,
 )
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset
 from torch_models import images, small_net
 
 from tensorstate_callbacks import EfficiencyReport, ProbeError, RankError
@@ -92,21 +95,6 @@ def lightning_stream() -> dict[str, Any]:
     return {"told": told, "history": dicts(callback.history)}
 
 
-def group() -> Any:
-    return dist.group.WORLD if n_ranks() > 1 else None
-
-
-def dealt(inputs: torch.Tensor, batch_size: int) -> DataLoader[Any]:
-    dataset = TensorDataset(inputs)
-    sampler = DistributedSampler(dataset, shuffle=False) if n_ranks() > 1 else None
-    return DataLoader(dataset, batch_size, sampler=sampler)
-
-
-def dealt_twice() -> DataLoader[Any]:
-    """Dealt by a sampler, for Accelerate to deal once more."""
-    return DataLoader(range(9), 4, sampler=DistributedSampler(range(9), 2, 0, shuffle=False))
-
-
 def accelerated() -> dict[str, Any]:
     """The reports of loops over loaders that Accelerate has prepared in several ways."""
     from accelerate import Accelerator
@@ -157,10 +145,6 @@ def loop(
 
     report, told = quietly(run)
     return {"told": told, "report": report.to_dict()}
-
-
-def tokens() -> torch.Tensor:
-    return torch.randn(13, 7, 6, generator=torch.Generator().manual_seed(8))
 
 
 def loops() -> dict[str, Any]:
@@ -328,14 +312,6 @@ def unlike() -> dict[str, str]:
         told[f"fit {name}"] = ended(lambda n=name, v=value: fit(**({n: v} if rank() else {})))
     told["fit attach_to"] = ended(lambda: fit(attach_to=["net.0", "net.2"][rank()]))
     return told
-
-
-def ended(run: Callable[[], Any]) -> str:
-    try:
-        run()
-    except Exception as error:  # noqa: BLE001 - which one is what is asked
-        return f"{type(error).__name__}: {error}"
-    return "without an error"
 
 
 def four_ranks() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import rank_models
 import rank_runs
 import torch
 from hypothesis import given
@@ -100,7 +101,7 @@ def test_skipped_batches_are_no_part_of_the_count() -> None:
         (DataLoader(Numbers(9), 4), "Numbers, is an IterableDataset without length"),
         (DataLoader(SizedNumbers(9), 4, num_workers=2), "the workers of an IterableDataset deal"),
         (DataLoader(range(9), batch_sampler=Own(range(9), 4, False)), "batch sampler is a Own"),
-        (rank_runs.dealt_twice(), "deals what a DistributedSampler has dealt already"),
+        (rank_models.dealt_twice(), "deals what a DistributedSampler has dealt already"),
     ],
 )
 def test_order_that_is_not_known_is_a_problem(loader: Any, problem: str) -> None:

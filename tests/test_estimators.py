@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import digamma
 
-from tensorstate_callbacks.metrics.estimators import (
+from tensorstate_callbacks.metrics.entropy import (
     ESTIMATORS,
     chao_shen,
     estimate_entropy,

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tensorstate_callbacks import EfficiencyReport, LayerReport, aIQ
-from tensorstate_callbacks.metrics.estimators import chao_shen, grassberger
+from tensorstate_callbacks.metrics.entropy import chao_shen, grassberger
 from tensorstate_callbacks.metrics.intervals import (
     Interval,
     accuracy_interval,

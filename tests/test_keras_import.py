@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from keras_models import once
 
 
 @pytest.mark.parametrize("version", ["2.15.0", "3.0.5", "3.2.1"])
+@once
 def test_an_older_keras_is_refused_at_import(version):
     code = f"""
 import sys, types
@@ -33,6 +35,7 @@ except ImportError as error:
     assert "pip install --upgrade keras" in done.stdout
 
 
+@once
 def test_a_model_of_keras_2_is_told_so():
     """TF_USE_LEGACY_KERAS and tf_keras make models of Keras 2 beside a Keras 3."""
     code = """

@@ -9,7 +9,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from keras_models import X_VAL, Y_VAL, train
+from keras_models import X_VAL, Y_VAL, once, train
 from mlflow_store import QUIET, Counted, curve, files, png, sqlite_store, table
 
 import tensorstate_callbacks
@@ -89,6 +89,7 @@ def test_mlflows_callback_logs_the_metrics_and_ours_the_rest(client):
     assert client.get_run(run.info.run_id).data.params["efficiency.beta"] == "2"
 
 
+@once
 def test_mlflows_callback_may_start_the_run_itself(client):
     ours = EfficiencyCallback("conv_1")
     train([ours, mlflow.keras.MlflowCallback()], epochs=1)
@@ -100,6 +101,7 @@ def test_mlflows_callback_may_start_the_run_itself(client):
 
 @AUTOLOG_QUIET
 @pytest.mark.parametrize("flavor", ["tensorflow", "keras"])
+@once
 def test_autologging_logs_the_metrics_and_ours_the_rest(client, flavor):
     if flavor == "tensorflow" and keras.backend.backend() != "tensorflow":
         pytest.skip("mlflow.tensorflow.autolog is for Keras on TensorFlow")
@@ -118,6 +120,7 @@ def test_autologging_logs_the_metrics_and_ours_the_rest(client, flavor):
     assert png(client, run.info.run_id) == PNG
 
 
+@once
 def test_two_callbacks_share_the_batches_and_have_names_of_their_own(client, monkeypatch):
     counted = Counted(monkeypatch, client)
     first, second = EfficiencyCallback("conv_1"), EfficiencyCallback("conv_1", beta=1, prefix="x_")
@@ -133,6 +136,7 @@ def test_two_callbacks_share_the_batches_and_have_names_of_their_own(client, mon
     assert files(client, run_id) == [f"efficiency/{name}" for name in names]
 
 
+@once
 def test_a_second_fit_in_a_run_may_have_other_settings(client):
     with mlflow.start_run() as run:
         train([EfficiencyCallback("conv_1")], epochs=1)
@@ -146,6 +150,7 @@ def test_a_second_fit_in_a_run_may_have_other_settings(client):
     assert len(table(client, run_id, "layers_3.json")) == 1
 
 
+@once
 def test_a_fit_that_is_broken_off_leaves_what_there_was(client):
     class Stops(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -161,6 +166,7 @@ def test_a_fit_that_is_broken_off_leaves_what_there_was(client):
     assert len(ours.history) == len(table(client, run.info.run_id)) == 2
 
 
+@once
 def test_a_missing_matplotlib_costs_the_figure_only(client, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     ours = EfficiencyCallback("conv_1")
@@ -173,6 +179,7 @@ def test_a_missing_matplotlib_costs_the_figure_only(client, monkeypatch):
     assert files(client, run.info.run_id) == ["efficiency/layers.json"]
 
 
+@once
 def test_what_mlflow_refuses_costs_one_warning_and_the_history_is_in_a_file(client, tmp_path):
     ours = EfficiencyCallback("conv_1")
     run = mlflow.start_run()
@@ -188,6 +195,7 @@ def test_what_mlflow_refuses_costs_one_warning_and_the_history_is_in_a_file(clie
     assert len(ours.history) == 2
 
 
+@once
 def test_nothing_is_logged_where_it_is_not_wanted(client):
     with mlflow.start_run() as run:
         train([EfficiencyCallback("conv_1", log_extras=None)], epochs=1)
@@ -197,6 +205,7 @@ def test_nothing_is_logged_where_it_is_not_wanted(client):
     assert (data.metrics, data.params) == ({}, {})
 
 
+@once
 def test_without_a_run_mlflow_is_not_imported(tmp_path):
     code = """
 import sys

@@ -118,13 +118,19 @@ def check_next_fit(model, before):
     assert is_keras_own(model.test_function)
 
 
+@pytest.fixture(scope="module")
+def fitted():
+    """A model that was fitted without us, compiled once for all that break it off."""
+    model = compiled(sequential())
+    fit(model, epochs=1)
+    return model, traces(model)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("ours_first", [True, False])
-def test_an_exception_anywhere_in_a_fit_leaves_one_entry(hook, error, ours_first):
-    model = compiled(sequential())
-    fit(model, epochs=1)
-    before = traces(model)
+def test_an_exception_anywhere_in_a_fit_leaves_one_entry(fitted, hook, error, ours_first):
+    model, before = fitted
     callbacks = [EfficiencyCallback(), Breaks(hook, error)]
     with pytest.raises(error) as raised:
         fit(model, *(callbacks if ours_first else reversed(callbacks)))

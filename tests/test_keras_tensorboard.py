@@ -17,10 +17,10 @@ from board_folder import (
     pictures,
     read_run,
 )
-from keras_models import X_VAL, Y_VAL, train
+from keras_models import X_VAL, Y_VAL, once, train
 
 from tensorstate_callbacks import MissingExtraError, TensorStateWarning
-from tensorstate_callbacks.display.heat_map import plot_heat_map
+from tensorstate_callbacks.display.history_plots import plot_heat_map
 from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.keras.trackers import KerasBoardRun
@@ -71,12 +71,14 @@ def test_one_chart_lays_efficiency_over_accuracy_and_one_the_layers(tmp_path):
 
 
 @pytest.mark.parametrize("order", [1, -1])
+@once
 def test_the_layout_is_written_once_and_into_the_callbacks_own_file(tmp_path, order):
     train([EfficiencyCallback(), board(tmp_path)][::order])
     assert len(layouts(tmp_path / "validation")) == 1
     assert event_files(tmp_path) == {"train": 1, "validation": 1}
 
 
+@once
 def test_the_runs_files_are_not_read_again_with_each_epoch(tmp_path, monkeypatch):
     read = []
 
@@ -101,6 +103,7 @@ def test_what_keras_writes_stays_the_same(tmp_path):
     assert len(written["with"]["validation"]["epoch_efficiency/conv_1"]) == 2
 
 
+@once
 def test_several_callbacks_share_the_layout(tmp_path):
     callbacks = [EfficiencyCallback(), EfficiencyCallback("Conv2D", prefix="a.b/", beta=1)]
     _, logs = train([*callbacks, board(tmp_path)])
@@ -117,6 +120,7 @@ def test_several_callbacks_share_the_layout(tmp_path):
     assert len(shown.curves("Efficiency", LAYERS)) == 3
 
 
+@once
 def test_each_figure_of_the_layers_has_a_chart(tmp_path):
     metrics = ("coverage", "max_share")
     _, logs = train([EfficiencyCallback("conv_1", layer_metrics=metrics), board(tmp_path)])
@@ -129,6 +133,7 @@ def test_each_figure_of_the_layers_has_a_chart(tmp_path):
     }
 
 
+@once
 def test_without_metrics_of_the_layers_there_is_no_chart_of_them(tmp_path):
     train([EfficiencyCallback(layer_metrics=False), board(tmp_path)])
     assert list(BoardFolder(tmp_path).layout()["Efficiency"]) == [NETWORK]
@@ -143,6 +148,7 @@ def test_without_metrics_of_the_layers_there_is_no_chart_of_them(tmp_path):
         (lambda logs: logs["accuracy"], []),
     ],
 )
+@once
 def test_the_accuracy_is_drawn_under_the_key_it_has(tmp_path, accuracy, tags):
     train([EfficiencyCallback(accuracy=accuracy), board(tmp_path)], epochs=1)
     layout = BoardFolder(tmp_path).layout()
@@ -150,6 +156,7 @@ def test_the_accuracy_is_drawn_under_the_key_it_has(tmp_path, accuracy, tags):
 
 
 @pytest.mark.parametrize("name", ["run", "lr=[0.1] *"])
+@once
 def test_a_layout_of_the_users_own_is_kept(tmp_path, name):
     own = {"Mine": {"Loss": ["epoch_loss"]}, "Efficiency": {"Other": ["x"], LAYERS: ["old"]}}
     write_layout(tmp_path / name / "validation", layout_of(own))
@@ -164,6 +171,7 @@ def test_a_layout_of_the_users_own_is_kept(tmp_path, name):
     }
 
 
+@once
 def test_a_layout_that_is_written_later_does_not_hide_ours(tmp_path):
     class WritesLate(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -174,6 +182,7 @@ def test_a_layout_that_is_written_later_does_not_hide_ours(tmp_path):
     assert list(BoardFolder(tmp_path).layout()) == ["Mine", "Efficiency"]
 
 
+@once
 def test_a_second_fit_in_the_folder_finds_its_charts_there(tmp_path):
     for prefix in ("", "", "x_"):
         train([EfficiencyCallback(prefix=prefix), board(tmp_path)], epochs=1)
@@ -185,6 +194,7 @@ def test_a_second_fit_in_the_folder_finds_its_charts_there(tmp_path):
     assert list(BoardFolder(tmp_path).layout()) == ["Efficiency", "Efficiency (x_)"]
 
 
+@once
 def test_each_board_of_a_fit_is_laid_out(tmp_path):
     train([EfficiencyCallback(), board(tmp_path / "a"), board(str(tmp_path / "b"))], epochs=1)
     assert [list(BoardFolder(tmp_path / run).layout()) for run in "ab"] == [["Efficiency"]] * 2
@@ -198,23 +208,27 @@ def test_the_layout_does_not_wait_for_a_batch_that_is_written(tmp_path, update_f
     assert event_files(tmp_path) == {"train": 1, "validation": 1}
 
 
+@once
 def test_without_tracking_there_are_scalars_only(tmp_path):
     train([EfficiencyCallback(log_extras=None), board(tmp_path)], epochs=1)
     assert BoardFolder(tmp_path).layout() == {}
     assert "epoch_aiq" in read_run(tmp_path / "validation")
 
 
+@once
 def test_without_a_board_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train([EfficiencyCallback()], epochs=1)
     assert list(tmp_path.iterdir()) == []
 
 
+@once
 def test_an_epoch_that_is_not_recorded_lays_nothing_out(tmp_path):
     train([EfficiencyCallback(every_n_epochs=3), board(tmp_path)], epochs=2)
     assert BoardFolder(tmp_path).layout() == {}
 
 
+@once
 def test_an_evaluate_outside_of_fit_writes_no_layout(tmp_path):
     callback = EfficiencyCallback()
     model, _ = train([callback], epochs=1)
@@ -222,6 +236,7 @@ def test_an_evaluate_outside_of_fit_writes_no_layout(tmp_path):
     assert BoardFolder(tmp_path).layout() == {}
 
 
+@once
 def test_what_cannot_be_written_is_said_once_and_training_goes_on(tmp_path, monkeypatch):
     def fails(self, layout):
         raise OSError("No space left on device")
@@ -234,6 +249,7 @@ def test_what_cannot_be_written_is_said_once_and_training_goes_on(tmp_path, monk
     assert len(logs["val_aiq"]) == 3
 
 
+@once
 def test_a_missing_tensorboard_is_said_and_training_goes_on(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.plugins.custom_scalar.layout_pb2", None)
     with pytest.warns(TensorStateWarning, match=r"tensorstate_callbacks\[tensorboard\]"):
@@ -242,6 +258,7 @@ def test_a_missing_tensorboard_is_said_and_training_goes_on(tmp_path, monkeypatc
     assert layouts(tmp_path / "validation") == []
 
 
+@once
 def test_pictures_are_drawn_with_each_recorded_epoch(tmp_path):
     callback = EfficiencyCallback("Conv2D", log_extras="figures", every_n_epochs=2, prefix="x_")
     train([callback, board(tmp_path)], epochs=4)
@@ -256,11 +273,13 @@ def test_pictures_are_drawn_with_each_recorded_epoch(tmp_path):
             np.testing.assert_array_equal(pixels, drawn(figure))
 
 
+@once
 def test_no_pictures_are_drawn_unasked(tmp_path):
     train([EfficiencyCallback(), board(tmp_path)], epochs=1)
     assert not [tag for tag in read_run(tmp_path / "validation") if "heat_map" in tag]
 
 
+@once
 def test_pictures_without_a_board_are_said_once_to_be_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.warns(TensorStateWarning, match="this fit has none: give a keras") as caught:
@@ -269,6 +288,7 @@ def test_pictures_without_a_board_are_said_once_to_be_missing(tmp_path, monkeypa
     assert len(logs["val_aiq"]) == 2
 
 
+@once
 def test_a_missing_matplotlib_is_said_as_fit_begins(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     losses = []

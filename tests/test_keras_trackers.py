@@ -4,7 +4,7 @@ import gc
 
 import keras
 import pytest
-from keras_models import X_VAL, Y_VAL, train
+from keras_models import X_VAL, Y_VAL, once, train
 from tracker_log import TrackerLog
 
 from tensorstate_callbacks import TensorStateWarning
@@ -31,6 +31,7 @@ def test_a_fit_is_told_from_its_beginning_to_its_end(tracker):
     ]
 
 
+@once
 def test_each_fit_has_a_history_of_its_own(tracker):
     callback = EfficiencyCallback("Conv2D")
     model, _ = train([callback], epochs=1)
@@ -53,6 +54,7 @@ def test_the_end_is_told_where_fit_ends_in_an_error(tracker):
     assert [told[0] for told in tracker.told] == ["begin", "epoch", "end"]
 
 
+@once
 def test_no_tracker_is_looked_for_where_none_is_wanted(tracker):
     callback = EfficiencyCallback("Conv2D", log_extras=None)
     train([callback], epochs=1)
@@ -60,6 +62,7 @@ def test_no_tracker_is_looked_for_where_none_is_wanted(tracker):
     assert tracker.told == []
 
 
+@once
 def test_a_tracker_that_fails_costs_one_warning_and_the_others_go_on(tracker, monkeypatch):
     class Fails(TrackerLog):
         name = "The broken one"

@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from keras_models import X_VAL, Y_VAL, X, Y, compiled, sequential, since, train
+from keras_models import X_VAL, Y_VAL, X, Y, compiled, once, sequential, since, train
 from own_warnings import of_coverage
 from own_warnings import ours as own
 
@@ -126,6 +126,7 @@ def test_a_layer_that_is_not_called_is_warned_about_once():
     assert list(callback.last.layers) == ["used"]
 
 
+@once
 def test_other_backends_are_refused_by_name():
     code = "import tensorstate_callbacks as ts; ts.keras.EfficiencyCallback()"
     environment = {**os.environ, "KERAS_BACKEND": "numpy"}

@@ -20,7 +20,7 @@ from board_folder import (
 from lightning_models import QUIET, VAL, Classifier, fit, loader, pl, trainer
 
 from tensorstate_callbacks import MissingExtraError, TensorStateWarning
-from tensorstate_callbacks.display.heat_map import plot_heat_map
+from tensorstate_callbacks.display.history_plots import plot_heat_map
 from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.lightning import EfficiencyCallback
 

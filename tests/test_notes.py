@@ -3,7 +3,7 @@
 import numpy as np
 
 from tensorstate_callbacks import EfficiencyReport, LayerReport
-from tensorstate_callbacks.reports.notes import describe_limits, low_coverage
+from tensorstate_callbacks.reports.layer_report import describe_low_coverage
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 WELL_SEEN, RARE, HALF = [9, 8, 7, 8], [1, 1, 1, 2], [2, 1, 1]
@@ -19,13 +19,12 @@ def report(*layers, accuracy=0.5, **options):
 
 
 def test_nothing_limits_a_layer_seen_well():
-    assert describe_limits(report(layer("conv", WELL_SEEN))) == []
+    assert report(layer("conv", WELL_SEEN)).notes() == []
 
 
 def test_layers_of_low_coverage_are_named_with_what_to_do():
     limited = report(layer("a", WELL_SEEN), layer("b", RARE), layer("c", [1] * 4))
-    (note,) = describe_limits(limited)
-    assert limited.notes() == [note]
+    (note,) = limited.notes()
     assert note.startswith("Coverage is below 0.5 in b (0.40), c (0.00): ")
     assert "More validation data or fewer neurons would be needed." in note
     assert "report.layers['b'].interval()" in note
@@ -33,28 +32,27 @@ def test_layers_of_low_coverage_are_named_with_what_to_do():
 
 
 def test_coverage_of_one_half_is_enough():
-    assert low_coverage(report(layer("conv", HALF))) is None
+    half = report(layer("conv", HALF))
+    assert describe_low_coverage(half.layers, half.alpha) is None
 
 
 def test_other_orders_are_told_that_the_estimate_is_shannons():
-    note = low_coverage(report(layer("conv", RARE, alpha=2), alpha=2))
+    (note,) = report(layer("conv", RARE, alpha=2), alpha=2).notes()
     assert "read the efficiency by Shannon entropy that" in note
 
 
 def test_a_layer_of_one_state_is_named():
-    (note,) = describe_limits(
-        report(layer("dead", [20], fired=(0, 0, 20, 0)), layer("conv", WELL_SEEN))
-    )
+    (note,) = report(layer("dead", [20], fired=(0, 0, 20, 0)), layer("conv", WELL_SEEN)).notes()
     assert note.startswith("Only one state was seen in dead: efficiency 0")
 
 
 def test_neurons_that_tell_nothing_are_counted():
     some = layer("some", WELL_SEEN, fired=(0, 32, 4, 5))
-    (note,) = describe_limits(report(some, layer("most", WELL_SEEN, fired=(0, 32, 0, 5))))
+    (note,) = report(some, layer("most", WELL_SEEN, fired=(0, 32, 0, 5))).notes()
     assert note.endswith("in most (2 never, 1 always, of 4).")
 
 
 def test_a_missing_accuracy_is_said():
-    assert describe_limits(report(layer("conv", WELL_SEEN), accuracy=None)) == [
+    assert report(layer("conv", WELL_SEEN), accuracy=None).notes() == [
         "There is no accuracy, so there is no aIQ."
     ]

@@ -1,8 +1,10 @@
 """`python -m tensorstate_callbacks report` on runs that were really trained."""
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,20 @@ from tensorstate_callbacks.__main__ import main
 from tensorstate_callbacks.display.view import best_evaluation
 
 
-def report(*words, folder):
+def run_here(*words, folder):
+    """Run the command in a folder, in this process, and return what it did."""
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(out),
+        redirect_stderr(errors),
+    ):
+        patch.chdir(folder)
+        code = main(["report", *map(str, words)])
+    return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
+
+
+def run_alone(*words, folder):
     """Run the command in a folder as users do, and return what it did."""
     return subprocess.run(
         [sys.executable, "-m", "tensorstate_callbacks", "report", *map(str, words)],
@@ -90,7 +105,7 @@ def keras_board(tmp_path_factory):
 
 def test_a_keras_run_of_tensorboard(keras_board):
     folder, history = keras_board
-    done = report("logs", folder=folder)
+    done = run_alone("logs", folder=folder)
     check(done, history)
     assert done.stdout.startswith("run fit/validation of logs, keys epoch_aiq")
     # Nothing is written that wasn't asked for.
@@ -109,7 +124,7 @@ def test_figures_and_pages_go_where_they_are_sent(keras_board, tmp_path):
         ("a.pdf", "%PDF"),
         ("a.html", "<!DOCTYPE html>"),
     ):
-        done = report(folder / "logs" / "fit", "--output", name, folder=tmp_path)
+        done = run_here(folder / "logs" / "fit", "--output", name, folder=tmp_path)
         check(done, history)
         assert (tmp_path / name).read_text(errors="replace").startswith(start)
         assert done.stdout.splitlines()[-1].endswith(f": {name}")
@@ -119,7 +134,7 @@ def test_the_page_of_a_finished_run_is_whole(keras_board, tmp_path):
     import html5lib
 
     folder, history = keras_board
-    report(folder / "logs", "--output", "a.html", folder=tmp_path)
+    run_here(folder / "logs", "--output", "a.html", folder=tmp_path)
     parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
     page = parser.parse((tmp_path / "a.html").read_text())
     epochs = next(page.iter("table"))
@@ -149,7 +164,7 @@ def test_a_lightning_run_of_tensorboard(tmp_path):
     )
     assert NAMESPACE
     trainer.fit(Classifier(), loader(TRAIN), loader(VAL))
-    done = report("logs", folder=tmp_path)
+    done = run_here("logs", folder=tmp_path)
     check(done, efficiency.history)
     assert "run first of logs, keys val_aiq" in done.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["logs"]
@@ -172,7 +187,7 @@ def test_a_keras_run_of_mlflow(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     run_id, elsewhere = run.info.run_id, tmp_path / "elsewhere"
     words = ("--tracking-uri", uri, "--output", "run.png")
-    done = report(f"runs:/{run_id}", *words, folder=elsewhere)
+    done = run_alone(f"runs:/{run_id}", *words, folder=elsewhere)
     check(done, history)
     assert done.stdout.startswith(f"run my run ({run_id}) at {uri}, keys val_aiq")
     assert done.stdout.splitlines()[-1] == "figure: run.png"

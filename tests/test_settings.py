@@ -9,7 +9,7 @@ from tensorstate_callbacks.errors import StatesNotAvailableError
 from tensorstate_callbacks.recording.accuracy import find_accuracy
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.settings import Settings
-from tensorstate_callbacks.reports.layer_report import LAYER_METRICS
+from tensorstate_callbacks.reports.metric_keys import LAYER_METRICS
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,17 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from tensorstate_callbacks._version import __version__
-from tensorstate_callbacks.display.columns import COLUMNS, OF_NEURONS, OF_STATES, known_columns
-from tensorstate_callbacks.display.history_plot import plot_history
+from tensorstate_callbacks.display.history_plots import plot_history
 from tensorstate_callbacks.display.plots import plot_layers, plot_states
-from tensorstate_callbacks.display.tables import history_table, layers_table, scrolling
+from tensorstate_callbacks.display.tables import (
+    COLUMNS,
+    OF_NEURONS,
+    OF_STATES,
+    history_table,
+    known_columns,
+    layers_table,
+    scrolling,
+)
 from tensorstate_callbacks.display.view import (
     EvaluationView,
     best_and_last,

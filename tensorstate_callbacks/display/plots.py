@@ -1,12 +1,11 @@
-"""Plots of evaluations, readable in black and white."""
+"""All plots; those of one evaluation are drawn here."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tensorstate_callbacks.display.heat_map import plot_heat_map
-from tensorstate_callbacks.display.history_plot import plot_history
+from tensorstate_callbacks.display.history_plots import plot_heat_map, plot_history
 from tensorstate_callbacks.display.plot_style import (
     COLORS,
     EFFICIENCY,

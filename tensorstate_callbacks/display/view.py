@@ -29,7 +29,7 @@ class LayerView(Protocol):
         """Frequency spectrum of its states; None where it isn't known."""
 
     def metrics(self) -> dict[str, Any]:
-        """Return its metrics under the names of `columns.COLUMNS`, as far as known."""
+        """Return its metrics under the names of `tables.COLUMNS`, as far as known."""
 
 
 class EvaluationView(Protocol):

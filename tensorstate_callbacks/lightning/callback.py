@@ -22,8 +22,7 @@ from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, describe_value
-from tensorstate_callbacks.reports.history import History
-from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.reports.report import EfficiencyReport, History
 from tensorstate_callbacks.torch.activations import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers

@@ -15,9 +15,8 @@ from tensorstate_callbacks.errors import MissingExtraError, TensorStateWarning
 from tensorstate_callbacks.loggers.mlflow_run import MlflowRun, RunPlace
 from tensorstate_callbacks.loggers.tracker import describe_error
 from tensorstate_callbacks.recording.settings import Settings
-from tensorstate_callbacks.reports.history import History
 from tensorstate_callbacks.reports.metric_keys import safe_key
-from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
 # What MLflow takes of a parameter; names beyond it are in the table of layers.
 _MAX_LENGTH = 6000

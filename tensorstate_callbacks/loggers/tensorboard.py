@@ -11,13 +11,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from tensorstate_callbacks.display.heat_map import plot_heat_map
+from tensorstate_callbacks.display.history_plots import plot_heat_map
 from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.errors import TensorStateWarning, require
 from tensorstate_callbacks.recording.settings import Settings
-from tensorstate_callbacks.reports.history import History
-from tensorstate_callbacks.reports.layer_report import check_layer_metrics
-from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.reports.metric_keys import check_layer_metrics
+from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,7 @@ from typing import Any, Protocol
 
 from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.recording.settings import Settings
-from tensorstate_callbacks.reports.history import History
-from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
 
 class Tracker(Protocol):

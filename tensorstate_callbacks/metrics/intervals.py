@@ -12,7 +12,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from tensorstate_callbacks.metrics.efficiency import aIQ, efficiency, network_efficiency
-from tensorstate_callbacks.metrics.estimators import estimate_entropy, last_count_bits
+from tensorstate_callbacks.metrics.entropy import estimate_entropy, last_count_bits
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 

@@ -10,9 +10,8 @@ from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
-from tensorstate_callbacks.reports.history import History
-from tensorstate_callbacks.reports.notes import low_coverage
-from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.reports.layer_report import describe_low_coverage
+from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
 _ABSENT = object()
 
@@ -231,7 +230,7 @@ def conclude(
     )
     if before is not None and set(before) != set(report.layers):
         warn.each_time(_describe_change(report, before))
-    limited = low_coverage(report)
+    limited = describe_low_coverage(report.layers, report.alpha)
     if limited is not None:
         warn("coverage", limited)
     return report

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from tensorstate_callbacks.metrics.efficiency import check_beta
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_channel_axis
 from tensorstate_callbacks.recording.selection import Patterns, check_patterns
-from tensorstate_callbacks.reports.layer_report import check_layer_metrics
+from tensorstate_callbacks.reports.metric_keys import check_layer_metrics
 from tensorstate_callbacks.states.spectrum import check_alpha
 
 Method: TypeAlias = Literal["after", "before", "both"]
@@ -36,7 +36,7 @@ class Settings:
         alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
         every_n_epochs: Record in the evaluation of every n-th epoch only, at least 1.
         prefix: Put before the metrics' names.
-        layer_metrics: Metrics logged for each layer; see `layer_report.check_layer_metrics`.
+        layer_metrics: Metrics logged for each layer; see `metric_keys.check_layer_metrics`.
         missing_accuracy: `"warn"`, `"ignore"` or `"raise"` where no accuracy is found.
         channel_axis: Axis of the neurons where the rules are wrong; see `check_channel_axis`.
         log_extras: What TensorBoard and MLflow get besides scalars: `"charts"`, `"figures"`, None.

@@ -1,16 +1,16 @@
-"""The metrics of one layer in one evaluation."""
+"""The metrics of one layer in one evaluation, and what limits those of several."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tensorstate_callbacks.display.view import LOW_COVERAGE, layers_of_low_coverage
 from tensorstate_callbacks.metrics.efficiency import efficiency
-from tensorstate_callbacks.metrics.entropy import spectrum_entropy
-from tensorstate_callbacks.metrics.estimators import Estimator, estimate_entropy
+from tensorstate_callbacks.metrics.entropy import Estimator, estimate_entropy, spectrum_entropy
 from tensorstate_callbacks.metrics.intervals import Interval, efficiency_interval
 from tensorstate_callbacks.states.spectrum import Spectrum
 
@@ -123,47 +123,65 @@ class LayerReport:
         return cls(**{**fields, "spectrum": Spectrum(*columns)})
 
 
-LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
-    "efficiency": lambda layer: layer.efficiency,
-    "entropy": lambda layer: layer.entropy,
-    "coverage": lambda layer: layer.coverage,
-    "ceiling": lambda layer: layer.ceiling,
-    "ceiling_share": lambda layer: layer.ceiling_share,
-    "dead": lambda layer: layer.n_never / layer.n_neurons,
-    "always": lambda layer: layer.n_always / layer.n_neurons,
-    "firing_rate": lambda layer: layer.firing_rate,
-    "max_share": lambda layer: layer.max_share,
-    "states": lambda layer: float(layer.n_states),
-    "distinct": lambda layer: float(layer.n_distinct),
-    "singletons": lambda layer: float(layer.n_singletons),
-}
-
-
-def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the metrics to log for each layer.
+def describe_limits(
+    layers: Mapping[str, LayerReport], accuracy: float | None, alpha: float
+) -> list[str]:
+    """Return what a reader of the metrics must know to read them right.
 
     Args:
-        layer_metrics: True for `"efficiency"`, False for none, or a sequence of names. Shares:
-            `"efficiency"`, `"coverage"`, `"ceiling"`, `"ceiling_share"` (of the ceiling, what the
-            efficiency reaches), `"dead"` and `"always"` (neurons that never and that always
-            fired), `"firing_rate"`, `"max_share"` (of the most frequent state). Numbers of
-            states: `"states"`, `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
+        layers: Layer name to report, in forward order.
+        accuracy: Accuracy on the same data, share 0 to 1; None where there was none.
+        alpha: Order of the Rényi entropy.
 
-    Raises:
-        ValueError: A name is none of these.
+    Returns:
+        One sentence or more per limit, naming the layers it holds for; empty where there is none.
     """
-    if isinstance(layer_metrics, bool):
-        return ("efficiency",) if layer_metrics else ()
-    names = (layer_metrics,) if isinstance(layer_metrics, str) else tuple(layer_metrics)
-    for name in names:
-        if name not in LAYER_METRICS:
-            raise ValueError(
-                f"layer_metrics: {name!r} is not a metric of a layer; there are "
-                f"{', '.join(LAYER_METRICS)}"
-            )
-    return names
+    found = [describe_low_coverage(layers, alpha), _one_state(layers), _constant(layers)]
+    if accuracy is None:
+        found.append("There is no accuracy, so there is no aIQ.")
+    return [note for note in found if note is not None]
 
 
-def layer_metric(name: str, layer: LayerReport) -> float:
-    """Return a metric of a layer by the name that `check_layer_metrics` took it under."""
-    return LAYER_METRICS[name](layer)
+def describe_low_coverage(layers: Mapping[str, LayerReport], alpha: float) -> str | None:
+    """Return what is to be said about layers of which too little was seen; None if there are none.
+
+    Such a layer's Good-Turing coverage is below 0.5: had more samples been shown, more than half of
+    their states would have been new ones.
+    """
+    low = layers_of_low_coverage(layers)
+    if not low:
+        return None
+    seen = ", ".join(f"{name} ({coverage:.2f})" for name, coverage in low.items())
+    order = "" if alpha == 1 else " by Shannon entropy"
+    return (
+        f"Coverage is below {LOW_COVERAGE} in {seen}: most states were seen only once there, so "
+        "the efficiency tells how many were seen rather than what the layer does. More validation "
+        f"data or fewer neurons would be needed. Until then read the efficiency{order} that "
+        f"report.layers[{next(iter(low))!r}].interval() estimates, and its range: they allow for "
+        "unseen states (Chao-Shen). Compare runs on the same number of samples only."
+    )
+
+
+def _one_state(layers: Mapping[str, LayerReport]) -> str | None:
+    names = [name for name, layer in layers.items() if layer.n_distinct == 1]
+    if not names:
+        return None
+    return (
+        f"Only one state was seen in {', '.join(names)}: efficiency 0 there makes network "
+        "efficiency and aIQ 0 too. Probe the input of such a layer, set another threshold, or "
+        "exclude it."
+    )
+
+
+def _constant(layers: Mapping[str, LayerReport]) -> str | None:
+    shares = ", ".join(
+        f"{name} ({layer.n_never} never, {layer.n_always} always, of {layer.n_neurons})"
+        for name, layer in layers.items()
+        if layer.n_distinct > 1 and 2 * (layer.n_never + layer.n_always) > layer.n_neurons
+    )
+    if not shares:
+        return None
+    return (
+        "More than half of the neurons never fired or always did, and carry no information, in "
+        f"{shares}."
+    )

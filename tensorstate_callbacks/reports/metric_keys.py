@@ -1,12 +1,29 @@
-"""Metric keys that every logger accepts."""
+"""The metrics of layers by name, and the keys that every logger accepts."""
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from tensorstate_callbacks.reports.layer_report import LayerReport
 
 # What MLflow takes: no other characters, no longer keys, no path that isn't in its plainest form.
 _MAX_LENGTH = 250
 _UNSAFE = re.compile(r"[^\w\-. :/]", re.ASCII)
+
+LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
+    "efficiency": lambda layer: layer.efficiency,
+    "entropy": lambda layer: layer.entropy,
+    "coverage": lambda layer: layer.coverage,
+    "ceiling": lambda layer: layer.ceiling,
+    "ceiling_share": lambda layer: layer.ceiling_share,
+    "dead": lambda layer: layer.n_never / layer.n_neurons,
+    "always": lambda layer: layer.n_always / layer.n_neurons,
+    "firing_rate": lambda layer: layer.firing_rate,
+    "max_share": lambda layer: layer.max_share,
+    "states": lambda layer: float(layer.n_states),
+    "distinct": lambda layer: float(layer.n_distinct),
+    "singletons": lambda layer: float(layer.n_singletons),
+}
 
 
 def safe_key(key: str) -> str:
@@ -42,3 +59,40 @@ def layer_keys(names: Iterable[str]) -> list[str]:
             number += 1
         keys.append(key)
     return keys
+
+
+def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the metrics to log for each layer.
+
+    Args:
+        layer_metrics: True for `"efficiency"`, False for none, or a sequence of names. Shares:
+            `"efficiency"`, `"coverage"`, `"ceiling"`, `"ceiling_share"` (of the ceiling, what the
+            efficiency reaches), `"dead"` and `"always"` (neurons that never and that always
+            fired), `"firing_rate"`, `"max_share"` (of the most frequent state). Numbers of
+            states: `"states"`, `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
+
+    Raises:
+        ValueError: A name is none of these.
+    """
+    if isinstance(layer_metrics, bool):
+        return ("efficiency",) if layer_metrics else ()
+    names = (layer_metrics,) if isinstance(layer_metrics, str) else tuple(layer_metrics)
+    for name in names:
+        if name not in LAYER_METRICS:
+            raise ValueError(
+                f"layer_metrics: {name!r} is not a metric of a layer; there are "
+                f"{', '.join(LAYER_METRICS)}"
+            )
+    return names
+
+
+def layer_scalars(
+    layers: Mapping[str, LayerReport], layer_metrics: bool | Sequence[str]
+) -> dict[str, float]:
+    """Return the metrics of `check_layer_metrics` under their keys, `efficiency/<layer>`..."""
+    keys = layer_keys(layers)
+    return {
+        f"{name}/{key}": LAYER_METRICS[name](layer)
+        for name in check_layer_metrics(layer_metrics)
+        for key, layer in zip(keys, layers.values(), strict=True)
+    }

@@ -1,14 +1,22 @@
-"""The metrics of a network in one evaluation, and the keys they are logged under."""
+"""The metrics of a network in one evaluation, and those of a whole training."""
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
-from tensorstate_callbacks.display.tables import layers_text, network_line, report_html
+from tensorstate_callbacks.display.tables import (
+    history_html,
+    history_text,
+    layers_text,
+    network_line,
+    report_html,
+)
+from tensorstate_callbacks.errors import require
 from tensorstate_callbacks.metrics.efficiency import aIQ, check_beta, network_efficiency
 from tensorstate_callbacks.metrics.intervals import (
     Interval,
@@ -16,13 +24,8 @@ from tensorstate_callbacks.metrics.intervals import (
     aiq_interval,
     network_interval,
 )
-from tensorstate_callbacks.reports.layer_report import (
-    LayerReport,
-    check_layer_metrics,
-    layer_metric,
-)
-from tensorstate_callbacks.reports.metric_keys import layer_keys, safe_key
-from tensorstate_callbacks.reports.notes import describe_limits
+from tensorstate_callbacks.reports.layer_report import LayerReport, describe_limits
+from tensorstate_callbacks.reports.metric_keys import layer_scalars, safe_key
 
 # What the rows of one evaluation have in common, in the order of their columns.
 NETWORK_KEYS = ("epoch", "step", "stage", "accuracy", "network_efficiency", "aiq")
@@ -72,12 +75,12 @@ class EfficiencyReport:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return _rebuild, ({**fields, "layers": dict(self.layers)},)
 
-    @property
+    @cached_property
     def efficiency(self) -> float:
         """Network efficiency: the geometric mean of the layers' efficiencies, share 0 to 1."""
         return network_efficiency(layer.efficiency for layer in self.layers.values())
 
-    @property
+    @cached_property
     def aiq(self) -> float | None:
         """Artificial intelligence quotient, share 0 to 1; None where there is no accuracy."""
         if self.accuracy is None:
@@ -141,10 +144,7 @@ class EfficiencyReport:
         values = {"efficiency": self.efficiency}
         if self.aiq is not None:
             values = {"aiq": self.aiq, **values}
-        keys = layer_keys(self.layers)
-        for name in check_layer_metrics(layer_metrics):
-            for key, layer in zip(keys, self.layers.values(), strict=True):
-                values[f"{name}/{key}"] = layer_metric(name, layer)
+        values |= layer_scalars(self.layers, layer_metrics)
         lead = f"{self.stage}_{prefix}" if with_stage else prefix
         return {safe_key(lead + key): value for key, value in values.items()}
 
@@ -188,7 +188,7 @@ class EfficiencyReport:
             ValueError: The name ends in something else.
             FileNotFoundError: There is no such folder.
         """
-        write_json(self.to_dict(), path)
+        _write_json(self.to_dict(), path)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "EfficiencyReport":
@@ -197,14 +197,14 @@ class EfficiencyReport:
         Raises:
             ValueError: The file holds something else, or not exactly one report.
         """
-        reports = read_reports(path)
+        reports = _read_reports(path)
         if len(reports) != 1:
             raise ValueError(f"{str(path)!r} holds {len(reports)} reports: use History.load")
         return reports[0]
 
     def notes(self) -> list[str]:
         """Return what limits these metrics, in sentences that name layers."""
-        return describe_limits(self)
+        return describe_limits(self.layers, self.accuracy, self.alpha)
 
     def facts(self) -> list[str]:
         """Return in a few words each how these metrics were made: a heading of a page."""
@@ -216,12 +216,64 @@ class EfficiencyReport:
         ]
 
 
+class History(list[EfficiencyReport]):
+    """Reports in the order of their evaluations: a list that knows how to show itself."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> EfficiencyReport: ...
+    @overload
+    def __getitem__(self, index: slice) -> "History": ...
+    def __getitem__(self, index: SupportsIndex | slice) -> "EfficiencyReport | History":
+        if isinstance(index, slice):
+            return History(super().__getitem__(index))
+        return super().__getitem__(index)
+
+    def __add__(self, other: Iterable[EfficiencyReport]) -> "History":  # type: ignore[override]
+        return History([*self, *other])
+
+    def copy(self) -> "History":
+        """Return a history of the same reports."""
+        return History(self)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return one row per evaluation and layer; see `EfficiencyReport.to_dicts`."""
+        return [row for report in self for row in report.to_dicts()]
+
+    def to_frame(self) -> Any:
+        """Return the rows of `to_dicts` as a pandas DataFrame.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        pandas = require("pandas", extra="pandas", purpose="A data frame")
+        return pandas.DataFrame(self.to_dicts())
+
+    def table(self) -> str:
+        """Return one line per evaluation: the network's metrics, and the layers' while they fit."""
+        return history_text(self)
+
+    def _repr_html_(self) -> str:
+        return history_html(self)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a JSON file that `load` reads: `EfficiencyReport.save`, for all of them."""
+        _write_json([report.to_dict() for report in self], path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "History":
+        """Read the file that `save` wrote, of a history or of one report.
+
+        Raises:
+            ValueError: The file holds something else.
+        """
+        return cls(_read_reports(path))
+
+
 def _rebuild(fields: dict[str, Any]) -> EfficiencyReport:
     return EfficiencyReport(**fields)
 
 
-def write_json(content: Any, path: str | PathLike[str]) -> None:
-    """Write what `to_dict` gave, of one report or a list of them; see `EfficiencyReport.save`."""
+def _write_json(content: Any, path: str | PathLike[str]) -> None:
     file = Path(path)
     if file.suffix.lower() != ".json":
         raise ValueError(
@@ -233,12 +285,7 @@ def write_json(content: Any, path: str | PathLike[str]) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def read_reports(path: str | PathLike[str]) -> list[EfficiencyReport]:
-    """Read the reports, one or many, of a file that `save` wrote.
-
-    Raises:
-        ValueError: The file holds something else.
-    """
+def _read_reports(path: str | PathLike[str]) -> list[EfficiencyReport]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         found = [content] if isinstance(content, Mapping) else content

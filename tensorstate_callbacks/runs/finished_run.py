@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from tensorstate_callbacks.errors import RunError, list_some
 from tensorstate_callbacks.recording.accuracy import ACCURACY_NAMES
-from tensorstate_callbacks.reports.layer_report import LAYER_METRICS
+from tensorstate_callbacks.reports.metric_keys import LAYER_METRICS
 
 _NETWORK = ("aiq", "efficiency")
 # Which evaluations are meant where a run has several: those of training, as loggers call them.
@@ -19,7 +19,7 @@ class RunLayer:
     """A layer in one evaluation of a finished run.
 
     Attributes:
-        values: The metrics that were logged, under the names of `display.columns.COLUMNS`.
+        values: The metrics that were logged, under the names of `display.tables.COLUMNS`.
     """
 
     values: Mapping[str, float]

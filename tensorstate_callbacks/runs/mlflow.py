@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorstate_callbacks.display.columns import COLUMNS
+from tensorstate_callbacks.display.tables import COLUMNS
 from tensorstate_callbacks.errors import RunError, require
 from tensorstate_callbacks.loggers.tracker import hide_passwords
 from tensorstate_callbacks.reports.report import NETWORK_KEYS

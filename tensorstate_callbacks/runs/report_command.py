@@ -5,10 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from tensorstate_callbacks.display.columns import COLUMNS
 from tensorstate_callbacks.display.page import PAGE_SUFFIXES, write_page
 from tensorstate_callbacks.display.plots import plot_history
-from tensorstate_callbacks.display.tables import history_text, layers_text, network_line
+from tensorstate_callbacks.display.tables import COLUMNS, history_text, layers_text, network_line
 from tensorstate_callbacks.display.view import best_and_last, positions
 from tensorstate_callbacks.errors import MissingExtraError, RunError
 from tensorstate_callbacks.runs.finished_run import FinishedRun, RunEvaluation

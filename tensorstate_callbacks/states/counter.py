@@ -1,4 +1,4 @@
-"""Counting states: activations in, how often each distinct firing pattern was seen out."""
+"""Count how often each distinct state of a layer was seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neuron outputs in, packed states out, and back: one bit per neuron, neuron 0 in bit 0."""
+"""Pack the firing states of neurons into bits, unpack them, and find equal ones."""
 
 import operator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Reports and curves of one training in, a plain dict of figures for each epoch out."""
+"""Reports and curves of one training in, a plain dict of metrics for each epoch out."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from tensorstate_callbacks import EfficiencyReport
 _OF_A_LAYER = ("efficiency", "ceiling", "coverage", "firing_rate", "n_never", "n_always")
 
 
-def figures_of(
+def collect_metrics(
     history: Sequence[EfficiencyReport],
     losses: Sequence[float],
     val_losses: Sequence[float],
@@ -32,7 +32,7 @@ def figures_of(
             "aiq": report.aiq,
             "layers": {
                 # Without the name of the module that holds the network.
-                name.rpartition(".")[2]: {figure: getattr(layer, figure) for figure in _OF_A_LAYER}
+                name.rpartition(".")[2]: {metric: getattr(layer, metric) for metric in _OF_A_LAYER}
                 for name, layer in report.layers.items()
             },
         }
