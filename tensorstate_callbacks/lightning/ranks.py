@@ -91,7 +91,7 @@ def find_group(trainer: "pl.Trainer") -> ProcessGroup | None:
 
     None where there is only one process, or no `torch.distributed` between them.
     """
-    if trainer.world_size < 2 or not (dist.is_available() and dist.is_initialized()):
+    if not (dist.is_available() and dist.is_initialized()) or trainer.world_size < 2:
         return None
     mesh = getattr(trainer.strategy, "_device_mesh", None)
     # ModelParallelStrategy: the processes of one tensor-parallel group see the same data.
