@@ -128,6 +128,8 @@ class Counter {
 
     // Where memory runs out, or what would be added is refused, what was added is taken back.
     void add(Source& source) {
+        // Of counts the sum is known when they have been read.
+        if (!source.counted()) exact_sum(states_, source.rows());
         if (!engine_->expect(source.rows())) throw std::bad_alloc();
         AddedRows added(words_of(neurons_), source.counted(), *engine_);
         std::uint64_t states = states_;

@@ -40,8 +40,9 @@ inline std::uint64_t exact_sum(std::uint64_t a, std::uint64_t b) {
 class Source {
   public:
     virtual ~Source() = default;
-    virtual std::uint64_t rows() const = 0;  // how many rows may come, repeats included
-    virtual bool counted() const = 0;        // whether they come with counts, all above 0
+    // How many rows will come, repeats included; with counts, at most so many.
+    virtual std::uint64_t rows() const = 0;
+    virtual bool counted() const = 0;  // whether they come with counts, all above 0
     // At most room.size rows, in the room; none: no more.
     virtual Rows next(const Room& room) = 0;
 };
