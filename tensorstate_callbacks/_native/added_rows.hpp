@@ -36,9 +36,9 @@ class Pieces {
 
 class AddedRows {
   public:
-    AddedRows(std::size_t words, bool counted, const Engine& engine)
+    AddedRows(std::size_t neurons, bool counted, const Engine& engine)
         : counted_(counted), packed_(engine.takes_packed()), by_place_(engine.finds_places()),
-          row_bytes_(words * sizeof(std::uint64_t)),
+          bytes_((neurons + 7) / 8), row_bytes_(words_of(neurons) * sizeof(std::uint64_t)),
           room_(std::clamp<std::size_t>(kBlockBytes / row_bytes_, 1, kMostPositions)),
           rows_(std::max(row_bytes_, kChunkBytes / 4)),
           places_(room_ * sizeof(std::uint32_t)), counts_(room_ * sizeof(std::uint64_t)) {
@@ -65,7 +65,8 @@ class AddedRows {
     }
 
     // Of the rows that next() gave, the first `rows.size` were added.
-    void keep(const Rows& rows) noexcept {
+    void keep(Rows rows) noexcept {
+        if (packed_ && rows.words != nullptr) pack(rows);
         blocks_.back() = rows;
         if (by_place_) {
             places_.keep(rows.size * sizeof(std::uint32_t));
@@ -83,8 +84,22 @@ class AddedRows {
   private:
     static constexpr std::size_t kBlockBytes = std::size_t{256} << 10;  // fits the cache
 
+    // In place: rows of few neurons would take more memory than the activations that they are of.
+    void pack(Rows& rows) const noexcept {
+        auto* const target = reinterpret_cast<unsigned char*>(const_cast<std::uint64_t*>(rows.words));
+        for (std::size_t i = 0; i < rows.size; ++i) {
+            const std::uint64_t word = rows.words[i];
+            for (std::size_t byte = 0; byte < bytes_; ++byte) {
+                target[i * bytes_ + byte] = static_cast<unsigned char>(word >> 8 * byte);
+            }
+        }
+        rows.packed = target;
+        rows.bytes = bytes_;
+        rows.words = nullptr;
+    }
+
     bool counted_, packed_, by_place_;
-    std::size_t row_bytes_, room_;
+    std::size_t bytes_, row_bytes_, room_;
     Pieces rows_, places_, counts_;
     Memory read_;  // rows that needn't be kept
     Vector<Rows> blocks_;

@@ -131,7 +131,7 @@ class Counter {
         // Of counts the sum is known when they have been read.
         if (!source.counted()) exact_sum(states_, source.rows());
         if (!engine_->expect(source.rows())) throw std::bad_alloc();
-        AddedRows added(words_of(neurons_), source.counted(), *engine_);
+        AddedRows added(neurons_, source.counted(), *engine_);
         std::uint64_t states = states_;
         try {
             for (Rows rows = added.next(source); rows.size != 0; rows = added.next(source)) {
