@@ -9,7 +9,7 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning study test lint types clean bench fuzz
+.PHONY: demo demo-lightning study test lint types clean bench soak fuzz
 .PHONY: test-kernels test-neon test-asan test-ubsan test-tsan test-wheels
 .PHONY: test-without-keras test-keras-jax test-keras-tensorflow test-keras-torch
 .PHONY: test-keras-versions test-lightning-versions
@@ -80,6 +80,10 @@ fuzz: $(READY)
 # PART="count memory" measures these alone, SAVE=--save writes benchmarks/RESULTS.md.
 bench: $(READY)
 	$(RUN) -m benchmarks $(PART) $(SAVE)
+
+# Hours: 500 epochs and 300 fits in each framework, whose time and memory must not grow.
+soak: $(READY)
+	$(RUN) -m benchmarks.soak $(SAVE)
 
 # The tests of Keras under earlier releases, each in an environment of its own.
 test-keras-versions: $(READY)

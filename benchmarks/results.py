@@ -9,6 +9,8 @@ from benchmarks.machine import description
 from benchmarks.parts import PARTS
 from benchmarks.rows import Row
 
+# `benchmarks.soak` is a command of its own.
+_NAMES = [*PARTS, "soak"]
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _INTRODUCTION = """\
 # Results of the benchmarks
@@ -17,7 +19,8 @@ Written by `python -m benchmarks --save`; don't edit. Every row compares with so
 the same run, on one thread pinned to one core; numbers are medians of interleaved runs. Of the
 durations in `count` and `growth` the ratio is theirs / ours, of the speeds in `pack` ours / theirs:
 higher is better. In the other parts it is ours / theirs, of costs: lower is better.
-`python -m benchmarks PART --save` replaces the rows of one part.
+`python -m benchmarks PART --save` replaces the rows of one part, `make soak SAVE=--save` those of
+`soak`, whose last epochs are compared with early ones of the same run.
 """
 
 
@@ -31,7 +34,7 @@ def save(rows: Iterable[Row], path: Path = RESULTS) -> None:
     machine = "; ".join(description())
     measured |= dict.fromkeys(fresh, (today, machine))
     body = {**kept, **fresh}
-    names = sorted(body, key=[*PARTS].index)
+    names = sorted(body, key=_NAMES.index)
     runs: dict[tuple[str, str], list[str]] = {}
     for name in names:
         runs.setdefault(measured[name], []).append(name)
@@ -51,7 +54,7 @@ def _read(path: Path) -> tuple[dict[str, list[str]], dict[str, tuple[str, str]]]
         if line.startswith("- "):
             names, _, rest = line[2:].partition(": ")
             day, _, on = rest.partition(". ")
-            measured |= {name: (day, on) for name in names.split(", ") if name in PARTS}
-        elif line.startswith("|") and table.part_of(line) in PARTS:
+            measured |= {name: (day, on) for name in names.split(", ") if name in _NAMES}
+        elif line.startswith("|") and table.part_of(line) in _NAMES:
             rows.setdefault(table.part_of(line), []).append(line)
     return rows, {name: run for name, run in measured.items() if name in rows}

@@ -191,6 +191,7 @@ def two_ranks() -> dict[str, Any]:
         "side_group": side_group(),
         "many_rounds": many_rounds(),
         "accuracies": accuracies(),
+        "unlike": unlike(),
     }
 
 
@@ -269,6 +270,47 @@ def accuracies() -> list[Any]:
             recording.report(process_group=group(), accuracy=wrong if rank() == 0 else 0.5)
         except (RankError, ValueError) as error:
             told.append(f"{type(error).__name__}: {error}")
+    return told
+
+
+def unlike() -> dict[str, str]:
+    """What ends recordings that the second rank makes with another argument than the first."""
+    if n_ranks() == 1:
+        return {}
+    other: dict[str, Any] = {
+        "attach_to": "Linear",
+        "exclude": "0",
+        "method": "both",
+        "threshold": 0.5,
+        "alpha": 2,
+        "beta": 1,
+        "channel_axis": {"Conv2d": -1},
+        "output_fn": lambda name, output: output,
+    }
+
+    def merge(**options: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with record(small_net(), **options) as recording:
+                recording._model(images(2))
+        recording.report(process_group=group())
+
+    def fit(**options: Any) -> None:
+        callback = EfficiencyCallback()
+        # An attribute is checked as the run begins: here the others wait for it.
+        vars(callback).update(options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            many(callback).fit(ExactClassifier(), loader(TRAIN), loader(ODD, 8))
+
+    told = {
+        name: ended(lambda name=name: merge(**({name: other[name]} if rank() else {})))
+        for name in other
+    }
+    told["same"] = ended(lambda: merge(attach_to=["Conv2d", "0"][:: 1 - 2 * rank()], threshold=0.0))
+    for name, value in (("every_n_epochs", 2), ("dataloader_idx", 1), ("beta", 0)):
+        told[f"fit {name}"] = ended(lambda n=name, v=value: fit(**({n: v} if rank() else {})))
+    told["fit attach_to"] = ended(lambda: fit(attach_to=["net.0", "net.2"][rank()]))
     return told
 
 

@@ -22,6 +22,7 @@ from benchmarks import (  # noqa: E402
     footprint,
     pack,
     results,
+    soak,
     states,
     table,
     timing,
@@ -38,6 +39,7 @@ def run(*arguments):
     )
 
 
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
 needs_keras = pytest.mark.skipif(
@@ -195,6 +197,26 @@ def test_runs_are_interleaved_and_the_median_is_taken():
     )
     assert order == ["a", "b"] * 4
     assert taken == {"a": 2.0, "b": 4.0}
+
+
+@needs_linux
+@needs_keras
+@pytest.mark.parametrize("framework", ["lightning", f"keras-{BACKEND}"])
+def test_a_short_soak_compares_the_last_epochs_and_fits_with_early_ones(framework):
+    if framework == "lightning" and not find_spec("pytorch_lightning"):
+        pytest.skip("Lightning is not installed")
+    rows = soak.measure(framework, epochs=20, fits=5)
+    name = soak.FRAMEWORKS[framework]
+    assert [row.case for row in rows] == [
+        f"{name}, processor time, last 4 epochs of 20",
+        f"{name}, memory of the process, last 4 epochs of 20",
+        f"{name}, processor time, last 1 fits of 5",
+        f"{name}, memory of the process, last 1 fits of 5",
+    ]
+    assert all(row.ours > 0 and row.theirs > 0 for row in rows)
+    # What grows with each fit by much is a leak; how much time it takes is not for a test.
+    assert rows[1].ratio < 1.1
+    assert rows[3].ratio < 1.2
 
 
 def test_memory_growth_is_measured_in_a_process_of_its_own():

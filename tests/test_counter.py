@@ -258,6 +258,63 @@ def test_counts_stay_exact_while_merging_doubles_them_to_64_bits(kernel, width):
     assert counter.counts().tolist() == [expected[i] for i in order]
 
 
+@every_kernel
+@pytest.mark.parametrize("width", [1, 12, 20, 50, 100, 200])
+def test_a_counter_that_is_full_to_the_last_state_is_merged_or_refuses_and_loses_nothing(
+    kernel, width
+):
+    rows = np.packbits(np.eye(2, width, dtype=bool)[:width], axis=1, bitorder="little")
+    other = new_counter(kernel, width)
+    other.add_counts(rows[:1], np.array([1], np.uint64))
+    for first in (1, 2**63, 2**64 - 2)[: 3 * len(rows) - 3] or (2**64 - 1,):
+        counts = np.array([first, 2**64 - 1 - first][: len(rows)], np.uint64)
+        full, empty = new_counter(kernel, width), new_counter(kernel, width)
+        full.add_counts(rows, counts)
+        empty.merge(full)
+        full.merge(new_counter(kernel, width))
+        for add in (
+            lambda full=full: full.merge(other),
+            lambda full=full: full.merge(full),
+            lambda full=full, empty=empty: full.merge(empty),
+            lambda full=full: full.update_packed(rows),
+            lambda full=full: full.update(np.ones((1, width)), 1),
+            lambda full=full, counts=counts: full.add_counts(rows, counts),
+        ):
+            with pytest.raises(OverflowError, match="at most 2\\*\\*64 - 1 states"):
+                add()
+            assert full.n_states == 2**64 - 1
+            assert dict(zip(full.states().tobytes(), full.counts().tolist(), strict=False)) == dict(
+                zip(empty.states().tobytes(), empty.counts().tolist(), strict=False)
+            )
+            assert sorted(full.counts().tolist()) == sorted(counts.tolist())
+
+
+@every_kernel
+@pytest.mark.parametrize("width", [12, 50, 100])
+def test_counts_that_are_more_than_a_counter_holds_in_their_last_row_are_taken_back(kernel, width):
+    counter = new_counter(kernel, width)
+    batch = recurring(9000, width)
+    counter.update(batch, 1)
+    rows = np.packbits(recurring(9000, width, 1) > 0, axis=1, bitorder="little")
+    counts = np.ones(9000, np.uint64)
+    counts[-1] = 2**64 - 1
+    with pytest.raises(OverflowError):
+        counter.add_counts(rows, counts)
+    assert_counts(counter, batch > 0)
+
+
+@every_kernel
+@pytest.mark.parametrize("width", [12, 50, 64, 100, 200])
+def test_rows_counted_zero_times_are_no_states(kernel, width):
+    states = recurring(3000, width) > 0
+    rows = np.packbits(states, axis=1, bitorder="little")
+    counts = np.zeros(3000, np.uint64)
+    counts[2000:2500:2] = 1
+    counter = new_counter(kernel, width)
+    counter.add_counts(rows, counts)
+    assert_counts(counter, states[2000:2500:2])
+
+
 def test_repr_says_what_was_counted():
     counter = new_counter("numpy", 4)
     counter.update(np.ones((3, 4)), 1)

@@ -169,13 +169,27 @@ def test_one_callback_in_several_fits_keeps_all_of_its_history() -> None:
 
 
 def test_history_goes_on_after_a_resume(tmp_path: Path) -> None:
-    whole, resumed, path = EfficiencyCallback(), EfficiencyCallback(), tmp_path / "half.ckpt"
+    whole, half, path = EfficiencyCallback(), EfficiencyCallback(), tmp_path / "half.ckpt"
     fit(Classifier(), whole, max_epochs=4)
-    fit(Classifier(), EfficiencyCallback(), max_epochs=2).save_checkpoint(path)
-    state = torch.load(path, weights_only=True)["callbacks"]["EfficiencyCallback{'prefix': ''}"]
-    assert [report["epoch"] for report in state["history"]] == [0, 1]
-    trainer(resumed, max_epochs=4).fit(Classifier(), loader(TRAIN), loader(VAL), ckpt_path=path)
-    assert resumed.history == whole.history
+    fit(Classifier(), half, max_epochs=2).save_checkpoint(path)
+    saved = torch.load(path, weights_only=True)
+    (key,) = saved["callbacks"]
+    assert key == "EfficiencyCallback{'prefix': ''}"
+    resumed = _resume(path)
+    # The spectra of the states are kept of the evaluation before the checkpoint, and from then on.
+    assert resumed.history[1:] == whole.history[1:]
+    assert resumed.history.to_dicts() == whole.history.to_dicts()
+    assert resumed.history[0].layers["net.0"].spectrum is None
+    # A checkpoint of the version before, with all reports whole.
+    saved["callbacks"][key] = {"history": [report.to_dict() for report in half.history]}
+    torch.save(saved, path)
+    assert _resume(path).history == whole.history
+
+
+def _resume(path: Path) -> EfficiencyCallback:
+    callback = EfficiencyCallback()
+    trainer(callback, max_epochs=4).fit(Classifier(), loader(TRAIN), loader(VAL), ckpt_path=path)
+    return callback
 
 
 OURS, OTHER = sorted([PYTORCH_LIGHTNING, LIGHTNING], key=lambda n: n.module != NAMESPACE)

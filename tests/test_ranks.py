@@ -116,6 +116,24 @@ def test_accuracies_of_ranks_are_averaged_and_checked(two: list[dict[str, Any]])
             assert value in told
 
 
+def test_ranks_with_other_arguments_end_all_before_counts_are_added(
+    two: list[dict[str, Any]],
+) -> None:
+    names = ["attach_to", "exclude", "method", "threshold", "alpha", "beta", "channel_axis"]
+    names += ["output_fn", "fit attach_to", "fit every_n_epochs", "fit dataloader_idx"]
+    for name in names:
+        (first,) = {rank["unlike"][name] for rank in two}
+        key = name.removeprefix("fit ")
+        key = "probes that others don't have" if key in ("attach_to", "exclude") else key
+        assert re.search(rf"RankError: the ranks don't record alike.* {key}: .* on rank 0; ", first)
+        assert first.endswith("on rank 1. Give all ranks the same arguments")
+    assert "threshold: 0 on rank 0; 0.5 on rank 1" in two[0]["unlike"]["threshold"]
+    assert "have: 0, 2 on rank 0; none on rank 1" in two[0]["unlike"]["attach_to"]
+    # A layer that is named in another way is the same one.
+    assert [rank["unlike"]["same"] for rank in two] == ["without an error"] * 2
+    assert "without rank 1: it failed with ValueError: beta" in two[0]["unlike"]["fit beta"]
+
+
 def test_layers_are_in_the_order_of_the_lowest_rank(two: list[dict[str, Any]]) -> None:
     assert [rank["one_sided"] for rank in two] == [["first", "last", "second"]] * 2
 

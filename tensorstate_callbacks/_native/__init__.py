@@ -16,13 +16,25 @@ from tensorstate_callbacks._native.layout import Firing, Layout, Memory
 from tensorstate_callbacks.errors import TensorStateWarning
 
 try:
-    from tensorstate_callbacks._native._counter import NativeEngine, kernels
+    from tensorstate_callbacks._native._counter import (
+        NativeEngine,
+        after_fork_in_child,
+        after_fork_in_parent,
+        before_fork,
+        kernels,
+    )
 except ImportError as error:
     _native_kernels: tuple[str, ...] = ()
     _missing: str | None = str(error)
 else:
     _native_kernels = kernels()
     _missing = None
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=before_fork,
+            after_in_parent=after_fork_in_parent,
+            after_in_child=after_fork_in_child,
+        )
 
 _forced = os.environ.get("TENSORSTATE_KERNEL", "")
 _forced_by = "the environment variable TENSORSTATE_KERNEL"

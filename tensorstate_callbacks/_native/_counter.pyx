@@ -43,6 +43,12 @@ cdef extern from "counter.hpp" namespace "tensorstate" nogil:
         Spectrum spectrum() except +
         vector[uint64_t] fired() except +
 
+    cdef cppclass ForkGate:
+        void before_fork()
+        void after_fork_in_parent()
+        void after_fork_in_child()
+
+    ForkGate fork_gate
     vector[string] kernel_names() except +
     void set_failing_allocation "tensorstate::fail_allocation"(uint64_t number)
 
@@ -203,6 +209,22 @@ cdef class NativeEngine:
 def kernels():
     """Names of the kernels that this processor runs, fastest first."""
     return tuple(name.decode() for name in kernel_names())
+
+
+def before_fork():
+    """Wait until no thread is inside a counter, and let none in."""
+    with nogil:
+        fork_gate.before_fork()
+
+
+def after_fork_in_parent():
+    """Let threads in again."""
+    fork_gate.after_fork_in_parent()
+
+
+def after_fork_in_child():
+    """Forget the parent's threads."""
+    fork_gate.after_fork_in_child()
 
 
 def fail_allocation(uint64_t number):

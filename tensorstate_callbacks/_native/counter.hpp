@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "added_rows.hpp"
+#include "fork_gate.hpp"
 #include "kernels.hpp"
 #include "narrow.hpp"
 #include "packed_rows.hpp"
@@ -18,10 +20,11 @@
 namespace tensorstate {
 
 class Counter {
-    template <class Read>
-    auto locked(Read read) const {
+    template <class Use>
+    auto locked(Use use) const {
+        const InsideGate inside;
         const std::lock_guard<std::mutex> lock(mutex_);
-        return read();
+        return use();
     }
 
   public:
@@ -34,33 +37,33 @@ class Counter {
     void add_activations(const char* data, const std::vector<Axis>& positions, Axis channels,
                          std::size_t item_bytes, bool folded, Firing firing) {
         Activations source(*kernel_, data, positions, channels, item_bytes, folded, firing);
-        const std::lock_guard<std::mutex> lock(mutex_);
-        add(source);
+        locked([&] { add(source); });
     }
 
     void add_packed(const std::uint8_t* rows, const std::uint64_t* counts, std::size_t size) {
         PackedRows source(*kernel_, rows, counts, size, neurons_);
-        const std::lock_guard<std::mutex> lock(mutex_);
-        add(source);
+        locked([&] { add(source); });
     }
 
     void merge(Counter& other) {
         if (&other == this) {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            Copied source(*engine_, states_, words_of(neurons_));
-            add(source);
-            return;
+            return locked([&] {
+                Copied source(*engine_, words_of(neurons_));
+                add(source);
+            });
         }
+        const InsideGate inside;
         const std::scoped_lock lock(mutex_, other.mutex_);
-        Distinct source(*other.engine_, other.states_);
+        Distinct source(*other.engine_);
         add(source);
     }
 
     void reset() {
         std::unique_ptr<Engine> empty = make_engine();
-        const std::lock_guard<std::mutex> lock(mutex_);
-        engine_.swap(empty);
-        states_ = 0;
+        locked([&] {
+            engine_.swap(empty);
+            states_ = 0;
+        });
     }
 
     std::uint64_t states() const { return locked([&] { return states_; }); }
@@ -76,11 +79,9 @@ class Counter {
     // The states of another counter, which stays locked while they are read.
     class Distinct final : public Source {
       public:
-        Distinct(const Engine& engine, std::uint64_t states) : engine_(engine), states_(states) {}
-        std::uint64_t states() const override { return states_; }
+        explicit Distinct(const Engine& engine) : engine_(engine) {}
         std::uint64_t rows() const override { return engine_.distinct(); }
         bool counted() const override { return true; }
-        void rewind() override { cursor_ = 0; }
         Rows next(const Room& room) override {
             const std::size_t size = engine_.read(cursor_, room);
             return Rows{room.words, room.counts, size};
@@ -88,34 +89,32 @@ class Counter {
 
       private:
         const Engine& engine_;
-        std::uint64_t states_;
         std::size_t cursor_ = 0;
     };
 
     // The same, copied, for a counter that is merged into itself.
     class Copied final : public Source {
       public:
-        Copied(const Engine& engine, std::uint64_t states, std::size_t words)
+        Copied(const Engine& engine, std::size_t words)
             : words_(words), size_(engine.distinct()),
               rows_(allocate<std::uint64_t>(size_ * words)),
-              counts_(allocate<std::uint64_t>(size_)), states_(states) {
+              counts_(allocate<std::uint64_t>(size_)) {
             std::size_t cursor = 0;
             engine.read(cursor, Room{rows_.get(), counts_.get(), size_});
         }
-        std::uint64_t states() const override { return states_; }
         std::uint64_t rows() const override { return size_; }
         bool counted() const override { return true; }
-        void rewind() override { done_ = 0; }
         Rows next(const Room& room) override {
-            const std::size_t size = std::min(room.size, size_ - done_), first = done_;
+            const std::size_t size = std::min(room.size, size_ - done_);
+            std::copy_n(rows_.get() + done_ * words_, size * words_, room.words);
+            std::copy_n(counts_.get() + done_, size, room.counts);
             done_ += size;
-            return Rows{rows_.get() + first * words_, counts_.get() + first, size};
+            return Rows{room.words, room.counts, size};
         }
 
       private:
         std::size_t words_, size_, done_ = 0;
         Block<std::uint64_t> rows_, counts_;
-        std::uint64_t states_;
     };
 
     std::unique_ptr<Engine> make_engine() const {
@@ -127,38 +126,33 @@ class Counter {
         return std::make_unique<WideEngine>(neurons_);
     }
 
-    // Blocks are small enough for the cache. Where memory runs out in one of them, or what it would
-    // add is refused, the source runs again and what the blocks before it added is taken back.
+    // Where memory runs out, or what would be added is refused, what was added is taken back.
     void add(Source& source) {
-        const std::uint64_t states = exact_sum(states_, source.states());
-        const std::size_t words = words_of(neurons_);
-        const std::size_t room = std::clamp<std::size_t>(kBlockWords / words, 1, kMostPositions);
-        const Memory memory = take_memory(room * words * sizeof(std::uint64_t));
-        auto* const rows = static_cast<std::uint64_t*>(memory.get());
-        const Block<std::uint64_t> counts =
-            source.counted() ? allocate<std::uint64_t>(room) : nullptr;
+        // Of counts the sum is known when they have been read.
+        if (!source.counted()) exact_sum(states_, source.rows());
         if (!engine_->expect(source.rows())) throw std::bad_alloc();
-        const Room place{rows, counts.get(), room, engine_->takes_packed()};
-        std::size_t blocks = 0;
+        AddedRows added(neurons_, source.counted(), *engine_);
+        std::uint64_t states = states_;
         try {
-            for (Rows block = source.next(place); block.size != 0; block = source.next(place)) {
-                const std::size_t size = block.size;
-                block.size = engine_->add(block);
-                if (block.size != size) {
-                    engine_->remove(block);
-                    throw std::bad_alloc();
-                }
-                ++blocks;
+            for (Rows rows = added.next(source); rows.size != 0; rows = added.next(source)) {
+                const std::size_t size = rows.size;
+                states = sum_of(states, rows);
+                rows.size = engine_->add(rows);
+                added.keep(rows);
+                if (rows.size != size) throw std::bad_alloc();
             }
         } catch (...) {
-            for (source.rewind(); blocks != 0; --blocks) engine_->remove(source.next(place));
-            engine_->purge();
+            added.take_back(*engine_);
             throw;
         }
         states_ = states;
     }
 
-    static constexpr std::size_t kBlockWords = 32768;
+    static std::uint64_t sum_of(std::uint64_t states, const Rows& rows) {
+        if (rows.counts == nullptr) return exact_sum(states, rows.size);
+        for (std::size_t i = 0; i < rows.size; ++i) states = exact_sum(states, rows.counts[i]);
+        return states;
+    }
 
     const std::size_t neurons_;
     const Kernel* const kernel_;

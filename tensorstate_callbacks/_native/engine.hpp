@@ -16,6 +16,9 @@ class Engine {
     virtual bool expect(std::uint64_t) noexcept { return true; }
     // Whether rows may come packed until expect() is told of others.
     virtual bool takes_packed() const noexcept { return false; }
+    // Whether add() notes for each row, in rows.places, where it lies: all that remove() then reads
+    // besides counts.
+    virtual bool finds_places() const noexcept { return false; }
     // How many rows went in, from the first on: all of them, or fewer for want of memory.
     virtual std::size_t add(const Rows& rows) noexcept = 0;
     // Takes back rows that were added; purge() then drops the states that are gone.

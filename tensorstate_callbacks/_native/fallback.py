@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from threading import RLock
 from typing import Any
 
@@ -20,6 +21,13 @@ from tensorstate_callbacks._native.layout import Firing, Layout, Memory, layout_
 _COUNT_MAX = 2**64 - 1
 _ROWS_AT_ONCE = 1 << 16
 
+# One for all engines: a fork waits for it, so that a child finds none that is locked for good.
+_lock = RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
+
 Counted = tuple[NDArray[Any], NDArray[np.uint64]]
 
 
@@ -33,7 +41,6 @@ class NumpyEngine:
     def __init__(self, n_neurons: int) -> None:
         self._n_neurons = n_neurons
         self._row_bytes = -(-n_neurons // 8)
-        self._lock = RLock()
         self.reset()
 
     @property
@@ -46,11 +53,11 @@ class NumpyEngine:
 
     @property
     def nbytes(self) -> int:
-        with self._lock:
+        with _lock:
             return sum(keys.nbytes + counts.nbytes for keys, counts in self._parts)
 
     def reset(self) -> None:
-        with self._lock:
+        with _lock:
             self._parts: list[Counted] = [
                 (self._keys(np.empty((0, self._row_bytes), np.uint8)), np.empty(0, np.uint64))
             ]
@@ -64,15 +71,18 @@ class NumpyEngine:
         self.add_firing(layout.firing(memory.array()))
 
     def add_rows(self, rows: NDArray[np.uint8], counts: NDArray[np.uint64] | None) -> None:
+        # Copies: another thread may write to what was given.
+        rows = rows.copy()
         check_padding(rows, self._n_neurons)
         if counts is None:
             added = len(rows)
             keys, times = np.unique(self._keys(rows), return_counts=True)
             part = keys, times.astype(np.uint64)
         else:
-            added = _exact_sum(counts)
-            part = self._keys(rows), counts.copy()
-        with self._lock:
+            counts = counts.copy()
+            added, seen = _exact_sum(counts), counts > 0
+            part = self._keys(rows)[seen], counts[seen]
+        with _lock:
             if self._n_states + added > _COUNT_MAX:
                 raise OverflowError("a counter holds at most 2**64 - 1 states")
             parts = [*self._parts, part]
@@ -102,7 +112,7 @@ class NumpyEngine:
         return total
 
     def _settled(self) -> Counted:
-        with self._lock:
+        with _lock:
             if len(self._parts) > 1:
                 self._parts, self._n_waiting = [_merged(self._parts)], 0
             return self._parts[0]

@@ -1,4 +1,4 @@
-// Rows that are packed already: bytes in, blocks of rows out, read where they lie if possible.
+// Rows that are packed already: bytes in, blocks of rows out.
 #pragma once
 
 #include <algorithm>
@@ -44,7 +44,7 @@ inline bool padding_is_clear(const std::uint8_t* rows, std::size_t size, std::si
     return last >> neurons % 8 == 0;
 }
 
-// Rows of bytes that are packed already, with or without counts; all counts are at least 1.
+// Rows of bytes that are packed already, with or without counts.
 class PackedRows final : public Source {
   public:
     PackedRows(const Kernel& kernel, const std::uint8_t* rows, const std::uint64_t* counts,
@@ -53,31 +53,34 @@ class PackedRows final : public Source {
           bytes_((neurons + 7) / 8), words_(words_of(neurons)),
           last_mask_(~std::uint64_t{0} >> (64 * words_ - neurons)) {}
 
-    std::uint64_t states() const override {
-        if (counts_ == nullptr) return size_;
-        std::uint64_t states = 0;
-        for (std::size_t i = 0; i < size_; ++i) states = exact_sum(states, counts_[i]);
-        return states;
-    }
-
     std::uint64_t rows() const override { return size_; }
     bool counted() const override { return counts_ != nullptr; }
-    void rewind() override { done_ = 0; }
 
     // invalid_argument where a row has bits beyond its neurons.
     Rows next(const Room& room) override {
-        const std::size_t count = std::min({room.size, at_once(), size_ - done_});
-        const std::uint8_t* const rows = rows_ + done_ * bytes_;
-        if (!padding_is_clear(rows, count, neurons_)) {
-            throw std::invalid_argument("packed rows have bits set beyond their " +
-                                        std::to_string(neurons_) + " neurons");
+        auto* const target = reinterpret_cast<std::uint8_t*>(room.words);
+        const std::size_t row_bytes = room.packed ? bytes_ : 8 * words_;
+        Rows found{room.packed ? nullptr : room.words, counts_ == nullptr ? nullptr : room.counts};
+        if (room.packed) found.packed = target;
+        found.bytes = bytes_;
+        while (found.size == 0 && done_ < size_) {
+            const std::size_t count = std::min({room.size, at_once(), size_ - done_});
+            const std::uint8_t* const rows = rows_ + done_ * bytes_;
+            // What is checked is what is counted, whatever another thread writes there meanwhile.
+            if (row_bytes == bytes_) {
+                std::memcpy(target, rows, count * bytes_);
+                check_padding(target, count);
+            } else {
+                check_padding(rows, count);
+                copy_words(rows, count, room.words);
+            }
+            found.size = count;
+            if (counts_ != nullptr) found.size = copy_counts(count, room.counts, target, row_bytes);
+            done_ += count;
+            // The next rows come closer while these are counted.
+            const std::size_t coming = std::min(count, size_ - done_) * bytes_;
+            for (std::size_t i = 0; i < coming; i += 64) TS_PREFETCH_READ(rows + count * bytes_ + i);
         }
-        Rows found{nullptr, counts_ == nullptr ? nullptr : counts_ + done_, count, rows, bytes_};
-        if (!room.packed) found.words = as_words(rows, count, room.words);
-        done_ += count;
-        // The next rows come closer while these are counted.
-        const std::size_t coming = std::min(count, size_ - done_) * bytes_;
-        for (std::size_t i = 0; i < coming; i += 64) TS_PREFETCH_READ(rows + count * bytes_ + i);
         return found;
     }
 
@@ -86,27 +89,38 @@ class PackedRows final : public Source {
     // look up together.
     std::size_t at_once() const { return std::max<std::size_t>(32, 1536 / bytes_ / 32 * 32); }
 
-    // Where they lie, or in `room`. The padding is masked even so: what another thread writes
-    // there meanwhile must not lead a narrow layer's table astray.
-    const std::uint64_t* as_words(const std::uint8_t* rows, std::size_t count,
-                                  std::uint64_t* room) const {
-        if (bytes_ == 8 * words_) {
-            if (reinterpret_cast<std::uintptr_t>(rows) % alignof(std::uint64_t) == 0) {
-                return reinterpret_cast<const std::uint64_t*>(rows);
-            }
-            std::memcpy(room, rows, count * bytes_);
-        } else if (words_ == 1) {
-            kernel_.widen(rows, bytes_, count, last_mask_, room);
-        } else {
-            const std::size_t whole = words_ == 2 ? copy_pairs(count, room) : 0;
-            for (std::size_t i = whole; i < count; ++i) {
-                std::uint64_t* row = room + i * words_;
-                row[words_ - 1] = 0;
-                std::memcpy(row, rows + i * bytes_, bytes_);
-                row[words_ - 1] &= last_mask_;
-            }
+    void check_padding(const std::uint8_t* rows, std::size_t count) const {
+        if (padding_is_clear(rows, count, neurons_)) return;
+        throw std::invalid_argument("packed rows have bits set beyond their " +
+                                    std::to_string(neurons_) + " neurons");
+    }
+
+    // Of rows that don't fill their words. The padding is masked, though it was checked.
+    void copy_words(const std::uint8_t* rows, std::size_t count, std::uint64_t* words) const {
+        if (words_ == 1) return kernel_.widen(rows, bytes_, count, last_mask_, words);
+        const std::size_t whole = words_ == 2 ? copy_pairs(count, words) : 0;
+        for (std::size_t i = whole; i < count; ++i) {
+            std::uint64_t* row = words + i * words_;
+            row[words_ - 1] = 0;
+            std::memcpy(row, rows + i * bytes_, bytes_);
+            row[words_ - 1] &= last_mask_;
         }
-        return room;
+    }
+
+    // Copies counts, and drops the copied rows that were never seen. How many are left.
+    std::size_t copy_counts(std::size_t count, std::uint64_t* counts, std::uint8_t* rows,
+                            std::size_t row_bytes) const {
+        std::copy_n(counts_ + done_, count, counts);
+        std::size_t kept = 0;
+        for (std::size_t i = 0; i < count; ++i) {
+            if (counts[i] == 0) continue;
+            if (kept != i) {
+                counts[kept] = counts[i];
+                std::memcpy(rows + kept * row_bytes, rows + i * row_bytes, row_bytes);
+            }
+            ++kept;
+        }
+        return kept;
     }
 
     // One load a word, where rows follow: the mask drops the next row. How many it copied.

@@ -1,4 +1,4 @@
-// Where states come from: memory in, blocks of packed rows out, as often as asked.
+// Where states come from: memory in, blocks of packed rows out, each read once.
 #pragma once
 
 #include <algorithm>
@@ -19,6 +19,7 @@ struct Rows {
     std::size_t size = 0;
     const std::uint8_t* packed = nullptr;
     std::size_t bytes = 0;
+    std::uint32_t* places = nullptr;  // see Engine::finds_places
 };
 
 // Where rows may be written, and whether they may stay packed.
@@ -39,11 +40,10 @@ inline std::uint64_t exact_sum(std::uint64_t a, std::uint64_t b) {
 class Source {
   public:
     virtual ~Source() = default;
-    virtual std::uint64_t states() const = 0;  // all of them; overflow_error beyond 64 bits
-    virtual std::uint64_t rows() const = 0;    // how many rows will come, repeats included
-    virtual bool counted() const = 0;          // whether they come with counts
-    virtual void rewind() = 0;
-    // At most room.size rows, in the room or where they lie anyway; none: no more.
+    // How many rows will come, repeats included; with counts, at most so many.
+    virtual std::uint64_t rows() const = 0;
+    virtual bool counted() const = 0;  // whether they come with counts, all above 0
+    // At most room.size rows, in the room; none: no more.
     virtual Rows next(const Room& room) = 0;
 };
 
@@ -62,14 +62,8 @@ class Activations final : public Source {
           packer_(kernel, item_bytes, folded, firing,
                   states_ * channels.size * item_bytes > kMostInCache) {}
 
-    std::uint64_t states() const override { return states_; }
     std::uint64_t rows() const override { return states_; }
     bool counted() const override { return false; }
-
-    void rewind() override {
-        std::fill(index_.begin(), index_.end(), 0);
-        left_ = states_;
-    }
 
     Rows next(const Room& room) override {
         const std::size_t words = words_of(channels_.size);

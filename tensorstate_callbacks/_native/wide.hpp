@@ -47,6 +47,8 @@ class WideEngine final : public Engine {
   public:
     explicit WideEngine(std::size_t neurons) : words_(words_of(neurons)), arena_(words_) {}
 
+    bool finds_places() const noexcept override { return true; }
+
     std::size_t add(const Rows& rows) noexcept override {
         if (tree_.n_segments() == 0 && !tree_.grow(0)) return 0;
         switch (words_) {
@@ -58,12 +60,8 @@ class WideEngine final : public Engine {
     }
 
     void remove(const Rows& rows) noexcept override {
-        const auto view = tree_.view();
         for (std::size_t i = 0; i < rows.size; ++i) {
-            const std::uint64_t* row = rows.words + i * words_;
-            const std::uint32_t hashed = hash(row, words_);
-            const Found found = find(home(view, hashed), hashed, row, words_);
-            *found.entry -= rows.counts == nullptr ? 1 : rows.counts[i];
+            *arena_.entry(rows.places[i]) -= rows.counts == nullptr ? 1 : rows.counts[i];
         }
     }
 
@@ -104,6 +102,7 @@ class WideEngine final : public Engine {
     struct Found {
         std::uint64_t* entry;  // of the row; else null, and
         IndexBucket* room;     // where it belongs, null where no bucket in reach has a place
+        std::uint32_t place;   // of the entry
     };
 
     // Where the rows of a group belong.
@@ -140,7 +139,8 @@ class WideEngine final : public Engine {
             some_known = false;
             for (std::size_t i = 0; i < size;) {
                 const std::uint64_t count = rows.counts == nullptr ? 1 : rows.counts[start + i];
-                const Taken taken = take(places, i, view.most, words + i * width, width, count);
+                const Taken taken = take(places, i, view.most, words + i * width, width, count,
+                                         rows.places[start + i]);
                 if (taken == Taken::kFull) {
                     if (!make_room(places, i, size)) return start + i;
                     view = tree_.view();
@@ -178,15 +178,16 @@ class WideEngine final : public Engine {
 
     template <class Width>
     TS_INLINE Taken take(const Places& places, std::size_t i, std::uint32_t most,
-                         const std::uint64_t* row, Width width, std::uint64_t count) noexcept {
+                         const std::uint64_t* row, Width width, std::uint64_t count,
+                         std::uint32_t& place) noexcept {
         const std::uint32_t hash = places.hashes[i];
         const Found found = find(places.homes[i], hash, row, width);
         if (found.entry != nullptr) {
             *found.entry += count;
+            place = found.place;
             return Taken::kKnown;
         }
         if (found.room == nullptr || places.segments[i]->size >= most) return Taken::kFull;
-        std::uint32_t place = 0;
         if (!arena_.add(row, count, width, place)) return Taken::kNoMemory;
         found.room->push(hash, place);
         ++places.segments[i]->size;
@@ -262,12 +263,13 @@ class WideEngine final : public Engine {
                          Width width) const noexcept {
         for (const IndexBucket* const end = bucket + Tree::kReach; bucket != end; ++bucket) {
             for (unsigned alike = candidates(*bucket, hash); alike != 0; alike &= alike - 1) {
-                std::uint64_t* const entry = arena_.entry(bucket->places[lowest_bit(alike)]);
-                if (same(row, entry + 1, width)) return Found{entry, nullptr};
+                const std::uint32_t place = bucket->places[lowest_bit(alike)];
+                std::uint64_t* const entry = arena_.entry(place);
+                if (same(row, entry + 1, width)) return Found{entry, nullptr, place};
             }
-            if (bucket->fill < IndexBucket::kSlots) return Found{nullptr, bucket};
+            if (bucket->fill < IndexBucket::kSlots) return Found{nullptr, bucket, 0};
         }
-        return Found{nullptr, nullptr};
+        return Found{nullptr, nullptr, 0};
     }
 
     std::size_t words_;

@@ -15,13 +15,14 @@ from tensorstate_callbacks.lightning.evaluation import (
     is_fast_dev_run,
 )
 from tensorstate_callbacks.lightning.logged_metrics import MetricLog
-from tensorstate_callbacks.lightning.ranks import announce_failure, find_ranks
+from tensorstate_callbacks.lightning.ranks import announce_failure, check_ranks, find_ranks
 from tensorstate_callbacks.lightning.trackers import find_trackers
 from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Accuracy, Method
+from tensorstate_callbacks.recording.settings import Accuracy, Method, describe_value
+from tensorstate_callbacks.reports.packed_history import HistoryPacker, unpack_history
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 from tensorstate_callbacks.torch.activations import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
@@ -66,7 +67,8 @@ class EfficiencyHooks(RecordingCallback):
         dataloader_idx: The dataloader to record, with its accuracy, where there are several.
 
     Attributes:
-        history: One `EfficiencyReport` per recorded pass, over all runs; kept in checkpoints.
+        history: One `EfficiencyReport` per recorded pass, over all runs. Checkpoints keep the last
+            one, and of the others all but the spectra of their states.
 
     Raises:
         NoLayerMatchedError: As the run begins: nothing matched; says what the model has.
@@ -74,7 +76,8 @@ class EfficiencyHooks(RecordingCallback):
         TypeError: An argument is of the wrong kind, or the Trainer of another namespace.
         ValueError: An argument is out of its range, or the accuracy is missing and
             `missing_accuracy` is `"raise"`.
-        RankError: From the evaluation: another process failed, or is gone; names its rank.
+        RankError: Another process failed, is gone, or has a callback of other arguments; names its
+            rank.
 
     Example:
         callback = tensorstate_callbacks.lightning.EfficiencyCallback()
@@ -87,7 +90,7 @@ class EfficiencyHooks(RecordingCallback):
 
     _NOT_COPIED = (
         *("_settings", "_warn", "_reported", "_layers", "_axes", "_modules"),
-        *("_evaluation", "_log", "_recorded", "_trackers"),
+        *("_evaluation", "_log", "_recorded", "_trackers", "_packer"),
     )
 
     def __init__(
@@ -142,6 +145,7 @@ class EfficiencyHooks(RecordingCallback):
         self._log = MetricLog()
         self._recorded = False
         self._trackers = Trackers()
+        self._packer = HistoryPacker()
 
     @property
     def state_key(self) -> str:
@@ -149,12 +153,16 @@ class EfficiencyHooks(RecordingCallback):
         return f"EfficiencyCallback{{'prefix': {self.prefix!r}}}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the history as plain lists, dicts and numbers."""
-        return {"history": [report.to_dict() for report in self.history]}
+        """Return the metrics of all evaluations and the last one's report; see `HistoryPacker`."""
+        return self._packer.pack(self.history)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the history of a checkpoint."""
-        self.history = History(map(EfficiencyReport.from_dict, state_dict["history"]))
+        """Take the history of a checkpoint: its last report whole, others without spectra."""
+        if "history" in state_dict:
+            # Of a version that kept all reports whole.
+            self.history = History(map(EfficiencyReport.from_dict, state_dict["history"]))
+        else:
+            self.history = unpack_history(state_dict)
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Begin a run."""
@@ -163,6 +171,10 @@ class EfficiencyHooks(RecordingCallback):
         self._take_settings()
         # All processes have the same to say.
         self._warn.reset(silent=not trainer.is_global_zero)
+        own = {
+            name: describe_value(getattr(self, name)) for name in ("output_fn", "dataloader_idx")
+        }
+        check_ranks(trainer, {**self._settings.comparable(), **own})
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """End a run; also what was left open by one that ended in an error."""

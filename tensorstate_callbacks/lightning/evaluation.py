@@ -128,7 +128,7 @@ class WatchedEvaluation:
             warn: Takes what had to be assumed.
 
         Raises:
-            RankError: Another rank failed, or is gone; the message names it.
+            RankError: Another rank failed, records otherwise, or is gone; the message names it.
         """
         for kind, text in self._recording.conclude().items():
             warn(kind, text)
@@ -139,7 +139,7 @@ class WatchedEvaluation:
         if self._ranks is None:
             return self._recording.recorder, find()
         counts, found, doubts = self._ranks.merge(
-            self._recording.recorder, self._recording.doubts, find
+            self._recording.recorder, self._recording.doubts, self._recording.settings, find
         )
         if self._ranks.problem:
             warn("samples", self._ranks.problem)

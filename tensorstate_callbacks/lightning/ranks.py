@@ -14,7 +14,11 @@ from tensorstate_callbacks.torch.distributed.process_groups import (
     send_failure,
     wait_for_ranks,
 )
-from tensorstate_callbacks.torch.distributed.ranks import MergedPass, merge_passes
+from tensorstate_callbacks.torch.distributed.ranks import (
+    MergedPass,
+    check_settings,
+    merge_passes,
+)
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -58,6 +62,7 @@ class Ranks:
         self,
         recorder: Recorder,
         doubts: Mapping[str, str],
+        settings: Mapping[str, str],
         find_accuracy: Callable[[], FoundAccuracy],
     ) -> MergedPass:
         """Merge what all ranks recorded; see `merge_passes`.
@@ -65,10 +70,11 @@ class Ranks:
         Args:
             recorder: What this rank recorded.
             doubts: What was assumed of its samples.
+            settings: What it records with.
             find_accuracy: Looks the accuracy up, for which Lightning may need all ranks.
 
         Raises:
-            RankError: A rank failed, or is gone; the message names it.
+            RankError: A rank failed, records otherwise, or is gone; the message names it.
         """
         wait_for_ranks(self._group)
         found, failure = FoundAccuracy(None), None
@@ -77,7 +83,7 @@ class Ranks:
         except Exception as error:  # noqa: BLE001 - raised once the other ranks know of it
             failure = error
         weight = None if self.problem else self._n_own
-        return merge_passes(recorder, self._group, found, weight, failure, doubts)
+        return merge_passes(recorder, self._group, found, weight, failure, doubts, settings)
 
 
 def find_group(trainer: "pl.Trainer") -> ProcessGroup | None:
@@ -85,7 +91,7 @@ def find_group(trainer: "pl.Trainer") -> ProcessGroup | None:
 
     None where there is only one process, or no `torch.distributed` between them.
     """
-    if trainer.world_size < 2 or not (dist.is_available() and dist.is_initialized()):
+    if not (dist.is_available() and dist.is_initialized()) or trainer.world_size < 2:
         return None
     mesh = getattr(trainer.strategy, "_device_mesh", None)
     # ModelParallelStrategy: the processes of one tensor-parallel group see the same data.
@@ -113,6 +119,19 @@ def find_ranks(trainer: "pl.Trainer", dataloader_idx: int, warn: WarnOnce) -> Ra
             )
         return None
     return Ranks(group, _find_loader(trainer, dataloader_idx), _n_batches(trainer))
+
+
+def check_ranks(trainer: "pl.Trainer", settings: Mapping[str, str]) -> None:
+    """Check, as a run begins, that all processes record alike; see `check_settings`.
+
+    Where one records every epoch and another every second one, they would wait for each other.
+
+    Raises:
+        RankError: They don't, or one failed; the message names it.
+    """
+    group = find_group(trainer)
+    if group is not None:
+        check_settings(settings, group)
 
 
 def announce_failure(trainer: "pl.Trainer", failure: BaseException) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 from tensorstate_callbacks.metrics.efficiency import check_beta
@@ -17,6 +18,8 @@ Accuracy: TypeAlias = str | Callable[[Mapping[str, Any]], float | None] | None
 METHODS = ("after", "before", "both")
 MISSING_ACCURACY = ("warn", "ignore", "raise")
 LOG_EXTRAS = ("charts", "figures", None)
+# Which layers are probed shows in the probes' names; what is shown may differ from rank to rank.
+_NOT_COMPARED = ("attach_to", "exclude", "layer_metrics", "log_extras")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,11 +86,44 @@ class Settings:
         """Tell whether the evaluation of `epoch`, counted from 0, is to be recorded."""
         return (epoch + 1) % self.every_n_epochs == 0
 
+    def comparable(self) -> dict[str, str]:
+        """Return what processes that merge their counts must have in common, as texts."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: describe_value(value)
+            for name, value in values.items()
+            if name not in _NOT_COMPARED
+        }
+
     def probe_names(self, layer: str) -> tuple[str | None, str | None]:
         """Return the names of a layer's input and output probes, None where there is none."""
         before = f"{layer}.input" if self.method in ("before", "both") else None
         after = layer if self.method in ("after", "both") else None
         return before, after
+
+
+def describe_value(value: Any) -> str:
+    """Return an argument as a text that is the same in each process which was given the same.
+
+    Example:
+        >>> describe_value({"conv": (-2, -1), int: 2.0}), describe_value(math.log2)
+        ('{conv: (-2, -1), builtins.int: 2}', 'math.log2')
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        pairs = (f"{describe_value(k)}: {describe_value(v)}" for k, v in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, Sequence):
+        return f"({', '.join(map(describe_value, value))})"
+    if isinstance(value, Real) and not isinstance(value, bool):
+        # A number counts, not its type; as few digits as tell it from others.
+        return repr(float(value)).removesuffix(".0")
+    if callable(value):
+        # An object without a name of its own has its class's: addresses differ in each process.
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return f"{named.__module__}.{named.__qualname__}"
+    return repr(value)
 
 
 def check_threshold(threshold: float) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.display.view import LOW_COVERAGE, layers_of_low_coverage
+from tensorstate_callbacks.errors import StatesNotAvailableError
 from tensorstate_callbacks.metrics.efficiency import efficiency
 from tensorstate_callbacks.metrics.entropy import Estimator, estimate_entropy, spectrum_entropy
 from tensorstate_callbacks.metrics.intervals import Interval, efficiency_interval
@@ -36,7 +37,9 @@ class LayerReport:
         n_never: Neurons that fired in no state.
         n_always: Neurons that fired in every state.
         spectrum: How many distinct states were seen once, twice, three times...; what estimates
-            and rank-abundance curves are made from.
+            and rank-abundance curves are made from; read-only. None in a report from a checkpoint
+            that has only its metrics.
+        largest: How often the most frequent state was seen; of the spectrum, where there is one.
     """
 
     name: str
@@ -51,7 +54,22 @@ class LayerReport:
     firing_rate: float
     n_never: int
     n_always: int
-    spectrum: Spectrum
+    spectrum: Spectrum | None
+    largest: int = 0
+
+    def __post_init__(self) -> None:
+        if self.spectrum is not None:
+            # Of its own and read-only: equality and hash depend on it.
+            columns = [np.array(column, np.uint64) for column in self.spectrum]
+            for column in columns:
+                column.flags.writeable = False
+            object.__setattr__(self, "spectrum", Spectrum(*columns))
+            object.__setattr__(self, "largest", self.spectrum.largest)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Arrays come out of a copy writable.
+        vars(self).update(state)
+        self.__post_init__()
 
     @classmethod
     def from_spectrum(
@@ -68,23 +86,44 @@ class LayerReport:
         Raises:
             ValueError: No state was seen, or `alpha` is negative or NaN.
         """
-        n_neurons, n_states = len(fired), spectrum.n_states
-        bits = spectrum_entropy(spectrum, alpha)
-        capacity = efficiency(min(n_neurons, math.log2(n_states)), n_neurons)
+        n_states = spectrum.n_states
+        return cls.from_metrics(
+            name,
+            len(fired),
+            n_states=n_states,
+            n_distinct=spectrum.n_distinct,
+            n_singletons=spectrum.n_singletons,
+            entropy=spectrum_entropy(spectrum, alpha),
+            firing_rate=sum(fired.tolist()) / (len(fired) * n_states),
+            n_never=int(np.count_nonzero(fired == 0)),
+            n_always=int(np.count_nonzero(fired == n_states)),
+            spectrum=spectrum,
+        )
+
+    @classmethod
+    def from_metrics(
+        cls,
+        name: str,
+        n_neurons: int,
+        *,
+        n_states: int,
+        n_singletons: int,
+        entropy: float,
+        spectrum: Spectrum | None = None,
+        **others: Any,
+    ) -> "LayerReport":
+        """Compute what follows from the metrics that don't follow from others."""
         return cls(
             name=name,
             n_neurons=n_neurons,
             n_states=n_states,
-            n_distinct=spectrum.n_distinct,
-            n_singletons=spectrum.n_singletons,
-            entropy=bits,
-            efficiency=efficiency(bits, n_neurons),
-            ceiling=capacity,
-            coverage=1 - spectrum.n_singletons / n_states,
-            firing_rate=sum(fired.tolist()) / (n_neurons * n_states),
-            n_never=int(np.count_nonzero(fired == 0)),
-            n_always=int(np.count_nonzero(fired == n_states)),
+            n_singletons=n_singletons,
+            entropy=entropy,
+            efficiency=efficiency(entropy, n_neurons),
+            ceiling=efficiency(min(n_neurons, math.log2(n_states)), n_neurons),
+            coverage=1 - n_singletons / n_states,
             spectrum=spectrum,
+            **others,
         )
 
     @property
@@ -95,32 +134,54 @@ class LayerReport:
     @property
     def max_share(self) -> float:
         """Share of the states that the most frequent one makes up, 0 to 1."""
-        return self.spectrum.largest / self.n_states
+        return self.largest / self.n_states
 
     def estimate(self, estimator: Estimator = "chao-shen") -> float:
-        """Return the Shannon entropy, corrected for unseen states, bits; see `estimate_entropy`."""
-        return estimate_entropy(self.spectrum, estimator, max_bits=self.n_neurons)
+        """Return the Shannon entropy, corrected for unseen states, bits; see `estimate_entropy`.
+
+        Raises:
+            StatesNotAvailableError: The report, from a checkpoint, has no spectrum.
+        """
+        return estimate_entropy(self._known_spectrum(), estimator, max_bits=self.n_neurons)
 
     def interval(self, level: float = 0.95, *, n_samples: int | None = None) -> Interval:
-        """Return an interval for the efficiency by Shannon entropy; see `efficiency_interval`."""
-        return efficiency_interval(self.spectrum, self.n_neurons, level, n_samples=n_samples)
+        """Return an interval for the efficiency by Shannon entropy; see `efficiency_interval`.
+
+        Raises:
+            StatesNotAvailableError: The report, from a checkpoint, has no spectrum.
+        """
+        spectrum = self._known_spectrum()
+        return efficiency_interval(spectrum, self.n_neurons, level, n_samples=n_samples)
+
+    def _known_spectrum(self) -> Spectrum:
+        if self.spectrum is None:
+            raise StatesNotAvailableError(
+                f"the spectrum of {self.name!r} isn't known: a checkpoint keeps that of its last "
+                "evaluation only, and the metrics of those before. history.save('run.json') keeps "
+                "all of it"
+            )
+        return self.spectrum
 
     def metrics(self) -> dict[str, Any]:
         """Return all metrics but the spectrum, under their names: a row of a table."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del fields["spectrum"]
+        del fields["spectrum"], fields["largest"]
         return {**fields, "ceiling_share": self.ceiling_share, "max_share": self.max_share}
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as plain numbers, strings and lists; `from_dict` reads it back."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**fields, "spectrum": [column.tolist() for column in self.spectrum]}
+        if self.spectrum is not None:
+            fields["spectrum"] = [column.tolist() for column in self.spectrum]
+        return fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "LayerReport":
         """Build the report that `to_dict` was called on."""
-        columns = (np.array(column, dtype=np.uint64) for column in fields["spectrum"])
-        return cls(**{**fields, "spectrum": Spectrum(*columns)})
+        spectrum = fields["spectrum"]
+        if spectrum is not None:
+            spectrum = Spectrum(*(np.array(column, dtype=np.uint64) for column in spectrum))
+        return cls(**{**fields, "spectrum": spectrum})
 
 
 def describe_limits(

@@ -17,7 +17,6 @@ from tensorstate_callbacks._native import (
     use_kernel,
 )
 from tensorstate_callbacks._native.arguments import (
-    check_padding,
     checked_counts,
     checked_rows,
     checked_width,
@@ -182,12 +181,7 @@ class StateCounter:
             (1099511627776, array([1099511627776,             0, 1099511627776], dtype=uint64))
         """
         rows = checked_rows(rows, self._n_neurons)
-        counts = checked_counts(counts, len(rows))
-        seen = counts > 0
-        if not seen.all():
-            check_padding(rows, self._n_neurons)
-            rows, counts = rows[seen], counts[seen]
-        self._engine.add_rows(rows, counts)
+        self._engine.add_rows(rows, checked_counts(counts, len(rows)))
 
     def merge(self, other: StateCounter) -> None:
         """Add all that `other` has counted; `other` stays as it is.

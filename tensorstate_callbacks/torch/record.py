@@ -12,7 +12,7 @@ from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
 from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Method, Settings
+from tensorstate_callbacks.recording.settings import Method, Settings, describe_value
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.torch.activations import OutputFn
@@ -106,6 +106,7 @@ class Recording:
             threshold=threshold,
             alpha=alpha,
             beta=beta,
+            channel_axis=channel_axis,
         )
         layers = pick_layers(model, attach_to, exclude)
         self._prepare(model, layers, settings, ChannelAxes(channel_axis, layers), output_fn)
@@ -144,7 +145,7 @@ class Recording:
         names = [name for layer in layers for name in settings.probe_names(layer) if name]
         self.recorder = TensorRecorder(names, threshold=settings.threshold)
         self._model = model
-        self._settings = settings
+        self._settings, self._output_fn = settings, output_fn
         self._padding: str | None = None
         self._block = ExitStack()
         self._watch = Watch(self.recorder, layers, settings, axes, output_fn)
@@ -218,6 +219,12 @@ class Recording:
         """What had to be assumed to leave samples out, for each probe where that was so."""
         return self._watch.rows.doubts
 
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What ranks that merge their counts must have in common, as texts."""
+        output_fn = describe_value(self._output_fn)
+        return {**self._settings.comparable(), "output_fn": output_fn}
+
     def batches(self, loader: Iterable[Batch], process_group: Any = None) -> Iterator[Batch]:
         """Yield a data loader's batches, and count of each only what is this rank's own.
 
@@ -257,7 +264,8 @@ class Recording:
 
         Raises:
             ProbeError: No probe saw any activations.
-            RankError: A rank failed, or didn't come within the group's timeout; names it.
+            RankError: A rank failed, records with other arguments, or didn't come within the
+                group's timeout; names it.
             ValueError: `accuracy` is not a share, or this process is not in the group.
 
         Warns:
@@ -266,7 +274,9 @@ class Recording:
         self._watch.find_output()
         counted: Recorder | PassCounts = self.recorder
         if process_group is not None:
-            counted, accuracy = merge_report(self.recorder, process_group, accuracy, self.doubts)
+            counted, accuracy = merge_report(
+                self.recorder, process_group, accuracy, self.doubts, self.settings
+            )
         return counted.report(
             PassInfo(
                 accuracy=accuracy,

@@ -49,6 +49,7 @@ class RankPass(NamedTuple):
     """What one rank sends the others before states are exchanged.
 
     Attributes:
+        settings: What it records with, as texts that are equal where the settings are.
         names: Its probes.
         dropped: The probes that it forgot, since they turned out not to be meant.
         distinct: How many distinct states each probe saw, and with how many neurons, in the order
@@ -59,6 +60,7 @@ class RankPass(NamedTuple):
         failure: Why it can't go on, or None.
     """
 
+    settings: Mapping[str, str]
     names: tuple[str, ...]
     dropped: frozenset[str]
     distinct: dict[Width, int]
@@ -75,6 +77,7 @@ def merge_passes(
     weight: float | None = None,
     failure: Exception | None = None,
     doubts: Mapping[str, str] = MappingProxyType({}),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> MergedPass:
     """Merge what the ranks of a group recorded: a collective, after `wait_for_ranks`.
 
@@ -85,9 +88,10 @@ def merge_passes(
         weight: How many samples that accuracy is of; None: as many states as it saw.
         failure: What went wrong on this rank, if it can't go on.
         doubts: What this rank had to assume, for each probe where that was so.
+        settings: What this rank records with; see `check_settings`.
 
     Raises:
-        RankError: Another rank can't go on, or is gone; the message names it.
+        RankError: Another rank can't go on, records otherwise, or is gone; the message names it.
         Exception: `failure`, or the recorder's error.
     """
     counters: Mapping[Width, StateCounter] = {}
@@ -97,6 +101,7 @@ def merge_passes(
         failure = failure or error
     failure = failure or recorder.error
     own = RankPass(
+        dict(settings),
         recorder.names,
         recorder.dropped,
         {width: counter.n_distinct for width, counter in counters.items()},
@@ -111,6 +116,7 @@ def merge_passes(
             if failure is not None:
                 raise mark_known(failure)
             _check(dict(zip(ranks_of(group), passes, strict=True)))
+            _check_alike(ranks_of(group), _settings_of(passes))
             sums = _exchange(counters, passes, carrier)
         except RuntimeError as error:
             if isinstance(error, (RankError, ProbeError)) or error is failure:
@@ -127,12 +133,16 @@ def merge_passes(
 
 
 def merge_report(
-    recorder: Recorder, group: ProcessGroup, accuracy: float | None, doubts: Mapping[str, str]
+    recorder: Recorder,
+    group: ProcessGroup,
+    accuracy: float | None,
+    doubts: Mapping[str, str],
+    settings: Mapping[str, str],
 ) -> tuple[PassCounts, float | None]:
     """Merge what the ranks recorded, and their accuracies; see `Recording.report`.
 
     Raises:
-        RankError: A rank failed, or didn't come within the group's timeout.
+        RankError: A rank failed, records otherwise, or didn't come within the group's timeout.
         ValueError: `accuracy` is not a share, or this process is not in the group.
 
     Warns:
@@ -145,10 +155,27 @@ def merge_report(
             aIQ(1.0, accuracy)
     except ValueError as error:
         failure = error
-    merged = merge_passes(recorder, group, FoundAccuracy(accuracy), None, failure, doubts)
+    merged = merge_passes(recorder, group, FoundAccuracy(accuracy), None, failure, doubts, settings)
     if merged.doubts and dist.get_rank(group) == 0:
         warnings.warn(describe_doubts(merged.doubts), TensorStateWarning, stacklevel=3)
     return merged.sums, merged.accuracy.value
+
+
+def check_settings(settings: Mapping[str, str], group: ProcessGroup) -> None:
+    """Check that all ranks of a group record alike: a collective, on all of them.
+
+    Args:
+        settings: What this rank records with, under names; see `Settings.comparable`.
+        group: The ranks.
+
+    Raises:
+        RankError: On every rank: some record otherwise; names them, and what differs. Or a rank
+            failed, or didn't come within the group's timeout.
+    """
+    wait_for_ranks(group)
+    with host_group(group) as carrier:
+        gathered = _gather(dict(settings), carrier)
+    _check_alike(ranks_of(group), gathered)
 
 
 def describe_doubts(doubts: Iterable[str]) -> str:
@@ -248,3 +275,32 @@ def _check(passes: Mapping[int, RankPass]) -> None:
             raise RankError(
                 f"rank {rank} can't merge its counts of states with the others: {its.failure}"
             )
+
+
+def _settings_of(passes: Sequence[RankPass]) -> list[dict[str, str]]:
+    # A rank without data doesn't find out which layer makes the output.
+    probes = [{*its.names, *its.dropped} for its in passes]
+    common = set.intersection(*probes)
+    return [
+        {**its.settings, "probes that others don't have": ", ".join(sorted(own - common))}
+        for its, own in zip(passes, probes, strict=True)
+    ]
+
+
+def _check_alike(ranks: Sequence[int], settings: Sequence[Mapping[str, str]]) -> None:
+    differences = []
+    for name in merge_orders(settings):
+        holders: dict[str | None, list[int]] = {}
+        for rank, its in zip(ranks, settings, strict=True):
+            holders.setdefault(its.get(name), []).append(rank)
+        if len(holders) > 1:
+            which = (
+                f"{value or 'none'} on rank{'s' * (len(those) > 1)} {', '.join(map(str, those))}"
+                for value, those in holders.items()
+            )
+            differences.append(f"{name}: {'; '.join(which)}")
+    if differences:
+        raise RankError(
+            "the ranks don't record alike, so their counts of states can't be merged. "
+            f"{'. '.join(differences)}. Give all ranks the same arguments"
+        )

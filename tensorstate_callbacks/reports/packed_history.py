@@ -1,0 +1,118 @@
+"""Pack a history so that the checkpoint of every epoch can hold it.
+
+The last report is kept whole, of those before it the metrics: a spectrum may have thousands of
+entries, and an epoch's checkpoint would have those of all epochs so far.
+"""
+
+import math
+import operator
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorstate_callbacks.reports.layer_report import LayerReport
+from tensorstate_callbacks.reports.report import EfficiencyReport, History
+
+# What a layer's other metrics follow from.
+_WHOLE = ("n_states", "n_distinct", "n_singletons", "n_never", "n_always", "largest")
+_REAL = ("entropy", "firing_rate")
+# Reports that are packed together.
+_BLOCK = 128
+
+
+class HistoryPacker:
+    """Packs a history that grows; what doesn't change any more is packed once."""
+
+    def __init__(self) -> None:
+        self._blocks: list[tuple[Sequence[EfficiencyReport], list[dict[str, Any]]]] = []
+
+    def pack(self, history: Sequence[EfficiencyReport]) -> dict[str, Any]:
+        """Return a history as plain dicts, lists, numbers and bytes, for `unpack_history`."""
+        starts = range(0, len(history) - 1, _BLOCK)
+        del self._blocks[len(starts) :]
+        for number, start in enumerate(starts):
+            block = list(history[start : min(start + _BLOCK, len(history) - 1)])
+            known = self._blocks[number][0] if number < len(self._blocks) else ()
+            if len(known) != len(block) or not all(map(operator.is_, known, block)):
+                self._blocks[number : number + 1] = [(block, _pack_block(block))]
+        return {
+            "last": history[-1].to_dict() if history else None,
+            "earlier": [packed for _, packed in self._blocks],
+        }
+
+
+def unpack_history(packed: Mapping[str, Any]) -> History:
+    """Return the history; all of its reports but the last are without spectra."""
+    history = History()
+    for block in packed["earlier"]:
+        placed = [pair for alike in block for pair in _unpack(alike)]
+        history += [report for _, report in sorted(placed, key=operator.itemgetter(0))]
+    if packed["last"] is not None:
+        history.append(EfficiencyReport.from_dict(packed["last"]))
+    return history
+
+
+def _pack_block(block: Sequence[EfficiencyReport]) -> list[dict[str, Any]]:
+    """Pack reports by what most of them have in common."""
+    alike: dict[tuple[Any, ...], list[tuple[int, EfficiencyReport]]] = {}
+    for place, report in enumerate(block):
+        layers = tuple((name, layer.n_neurons) for name, layer in report.layers.items())
+        kind = report.stage, report.alpha, report.beta, layers
+        alike.setdefault(kind, []).append((place, report))
+    return [
+        {
+            "stage": stage,
+            "alpha": alpha,
+            "beta": beta,
+            "layers": dict(layers),
+            "metrics": _pack(reports),
+        }
+        for (stage, alpha, beta, layers), reports in alike.items()
+    ]
+
+
+def _pack(reports: Sequence[tuple[int, EfficiencyReport]]) -> bytes:
+    whole, real = [], []
+    for place, report in reports:
+        layers = [vars(layer) for layer in report.layers.values()]
+        # 0 is None.
+        times = [0 if time is None else time + 1 for time in (report.epoch, report.step)]
+        whole.append([place, *times, *(layer[name] for layer in layers for name in _WHOLE)])
+        accuracy = math.nan if report.accuracy is None else report.accuracy
+        real.append([accuracy, *(layer[name] for layer in layers for name in _REAL)])
+    columns = np.array(whole, "<u8").T.tobytes() + np.array(real, "<f8").T.tobytes()
+    # The first bytes of all numbers, then the second ones...: most are alike.
+    return zlib.compress(np.frombuffer(columns, np.uint8).reshape(-1, 8).T.tobytes(), 1)
+
+
+def _unpack(alike: Mapping[str, Any]) -> list[tuple[int, EfficiencyReport]]:
+    layers: Mapping[str, int] = alike["layers"]
+    n_whole, n_real = 3 + len(_WHOLE) * len(layers), 1 + len(_REAL) * len(layers)
+    numbers = np.frombuffer(zlib.decompress(alike["metrics"]), np.uint8).reshape(8, -1)
+    columns = np.ascontiguousarray(numbers.T).reshape(n_whole + n_real, -1)
+    found = []
+    for whole, real in zip(
+        columns[:n_whole].view("<u8").T.tolist(),
+        columns[n_whole:].view("<f8").T.tolist(),
+        strict=True,
+    ):
+        place, epoch, step, *integers = whole
+        accuracy, *floats = real
+        parts = {}
+        for number, (name, n_neurons) in enumerate(layers.items()):
+            values = dict(zip(_WHOLE, integers[number * len(_WHOLE) :], strict=False))
+            values |= dict(zip(_REAL, floats[number * len(_REAL) :], strict=False))
+            parts[name] = LayerReport.from_metrics(name, n_neurons, **values)
+        report = EfficiencyReport(
+            layers=parts,
+            beta=alike["beta"],
+            accuracy=None if math.isnan(accuracy) else accuracy,
+            epoch=epoch - 1 if epoch else None,
+            step=step - 1 if step else None,
+            stage=alike["stage"],
+            alpha=alike["alpha"],
+        )
+        found.append((place, report))
+    return found
