@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -146,7 +146,7 @@ class Recording:
         self._model = model
         self._settings = settings
         self._padding: str | None = None
-        self._block = ExitStack()
+        self._eager = forced_eager(warn=False)
         self._watch = Watch(self.recorder, layers, settings, axes, output_fn)
 
     @property
@@ -156,8 +156,12 @@ class Recording:
 
     def __enter__(self) -> "Recording":
         """Begin to count."""
-        self._block.enter_context(self.attached())
-        return self
+        try:
+            self.open()
+            return self
+        except BaseException as error:
+            self.close(error)
+            raise
 
     def __exit__(
         self,
@@ -166,7 +170,11 @@ class Recording:
         traceback: TracebackType | None,
     ) -> None:
         """Take everything off the model, and warn, unless an error ends the block."""
-        self._block.__exit__(kind, error, traceback)
+        try:
+            self.close(error)
+        finally:
+            # Again, should an interrupt have arrived in the line above.
+            self.close(error)
         if kind is not None:
             return
         for text in self.conclude().values():
@@ -182,17 +190,41 @@ class Recording:
             )
 
     @contextmanager
-    def attached(self, *, trial: bool = False) -> Iterator["Recording"]:
-        """Count while the block is open, without the warnings that `with recording` ends with.
+    def attached(self) -> Iterator["Recording"]:
+        """Count while the block is open, without the warnings that `with recording` ends with."""
+        try:
+            try:
+                yield self.__enter__()
+            finally:
+                self.close()
+        finally:
+            self.close()
+
+    def open(self, *, trial: bool = False) -> None:
+        """Begin to count, until `close`.
 
         Args:
             trial: The counts are not used, so states that are missing are no loss.
         """
-        self._watch.rows.loader = ActiveLoader()
-        padding = watch_for_padding(self._model, self._note_padding, lambda: self._watch.active)
+        # What an interrupt may have left of an earlier block.
+        self.close()
+        watch, model = self._watch, self._model
+        watch.rows.loader = ActiveLoader()
+        watch.open(model)
         # Padding after the probes, whose hooks show which modules are hooked anyway.
-        with self._watch.on(self._model), padding, forced_eager(warn=not trial):
-            yield self
+        watch_for_padding(model, self._note_padding, watch.hooks, lambda: watch.active)
+        self._eager = forced_eager(warn=not trial)
+        self._eager.__enter__()
+        watch.hooks.active = True
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Take everything off the model; may be called again.
+
+        Args:
+            error: What ended the pass, if it was broken off.
+        """
+        self._watch.close(self._model)
+        self._eager.__exit__(error)
 
     def pause(self) -> None:
         """Count nothing until `resume`: the model is run on data that is not to be counted."""
