@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 from urllib.parse import quote
 
 import numpy as np
@@ -18,14 +18,33 @@ Rows = npt.NDArray[np.uint8]
 _VERSION = 1
 
 
+class Batch(NamedTuple):
+    """A batch of states that is kept.
+
+    Attributes:
+        samples: How many samples it had.
+        states: How many states.
+        end: Where its states end, among all.
+        journal_end: Where its line ends in the journal, in bytes; 0 in memory.
+    """
+
+    samples: int
+    states: int
+    end: int
+    journal_end: int = 0
+
+
 class RawStates(Protocol):
     """What keeps packed states and knows how many came with each batch."""
 
     def begin(self, n_neurons: int) -> None:
         """Get ready for states of so many neurons."""
 
-    def appended(self, rows: Rows, n_samples: int) -> AbstractContextManager[None]:
-        """Keep the states of a batch, unless the block raises: then they were never there."""
+    def append(self, rows: Rows, n_samples: int) -> None:
+        """Keep the states of a batch, all or none."""
+
+    def cut(self, n_states: int) -> None:
+        """Forget the latest batches, down to so many states."""
 
     def rows(self) -> Rows:
         """Return all states, shape `(states, bytes)`, uint8, read-only."""
@@ -41,31 +60,49 @@ class MemoryStates:
     """Keeps packed states in memory."""
 
     def __init__(self) -> None:
-        self._parts: list[Rows] = []
-        self._batches: list[tuple[int, int]] = []
+        # Each with the states before it. What goes beyond the last batch isn't there any more.
+        self._parts: list[tuple[int, Rows]] = []
+        self._batches: list[Batch] = []
 
     def begin(self, n_neurons: int) -> None:
         """Get ready for states of so many neurons."""
-        self._parts = [np.empty((0, -(-n_neurons // 8)), np.uint8)]
+        self._parts = [(0, np.empty((0, -(-n_neurons // 8)), np.uint8))]
 
-    @contextmanager
-    def appended(self, rows: Rows, n_samples: int) -> Iterator[None]:
-        """Keep the states of a batch, unless the block raises."""
-        yield
-        self._parts.append(rows)
-        self._batches.append((n_samples, len(rows)))
+    def append(self, rows: Rows, n_samples: int) -> None:
+        """Keep the states of a batch."""
+        self._trim()
+        before = _n_states(self._batches)
+        self._parts.append((before, rows))
+        self._batches.append(Batch(n_samples, len(rows), before + len(rows)))
+
+    def cut(self, n_states: int) -> None:
+        """Forget the latest batches."""
+        while _n_states(self._batches) > n_states:
+            self._batches.pop()
 
     def rows(self) -> Rows:
         """Return all states, read-only."""
+        self._trim()
         if len(self._parts) > 1:
-            self._parts = [np.concatenate(self._parts)]
-        rows = self._parts[0].view()
+            self._parts = [(0, np.concatenate([rows for _, rows in self._parts]))]
+        rows = self._parts[0][1].view()
         rows.flags.writeable = False
         return rows
 
+    def _trim(self) -> None:
+        n_states = _n_states(self._batches)
+        while self._parts:
+            before, rows = self._parts[-1]
+            if before + len(rows) <= n_states:
+                return
+            if before and before >= n_states:
+                self._parts.pop()
+            else:
+                self._parts[-1] = before, rows[: n_states - before]
+
     def batches(self) -> npt.NDArray[np.int64]:
         """Return the samples and states of each batch."""
-        return np.array(self._batches, np.int64).reshape(-1, 2)
+        return _samples_and_states(self._batches)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -100,7 +137,8 @@ class StoredStates:
         self._name, self._threshold = name, threshold
         stem = Path(folder) / quote(name, safe=" ")
         self._states, self._journal = Path(f"{stem}.states"), Path(f"{stem}.journal")
-        self._batches: list[tuple[int, int]] = []
+        self._batches: list[Batch] = []
+        self._header_end = 0
         self.n_neurons: int | None = None
         Path(folder).mkdir(parents=True, exist_ok=True)
         there = self._states.exists() or self._journal.exists()
@@ -115,56 +153,64 @@ class StoredStates:
 
     def begin(self, n_neurons: int) -> None:
         """Get ready for states of so many neurons."""
-        if self.n_neurons is None:
+        if self.n_neurons != n_neurons:
             # Not before there is something to store; another capture may have begun meanwhile.
-            self._states.touch(exist_ok=self._own)
-            self._journal.touch(exist_ok=self._own)
+            self._take_files()
             header = {
                 "version": _VERSION,
                 "name": self._name,
                 "neurons": n_neurons,
                 "threshold": self._threshold,
             }
-            self._own = True  # From here on the files are this capture's own.
-            _append(self._journal, self._journal.stat().st_size, _line(header))
-            self.n_neurons = n_neurons
+            line = _line(header)
+            _append(self._journal, 0, line)
+            self._header_end, self.n_neurons = len(line), n_neurons
 
-    @contextmanager
-    def appended(self, rows: Rows, n_samples: int) -> Iterator[None]:
-        """Keep the states of a batch, unless the block raises.
+    def append(self, rows: Rows, n_samples: int) -> None:
+        """Keep the states of a batch, all or none.
 
         Raises:
             OSError: They could not be written, the disk is full for example; what was there stays.
         """
-        states_end = sum(n for _, n in self._batches) * self._width
-        journal_end = self._journal.stat().st_size
+        before = _n_states(self._batches)
+        line = _line({"samples": n_samples, "states": len(rows)})
+        journal_end = self._journal_end(self._batches)
         try:
-            _append(self._states, states_end, rows.tobytes())
-            batch = {"samples": n_samples, "states": len(rows)}
-            _append(self._journal, journal_end, _line(batch))
-            yield
+            _append(self._states, before * self._width, rows.tobytes())
+            _append(self._journal, journal_end, line)
+            end = before + len(rows)
+            self._batches.append(Batch(n_samples, len(rows), end, journal_end + len(line)))
         except BaseException:
-            os.truncate(self._journal, journal_end)
-            os.truncate(self._states, states_end)
+            self._cut_files(self._batches)
             raise
-        self._batches.append((n_samples, len(rows)))
+
+    def cut(self, n_states: int) -> None:
+        """Forget the latest batches."""
+        if _n_states(self._batches) > n_states:
+            kept = [batch for batch in self._batches if batch.end <= n_states]
+            self._cut_files(kept)
+            # Last, so that what an interrupt leaves undone is done the next time.
+            self._batches = kept
 
     def rows(self) -> Rows:
         """Return all states, a read-only memory map."""
-        shape = sum(n for _, n in self._batches), self._width
+        shape = _n_states(self._batches), self._width
         if shape[0] == 0:
             return np.empty(shape, np.uint8)
         return np.memmap(self._states, np.uint8, "r", shape=shape)
 
     def batches(self) -> npt.NDArray[np.int64]:
         """Return the samples and states of each batch."""
-        return np.array(self._batches, np.int64).reshape(-1, 2)
+        return _samples_and_states(self._batches)
 
     def clear(self) -> None:
         """Forget everything, on disk too."""
-        self._states.unlink(missing_ok=True)
-        self._journal.unlink(missing_ok=True)
-        self._batches, self.n_neurons, self._own = [], None, False
+        # First, so that what an interrupt leaves of the files is written over.
+        self._batches, self.n_neurons = [], None
+        if self._own:
+            self._journal.unlink(missing_ok=True)
+            self._states.unlink(missing_ok=True)
+        self._own = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Two captures must not write into the same files.
@@ -174,6 +220,22 @@ class StoredStates:
     def _width(self) -> int:
         return -(-(self.n_neurons or 0) // 8)
 
+    def _take_files(self) -> None:
+        owned, self._own = self._own, True  # Before they are made: an interrupt may leave them.
+        try:
+            self._states.touch(exist_ok=owned)
+            self._journal.touch(exist_ok=owned)
+        except FileExistsError:
+            self._own = False
+            raise
+
+    def _journal_end(self, batches: Sequence[Batch]) -> int:
+        return batches[-1].journal_end if batches else self._header_end
+
+    def _cut_files(self, batches: Sequence[Batch]) -> None:
+        os.truncate(self._journal, self._journal_end(batches))
+        os.truncate(self._states, _n_states(batches) * self._width)
+
     def _resume(self) -> None:
         # One may be missing, if the crash came between the two.
         self._states.touch()
@@ -181,10 +243,17 @@ class StoredStates:
         text = self._journal.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
         try:
-            header, *batches = [json.loads(line) for line in whole.splitlines()] or [None]
+            lines = whole.splitlines(keepends=True)
+            header, *batches = [json.loads(line) for line in lines] or [None]
             if header is not None:
                 self._take_header(header)
-                self._batches = [(batch["samples"], batch["states"]) for batch in batches]
+                ends = accumulate(map(len, lines))
+                self._header_end = next(ends)
+                totals = accumulate(batch["states"] for batch in batches)
+                self._batches = [
+                    Batch(batch["samples"], batch["states"], total, end)
+                    for batch, total, end in zip(batches, totals, ends, strict=True)
+                ]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self._journal} can't be resumed: {error}. Take another storage_path, or remove "
@@ -204,7 +273,7 @@ class StoredStates:
 
     def _cut_to_whole_batches(self, header: Any, journal_end: int) -> None:
         os.truncate(self._journal, journal_end)
-        needed = sum(n for _, n in self._batches) * self._width
+        needed = _n_states(self._batches) * self._width
         if self._states.stat().st_size < needed:
             raise ValueError(
                 f"{self._states} is shorter than its journal says, {needed} bytes: remove both"
@@ -225,10 +294,11 @@ class DetachedStates:
     def begin(self, n_neurons: int) -> None:
         """Nothing is kept."""
 
-    @contextmanager
-    def appended(self, rows: Rows, n_samples: int) -> Iterator[None]:
+    def append(self, rows: Rows, n_samples: int) -> None:
         """Nothing is kept."""
-        yield
+
+    def cut(self, n_states: int) -> None:
+        """There is nothing to forget."""
 
     def rows(self) -> NoReturn:
         """Say that they aren't here."""
@@ -243,13 +313,22 @@ class DetachedStates:
         """There is nothing to forget."""
 
 
+def _n_states(batches: Sequence[Batch]) -> int:
+    return batches[-1].end if batches else 0
+
+
+def _samples_and_states(batches: Sequence[Batch]) -> npt.NDArray[np.int64]:
+    return np.array([batch[:2] for batch in batches], np.int64).reshape(-1, 2)
+
+
 def _line(fields: Mapping[str, Any]) -> bytes:
     return json.dumps(fields).encode() + b"\n"
 
 
 def _append(path: Path, end: int, data: bytes) -> None:
-    """Write at the end, all or nothing."""
+    """Write at the end, all or nothing, in place of what an interrupt has left there."""
     with path.open("r+b", buffering=0) as file:
+        file.truncate(end)
         file.seek(end)
         view = memoryview(data)
         try:
