@@ -20,15 +20,32 @@ _is_tracing = torch._C._is_tracing
 class Hooks:
     """The hooks of one recording, which look at calls only while it is open.
 
-    A hook that an interrupt has left on a module looks at nothing, and goes with the module's next
-    call.
+    A hook that an interrupt has left on a module looks at nothing, and with the module's next call
+    all is taken off.
+
+    Args:
+        close: Ends the recording, weakly held.
 
     Attributes:
-        active: Whether the recording is open.
+        is_open: Whether the recording was opened, and not closed.
+        block: The exit of the `with` block that opened it, weakly held; None where it isn't known.
     """
 
-    def __init__(self) -> None:
-        self.active = False
+    def __init__(self, close: "weakref.WeakMethod[Callable[[], None]]") -> None:
+        self._close = close
+        self.is_open = False
+        self.block: weakref.ref[Any] | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the recording is open."""
+        return self.is_open and (self.block is None or self.block() is not None)
+
+    def take_off(self) -> None:
+        """End the recording, whose block is over."""
+        close = self._close()
+        if close is not None:
+            close()
 
     def make(self, see: Callable[..., object]) -> "Hook":
         """Return a hook that has a function look at a module's calls."""
@@ -60,6 +77,7 @@ class Hook:
         """Look at a module's call; the return value None leaves the call as it is."""
         if not self.hooks.active:
             unhook(module, self)
+            self.hooks.take_off()
         # While a graph is compiled there are no numbers, and ours are no part of the user's graph.
         elif not torch.compiler.is_compiling():
             self._see(module, *args)

@@ -1,10 +1,12 @@
 """Record the states of a PyTorch model's layers while a block is open."""
 
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
@@ -23,13 +25,28 @@ from tensorstate_callbacks.torch.distributed.own_samples import (
     own_batches,
 )
 from tensorstate_callbacks.torch.distributed.ranks import merge_report
-from tensorstate_callbacks.torch.hooks import forced_eager
+from tensorstate_callbacks.torch.hooks import Hooks, forced_eager
 from tensorstate_callbacks.torch.padding import watch_for_padding
 from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers, refuse_split_layers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 from tensorstate_callbacks.torch.watch import Watch
 
 Batch = TypeVar("Batch")
+
+
+class _Exit:
+    """Gives each `with` block an exit of its own, which lives as long as the block.
+
+    An interrupt may arrive as the exit begins to run, before it has taken anything off. The block
+    is over all the same, and its exit gone: so the hooks know.
+    """
+
+    def __get__(self, recording: Any, owner: type) -> Any:
+        if recording is None:
+            return owner._leave  # type: ignore[attr-defined]
+        leave = partial(recording._leave)
+        recording._exit = weakref.ref(leave)
+        return leave
 
 
 class Recording:
@@ -147,7 +164,10 @@ class Recording:
         self._settings = settings
         self._padding: str | None = None
         self._eager = forced_eager(warn=False)
-        self._watch = Watch(self.recorder, layers, settings, axes, output_fn)
+        # The exit that was last asked for, weakly held: `with` asks before it enters, and holds it.
+        self._exit: weakref.ref[Any] | None = None
+        self._hooks = Hooks(weakref.WeakMethod(self.close))
+        self._watch = Watch(self.recorder, layers, settings, axes, output_fn, hooks=self._hooks)
 
     @property
     def counters(self) -> Mapping[str, StateCounter]:
@@ -158,12 +178,15 @@ class Recording:
         """Begin to count."""
         try:
             self.open()
+            # Of exits that were only looked at none is left.
+            if self._exit is not None and self._exit() is not None:
+                self._hooks.block = self._exit
             return self
         except BaseException as error:
             self.close(error)
             raise
 
-    def __exit__(
+    def _leave(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -189,6 +212,11 @@ class Recording:
                 stacklevel=2,
             )
 
+    if TYPE_CHECKING:
+        __exit__ = _leave
+    else:
+        __exit__ = _Exit()
+
     @contextmanager
     def attached(self) -> Iterator["Recording"]:
         """Count while the block is open, without the warnings that `with recording` ends with."""
@@ -212,10 +240,11 @@ class Recording:
         watch.rows.loader = ActiveLoader()
         watch.open(model)
         # Padding after the probes, whose hooks show which modules are hooked anyway.
-        watch_for_padding(model, self._note_padding, watch.hooks, lambda: watch.active)
+        watch_for_padding(model, self._note_padding, self._hooks, lambda: watch.active)
         self._eager = forced_eager(warn=not trial)
         self._eager.__enter__()
-        watch.hooks.active = True
+        self._hooks.block = None
+        self._hooks.is_open = True
 
     def close(self, error: BaseException | None = None) -> None:
         """Take everything off the model; may be called again.

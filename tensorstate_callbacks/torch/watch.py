@@ -42,10 +42,10 @@ class Watch:
         settings: Which sides of a module are probed.
         axes: Finds the axis of the neurons.
         output_fn: `(name, output)` to the tensor to count, or None to leave it to the rules.
+        hooks: What its hooks are made of.
 
     Attributes:
         active: Calls are looked at.
-        hooks: All hooks of it, which look at nothing before `open` and after `close`.
         rows: Leaves out the samples of a batch that another process counts.
         sees_padding: Padding would be counted: some activations were no nested tensors, which have
             none.
@@ -58,7 +58,10 @@ class Watch:
         settings: Settings,
         axes: ChannelAxes,
         output_fn: OutputFn | None = None,
+        *,
+        hooks: Hooks,
     ) -> None:
+        self.hooks = hooks
         self._recorder = recorder
         self._layers = layers
         self._settings = settings
@@ -73,7 +76,6 @@ class Watch:
         self._widths: dict[str, dict[int, int]] = {}
         self._without_tensor: dict[str, str] = {}
         self._handles: dict[str, list[RemovableHandle]] = {}
-        self.hooks = Hooks()
         self.active = True
         self.sees_padding = False
         self.rows = BatchRows()
@@ -105,7 +107,7 @@ class Watch:
 
     def close(self, model: nn.Module) -> None:
         """Remove all hooks; may be called again."""
-        self.hooks.active = False
+        self.hooks.is_open = False
         self._follower.remove_hooks()
         for name in list(self._handles):
             self._remove_hooks_of(name)
