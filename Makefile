@@ -9,7 +9,7 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning study test lint types clean bench fuzz
+.PHONY: demo demo-lightning study test soak lint types clean bench fuzz
 .PHONY: test-kernels test-neon test-asan test-ubsan test-tsan test-wheels
 .PHONY: test-keras-jax test-keras-torch test-keras-versions test-lightning-versions
 
@@ -31,6 +31,12 @@ test: lint types
 # What the tests of Keras say, on its other backends.
 test-keras-jax test-keras-torch: test-keras-%: $(READY)
 	KERAS_BACKEND=$* $(RUN) -m pytest tests/test_keras_*.py
+
+# Interrupts at every line, and many at random times; half an hour.
+soak: $(READY)
+	TENSORSTATE_SOAK=1 $(RUN) -m pytest tests/test_torch_interrupts.py tests/test_lightning_interrupts.py
+	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend TENSORSTATE_SOAK=1 \
+		$(RUN) -m pytest tests/test_keras_interrupts.py || exit 1; done
 
 # Random layouts, number types and thresholds against plain comparisons, for every kernel.
 CASES ?= 20000

@@ -1,5 +1,6 @@
 """Ctrl-C at any line of a recording leaves nothing that acts, and counts a batch whole or not."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,39 @@ def test_an_interrupt_at_any_line_of_a_recording_leaves_nothing_that_acts() -> N
             assert our_hooks(model) == [], where
     print(f"interrupted at {n_lines} lines")
     assert n_lines >= 100
+
+
+def test_a_block_whose_end_is_interrupted_is_over() -> None:
+    model = net()
+    made: list[Any] = []
+
+    def run() -> None:
+        recording = record(model, "Linear")
+        made.append(recording)
+        # Looked at, as inspection does: of no consequence.
+        assert callable(recording.__exit__)
+        with recording:
+            model(DATA)
+
+    with torch.no_grad():
+        places = []
+        for where in each_line(["torch/record.py"], run):
+            before = counted(made[-1])
+            model(DATA)
+            assert counted(made[-1]) == before, where
+            assert our_hooks(model) == [], where
+            places.append(where)
+        with contextlib.ExitStack() as stack:
+            recording = stack.enter_context(record(model, "Linear"))
+            model(DATA)
+        made[-1].__exit__  # noqa: B018
+        made[-1].__enter__()
+        model(DATA)
+        made[-1].__exit__(None, None, None)
+    first = record._leave.__code__.co_firstlineno
+    assert f"record.py:{first} call" in places
+    assert {name: n for name, (n, _) in counted(recording).items()} == {"0": 10, "4": 10}
+    assert counted(made[-1])["0"][0] == before.get("0", (0, 0))[0] + 10
 
 
 def test_compiled_code_runs_compiled_again_after_an_interrupt_at_any_line() -> None:
