@@ -9,7 +9,7 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo demo-lightning study test lint types clean bench soak fuzz
+.PHONY: demo demo-lightning study test lint types clean bench soak soak-interrupts fuzz
 .PHONY: test-kernels test-neon test-asan test-ubsan test-tsan test-wheels
 .PHONY: test-without-keras test-keras-jax test-keras-tensorflow test-keras-torch
 .PHONY: test-keras-versions test-lightning-versions
@@ -40,6 +40,12 @@ test-without-keras: $(READY)
 # What the tests of Keras say, on each of its backends.
 test-keras-jax test-keras-tensorflow test-keras-torch: test-keras-%: $(READY)
 	KERAS_BACKEND=$* $(PYTEST) tests/test_keras_*.py
+
+# Interrupts at every line, and many at random times: half an hour.
+soak-interrupts: $(READY)
+	TENSORSTATE_SOAK=1 $(RUN) -m pytest tests/test_torch_interrupts.py tests/test_lightning_interrupts.py
+	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend TENSORSTATE_SOAK=1 \
+		$(RUN) -m pytest tests/test_keras_interrupts.py || exit 1; done
 
 # Random layouts, number types and thresholds against plain comparisons, for every kernel.
 CASES ?= 20000
@@ -82,7 +88,7 @@ bench: $(READY)
 	$(RUN) -m benchmarks $(PART) $(SAVE)
 
 # Hours: 500 epochs and 300 fits in each framework, whose time and memory must not grow.
-soak: $(READY)
+soak: soak-interrupts
 	$(RUN) -m benchmarks.soak $(SAVE)
 
 # The tests of Keras under earlier releases, each in an environment of its own.

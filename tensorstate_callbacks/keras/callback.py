@@ -103,8 +103,10 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         self._warn.reset()
         self._reported = None
         self._pick_probes()
-        self._trained, self._seen, self._trackers = self.model, False, Trackers()
+        self._seen, self._trackers = False, Trackers()
         FitBracket.put_on(self.model)
+        # Last, as it is the first to go: an evaluation outside of fit has a bracket, or no fit.
+        self._trained = self.model
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Note the epoch."""
@@ -160,8 +162,8 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
                 "validation_data or validation_split",
             )
         self._trackers.end()
-        FitBracket.take_off(self.model)
         self._trained = self.built = None
+        FitBracket.take_off(self.model)
 
     def finish(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """Turn what was recorded into a report, and return the metrics that join the logs.

@@ -4,19 +4,22 @@ Keras tells callbacks neither that an evaluation or a fit ended in an error, nor
 it is. Both can be seen where `model.evaluate` is called: in a fit, `FitBracket` is there.
 An evaluation outside of fit that another callback breaks off leaves its entries on the model. They
 do nothing: what would run into them runs without them, until the next evaluation clears them away.
+
+Ctrl-C may arrive at any line here. What puts entries on the model does nothing before all are
+there, and nothing more as soon as the first is to go; what takes them off is done twice.
 """
 
-import functools
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import keras
 
 from tensorstate_callbacks.keras.backends import current_backend
-from tensorstate_callbacks.keras.probes import Probe, in_place
+from tensorstate_callbacks.keras.probes import Probe, wrap_calls
 from tensorstate_callbacks.keras.watch import Watch
-from tensorstate_callbacks.recording.callback import InstanceOverride
+from tensorstate_callbacks.recording.overrides import Overrides
 
 # By the model's id: what they hold is kept alive by the model's own entries, and dies with it.
 _open: "weakref.WeakValueDictionary[int, Evaluation]" = weakref.WeakValueDictionary()
@@ -76,22 +79,27 @@ class Evaluation:
         self._added: dict[str, float] = {}
         self._own_function: Any = None
         self._function: BuiltFunction | None = None
-        self._step = self._run_step
-        self._overrides: dict[str, InstanceOverride] = {}
+        # What is on the model while steps may come, what outlasts them, and what is on for a step.
+        self._entries, self._listing, self._step = Overrides(), Overrides(), Overrides()
         self._in_evaluate, self._in_test_on_batch = in_evaluate, False
-        self._closed = False
-        self._put_on()
+        self._has_begun = self._closed = False
 
     @classmethod
     def join(cls, model: keras.Model, watcher: Watcher, *, in_evaluate: bool) -> "Evaluation":
         """Return the evaluation that begins on the model, or a new one, with the watcher in it."""
         evaluation = _open.get(id(model))
-        if evaluation is None or evaluation._function or watcher in evaluation._watching():
-            # One that has made steps, or that this watcher began before, was broken off.
+        if evaluation is None or not evaluation._awaits(watcher):
             close(model)
             evaluation = cls(model, in_evaluate=in_evaluate)
+            evaluation._put_on()
         evaluation._watchers.append(weakref.ref(watcher))
         return evaluation
+
+    def _awaits(self, watcher: Watcher) -> bool:
+        """Tell whether it is about to begin for others: else it was broken off."""
+        watching = self._watching()
+        is_ready = self._entries.active and not self._has_begun
+        return is_ready and bool(watching) and watcher not in watching
 
     def close(self) -> None:
         """Put everything back for good; may be called again."""
@@ -112,39 +120,39 @@ class Evaluation:
     def _put_on(self) -> None:
         model = self._model
         _open[id(model)] = self
-        self._own_function = model.test_function
-        model.test_function = self._step
+        self._listing.wrap(model, LISTS_RESULTS, partial(partial, self._leave_out_ours))
+        self._listing.activate()
         wraps: dict[str, Callable[..., Any]] = {
             # A fit or an evaluation within ours, made by another callback: its data isn't to count.
             "fit": self._run_aside,
             "evaluate": self._run_aside,
             "test_on_batch": self._run_test_on_batch,
             JOINS_RESULTS: self._join_results,
-            LISTS_RESULTS: self._leave_out_ours,
         }
         for name, wrap in wraps.items():
-            wrapped = functools.partial(wrap, getattr(model, name))
-            self._overrides[name] = InstanceOverride(model, name, wrapped)
+            self._entries.wrap(model, name, partial(partial, wrap))
+        own = partial(_run_own_function, model)
+        self._entries.wrap(model, "test_function", self._stand_in_for, own)
+        self._entries.activate()
 
     def _take_off(self) -> None:
-        self._end_steps()
-        while self._overrides:
-            self._overrides.popitem()[1].restore()
+        self._entries.active = False
+        self._step.take_off()
+        self._entries.take_off()
+        self._listing.take_off()
         if _open.get(id(self._model)) is self:
             del _open[id(self._model)]
 
-    def _end_steps(self) -> None:
-        if self._model.test_function is self._step:
-            self._model.test_function = self._own_function
-        for name in [name for name in self._overrides if name != LISTS_RESULTS]:
-            self._overrides.pop(name).restore()
+    def _stand_in_for(self, own_function: Any) -> Callable[..., Any]:
+        self._own_function = own_function
+        return self._run_step
 
     def _run_step(self, *args: Any) -> Any:
         watching = self._watching()
         if not watching:
             self.close()
-            self._model.make_test_function()
-            return self._model.test_function(*args)
+            return _run_own_function(self._model, *args)
+        self._has_begun = True
         if not (self._in_evaluate or self._in_test_on_batch):
             self._in_evaluate = True
             for watcher in watching:
@@ -155,24 +163,26 @@ class Evaluation:
         # Followed until all that is needed is known: from then on the probed layers are enough.
         flow = next(filter(None, (watch.new_flow() for watch in watches)), None)
         others = {id(each): each for watch in watches for each in watch.others}
-        with in_place(self._model, probes, () if flow is None else others.values(), flow):
-            if self._function is None:
-                self._function = self._find_function(watching[0], probes)
+        step = self._step = Overrides()
+        with step, step:
+            wrap_calls(step, self._model, probes, () if flow is None else others.values(), flow)
+            function = self._function or self._find_function(watching[0], probes)
             for watch in watches:
-                watch.active = True
-            try:
-                outputs = self._function.run(*args)
-            finally:
-                for watch in watches:
-                    watch.active = False
+                watch.step = step
+            step.activate()
+            outputs = function.run(*args)
         for watch in watches:
             watch.end_step(flow)
+        # Kept only now: the function of a step that was broken off may have been traced without
+        # what is found out by tracing it having been noted.
+        self._function = watching[0].built = function
         return outputs
 
     def _find_function(self, keeper: Watcher, probes: list[Probe]) -> BuiltFunction:
-        if keeper.built is None or not keeper.built.fits(self._own_function, probes):
-            keeper.built = BuiltFunction(self._model, self._own_function, probes)
-        return keeper.built
+        kept, keeper.built = keeper.built, None
+        if kept is not None and kept.fits(self._own_function, probes):
+            return kept
+        return BuiltFunction(self._model, self._own_function, probes)
 
     def _run_aside(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._take_off()
@@ -193,11 +203,14 @@ class Evaluation:
             self._in_test_on_batch = False
 
     def _join_results(self, original: Callable[[Any], Any], logs: Any) -> Any:
+        if not self._watching():
+            self.close()
+            return original(logs)
         results = original(logs)
         added = self.conclude(results if isinstance(results, Mapping) else {})
         self._closed = True
         # All but what may still make a list of the results.
-        self._end_steps()
+        self._entries.take_off()
         return {**results, **added} if isinstance(results, Mapping) else results
 
     def _leave_out_ours(self, original: Callable[[Any], Any], logs: Mapping[str, Any]) -> Any:
@@ -235,44 +248,53 @@ class FitBracket:
     def __init__(self, model: keras.Model) -> None:
         self._model = model
         self._running: RunningEvaluate | None = None
-        evaluate = model.evaluate
-        self._wrapped = functools.wraps(evaluate)(functools.partial(self._run, evaluate))
-        self._override = InstanceOverride(model, "evaluate", self._wrapped)
+        self._entry = Overrides()
 
     @classmethod
     def put_on(cls, model: keras.Model) -> None:
         """Bracket the model's evaluations anew, and close what an earlier one may have left."""
         cls.take_off(model)
-        _brackets[id(model)] = cls(model)
+        bracket = _brackets[id(model)] = cls(model)
+        bracket._entry.wrap(model, "evaluate", partial(partial, bracket._run))
+        bracket._entry.activate()
 
     @classmethod
     def keep_on(cls, model: keras.Model) -> None:
         """Bracket the model's evaluations if a fit within this fit has ended that."""
-        if id(model) not in _brackets:
-            _brackets[id(model)] = cls(model)
+        bracket = _brackets.get(id(model))
+        if bracket is None or not bracket._entry.active:
+            cls.put_on(model)
 
     @classmethod
     def take_off(cls, model: keras.Model) -> None:
         """Leave the model as it was; may be called again."""
         close(model)
-        bracket = _brackets.pop(id(model), None)
+        bracket = _brackets.get(id(model))
         if bracket is not None:
-            bracket._override.restore()
+            bracket._entry.take_off()
+            _brackets.pop(id(model), None)
 
     @classmethod
     def running(cls, model: keras.Model) -> "RunningEvaluate | None":
         """Return the call of `model.evaluate` that runs, None where none is seen."""
         bracket = _brackets.get(id(model))
-        return None if bracket is None else bracket._running
+        return bracket._running if bracket is not None and bracket._entry.active else None
 
     def _run(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         before = self._running
-        self._running = RunningEvaluate(kwargs.get("callbacks"))
         try:
-            return evaluate(*args, **kwargs)
+            try:
+                self._running = RunningEvaluate(kwargs.get("callbacks"))
+                return evaluate(*args, **kwargs)
+            finally:
+                self._end(before)
         finally:
-            self._running = before
-            close(self._model)
+            # Again, should an interrupt have arrived in the line above.
+            self._end(before)
+
+    def _end(self, before: RunningEvaluate | None) -> None:
+        self._running = before
+        close(self._model)
 
 
 def close(model: keras.Model) -> None:
@@ -280,3 +302,8 @@ def close(model: keras.Model) -> None:
     evaluation = _open.get(id(model))
     if evaluation is not None:
         evaluation.close()
+
+
+def _run_own_function(model: keras.Model, *args: Any) -> Any:
+    model.make_test_function()
+    return model.test_function(*args)

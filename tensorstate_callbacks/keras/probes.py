@@ -1,7 +1,6 @@
-"""Pass-through wrappers around layers' calls, in place only while a test step runs or is traced."""
+"""Pass-through wrappers around layers' calls, for the time that a test step runs or is traced."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +10,7 @@ import keras
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.backends import in_symbolic_scope
 from tensorstate_callbacks.keras.layers import first_tensor
-from tensorstate_callbacks.recording.callback import InstanceOverride
+from tensorstate_callbacks.recording.overrides import Overrides
 
 
 class Call(NamedTuple):
@@ -58,34 +57,24 @@ class Probe(NamedTuple):
 _aside: ContextVar[bool] = ContextVar("aside", default=False)
 
 
-@contextmanager
-def in_place(
+def wrap_calls(
+    overrides: Overrides,
     model: keras.Model,
     probes: Sequence[Probe],
     others: Iterable[Any] = (),
     flow: AxisFlow | None = None,
-) -> Iterator[None]:
-    """Keep the wrappers on the layers for the duration of the block, whatever is raised.
+) -> None:
+    """Put the wrappers on the layers; they act as long as the overrides are active.
 
     Args:
+        overrides: Takes them off again.
         model: The model that is evaluated.
         probes: The probes of its layers.
         others: Layers and operations whose tensors are followed only.
         flow: What their axes are noted in, if they are.
     """
-    overrides: list[InstanceOverride] = []
-    try:
-        for owner, name, wrapped in _wrappers(model, probes, others, flow):
-            overrides.append(InstanceOverride(owner, name, wrapped))
-        yield
-    finally:
-        for override in reversed(overrides):
-            override.restore()
-
-
-def _wrappers(
-    model: keras.Model, probes: Sequence[Probe], others: Iterable[Any], flow: AxisFlow | None
-) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
+    # What an interrupt may have left of an earlier step.
+    _aside.set(False)
     by_layer: dict[int, list[Probe]] = {}
     for probe in probes:
         by_layer.setdefault(id(probe.layer), []).append(probe)
@@ -94,14 +83,26 @@ def _wrappers(
         # A quantized layer runs `quantized_call` in place of `call`, which may call `call`.
         quantized: ContextVar[bool] = ContextVar("quantized", default=False)
         for name in ("call", "quantized_call"):
-            call = getattr(layer, name, None)
-            if call is not None:
-                passing = _pass_through(call, layer, by_layer.get(id(layer), []), flow)
-                yield layer, name, partial(_outermost, quantized, name, passing, call)
+            if getattr(layer, name, None) is not None:
+                make = partial(_watched, quantized, name, layer, by_layer.get(id(layer), []), flow)
+                overrides.wrap(layer, name, make)
     observers = {id(probe.observer): probe.observer for probe in probes}
-    yield model, "call", _beginning(model.call, list(observers.values()), flow)
+    overrides.wrap(
+        model, "call", partial(_beginning, observers=list(observers.values()), flow=flow)
+    )
     for owner, name in _asides(model):
-        yield owner, name, partial(_step_aside, getattr(owner, name))
+        overrides.wrap(owner, name, partial(partial, _step_aside))
+
+
+def _watched(
+    quantized: ContextVar[bool],
+    name: str,
+    layer: Any,
+    probes: Sequence[Probe],
+    flow: AxisFlow | None,
+    call: Callable[..., Any],
+) -> Callable[..., Any]:
+    return partial(_outermost, quantized, name, _pass_through(call, layer, probes, flow), call)
 
 
 def _asides(model: keras.Model) -> Iterator[tuple[Any, str]]:

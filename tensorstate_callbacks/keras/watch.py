@@ -1,6 +1,5 @@
 """What the probes of one callback see in the evaluations of one model."""
 
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from tensorstate_callbacks.keras.layers import account_weights
 from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site, guess_message
 from tensorstate_callbacks.keras.probes import Call, Probe, is_padded
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, folded
+from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import uncovered_message
 from tensorstate_callbacks.recording.settings import Settings
@@ -41,7 +41,7 @@ class Watch:
         probes: The probes.
         others: As above.
         recorder: What counts; None while nothing is to be counted.
-        active: Whether a test step runs: nothing else counts.
+        step: What is on the model for the test step that runs: nothing counts without it.
     """
 
     def __init__(
@@ -65,8 +65,7 @@ class Watch:
             for name, layer in picked.items()
         ]
         self.recorder: Recorder | None = None
-        self.active = False
-        self._lock = threading.Lock()
+        self.step = Overrides()
         self._dropped: set[str] = set()
         self._taken: set[str] = set()
         self._empty: dict[str, str] = {}
@@ -170,7 +169,7 @@ class Watch:
 
     def _observe(self, site: Site, decided: Decided, activations: npt.ArrayLike) -> None:
         recorder = self.recorder
-        if recorder is None or not self.active or site.name in self._dropped:
+        if recorder is None or not self.step.active or site.name in self._dropped:
             return
         axes: Any = decided.axes
         shape = getattr(activations, "shape", None)
@@ -182,10 +181,9 @@ class Watch:
             else:
                 axes = axes[0]
         except ValueError as error:
-            with self._lock:
-                recorder.error = recorder.error or _ChangingSizeError(
-                    f"layer {site.name!r} could not be counted: {error}"
-                )
+            recorder.error = recorder.error or _ChangingSizeError(
+                f"layer {site.name!r} could not be counted: {error}"
+            )
             return
         recorder.observe_later(site.name, activations, axes)
 

@@ -299,6 +299,8 @@ class EfficiencyHooks(RecordingCallback):
         self._evaluation = WatchedEvaluation(
             trainer, module, recording, stage, index, ranks, finish, trial=trial
         )
+        # Not before it is known here, and so closed if an interrupt breaks this off.
+        self._evaluation.open()
 
     def _end_sanity_check(self, evaluation: WatchedEvaluation) -> None:
         self._close_evaluation()
@@ -321,6 +323,7 @@ class EfficiencyHooks(RecordingCallback):
             self._trackers.add(report)
 
     def _close_evaluation(self) -> None:
-        evaluation, self._evaluation = self._evaluation, None
-        if evaluation is not None:
-            evaluation.close()
+        if self._evaluation is not None:
+            # Known until it is closed: an interrupt may break this off too.
+            self._evaluation.close()
+            self._evaluation = None

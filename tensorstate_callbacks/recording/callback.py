@@ -1,4 +1,4 @@
-"""Hold what all callbacks share: arguments, history, the end of a pass, temporary overrides."""
+"""Hold what all callbacks share: arguments, history, the end of a pass."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -12,8 +12,6 @@ from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
 from tensorstate_callbacks.reports.layer_report import describe_low_coverage
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
-
-_ABSENT = object()
 
 
 class RecordingCallback:
@@ -234,33 +232,6 @@ def conclude(
     if limited is not None:
         warn("coverage", limited)
     return report
-
-
-class InstanceOverride:
-    """An entry in an object's `__dict__` that hides the class's attribute until restored.
-
-    It is written there directly, past the attribute trackers of Keras layers.
-
-    Args:
-        owner: The object.
-        name: The attribute.
-        value: What it is to be for now.
-    """
-
-    def __init__(self, owner: Any, name: str, value: Any) -> None:
-        self._owner, self._name, self._value = owner, name, value
-        self._before = vars(owner).get(name, _ABSENT)
-        vars(owner)[name] = value
-
-    def restore(self) -> None:
-        """Put back what was there before; a later override by somebody else is left alone."""
-        entries = vars(self._owner)
-        if entries.get(self._name, _ABSENT) is not self._value:
-            return
-        if self._before is _ABSENT:
-            del entries[self._name]
-        else:
-            entries[self._name] = self._before
 
 
 def _describe_change(report: EfficiencyReport, before: Collection[str]) -> str:

@@ -1,7 +1,6 @@
 """Count the states of named probes over one evaluation pass, in one process or in several."""
 
 import dataclasses
-import threading
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -117,7 +116,6 @@ class Recorder:
         self._threshold = threshold
         self._counters: dict[Width, StateCounter] = {}
         self._dropped: frozenset[str] = frozenset()
-        self._lock = threading.Lock()
         self.error: ProbeError | None = None
 
     @property
@@ -144,8 +142,9 @@ class Recorder:
         gone = self._dropped | frozenset(names)
         self._dropped = gone
         self.names = tuple(name for name in self.names if name not in gone)
-        with self._lock:
-            self._counters = {w: c for w, c in self._counters.items() if w.probe not in gone}
+        # In place: another thread may be adding a probe's first batch.
+        for width in [width for width in list(self._counters) if width.probe in gone]:
+            self._counters.pop(width, None)
 
     def observe(
         self,
@@ -227,8 +226,8 @@ class Recorder:
         if width.probe not in self.names:
             raise KeyError(f"no probe is named {width.probe!r}; there are {', '.join(self.names)}")
         width = Width(width.probe, int(width.n_neurons))
-        with self._lock:
-            return self._counters.setdefault(width, StateCounter(width.n_neurons))
+        # One step, without a lock that an interrupt could leave: all threads get the same.
+        return self._counters.setdefault(width, StateCounter(width.n_neurons))
 
 
 def name_widths(entries: Mapping[Width, Entry]) -> dict[str, Entry]:

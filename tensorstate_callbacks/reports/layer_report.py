@@ -265,6 +265,8 @@ def check_layer(layer: LayerReport) -> None:
         if not 0 <= value <= most * (1 + 1e-9):  # rounding
             raise ValueError(f"{name} of {layer.name!r} is out of its range: {value}")
     spectrum = layer.spectrum
+    if spectrum is None:
+        return
     if any(column.ndim != 1 for column in spectrum) or len({*map(len, spectrum)}) != 1:
         raise ValueError(f"the spectrum of {layer.name!r} must be two lists of the same length")
     found = (spectrum.n_states, spectrum.n_distinct, spectrum.n_singletons)

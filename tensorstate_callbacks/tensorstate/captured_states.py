@@ -83,7 +83,7 @@ class CapturedStates(StateReadings):
             return
         try:
             array = np.asarray(activations)
-            with self._captured.lock:
+            with self._captured.lock.held:
                 self._record(array, channel_axis, bfloat16)
         except OSError as error:
             raise ProbeError(
@@ -96,33 +96,51 @@ class CapturedStates(StateReadings):
 
     def reset_states(self) -> None:
         """Forget everything captured, on disk too."""
-        with self._captured.lock:
+        with self._captured.lock.held:
             captured = self._captured
-            captured.counter, captured.positions = None, set()
+            captured.counter, captured.positions = None, {}
             if captured.raw is not None:
                 captured.raw.clear()
 
     def _read(self) -> Captured:
+        with self._captured.lock.held:
+            self._mend()
         return self._captured
 
     def _record(self, array: npt.NDArray[Any], channel_axis: int, bfloat16: bool) -> None:
         if array.ndim == 0:
             raise ValueError("activations need an axis of neurons; got a single number")
         captured, raw = self._captured, self._captured.raw
+        self._mend()
         counter = captured.counter or StateCounter(array.shape[channel_axis])
+        n_samples = _n_samples(array, channel_axis)
+        if array.size:
+            per_sample = array.size // counter.n_neurons // n_samples
+            # Ahead of the states: it holds as soon as more are counted than now.
+            captured.positions = {per_sample: counter.n_states, **captured.positions}
         if raw is None:
             counter.update(array, channel_axis, self._threshold, bfloat16=bfloat16)
-        else:
-            rows = pack_states(array, channel_axis, self._threshold, bfloat16=bfloat16)
-            if captured.counter is None:
-                raw.begin(counter.n_neurons)
+            captured.counter = counter
+            return
+        rows = pack_states(array, channel_axis, self._threshold, bfloat16=bfloat16)
+        if captured.counter is None:
+            raw.begin(counter.n_neurons)
+        try:
             if len(rows):
-                with raw.appended(rows, _n_samples(array, channel_axis)):
-                    counter.update_packed(rows)
-        captured.counter = counter
-        if array.size:
-            n_states = array.size // counter.n_neurons
-            captured.positions = captured.positions | {n_states // _n_samples(array, channel_axis)}
+                raw.append(rows, n_samples)
+                counter.update_packed(rows)
+            captured.counter = counter
+        finally:
+            self._mend()
+
+    def _mend(self) -> None:
+        """Take back what an interrupt kept from being counted: what counts is what was counted."""
+        captured = self._captured
+        n_states = 0 if captured.counter is None else captured.counter.n_states
+        if captured.raw is not None:
+            captured.raw.cut(n_states)
+        if any(before >= n_states for before in captured.positions.values()):
+            captured.positions = {p: n for p, n in captured.positions.items() if n < n_states}
 
     def _count_stored(self, stored: StoredStates) -> None:
         if stored.n_neurons is None:
@@ -137,7 +155,9 @@ class CapturedStates(StateReadings):
                 f"the stored states of layer {self.name!r} are damaged: {error}"
             ) from error
         batches = stored.batches().tolist()
-        self._captured.positions = {states // samples for samples, states in batches}
+        self._captured.positions = dict.fromkeys(
+            (states // samples for samples, states in batches), -1
+        )
 
 
 def _n_samples(array: npt.NDArray[Any], channel_axis: int) -> int:

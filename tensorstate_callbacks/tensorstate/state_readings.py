@@ -18,16 +18,14 @@ ROWS_AT_ONCE = 1 << 20
 
 
 class FreshLock:
-    """A reentrant lock whose copy, or pickle, is a new lock that nobody holds."""
+    """A reentrant lock whose copy, or pickle, is a new lock that nobody holds.
+
+    Attributes:
+        held: The lock. `with` takes it itself: in a method of ours, an interrupt could leave it.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self.held = threading.RLock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FreshLock, ()
@@ -40,13 +38,14 @@ class Captured:
     Attributes:
         raw: Keeps the states in the order observed; None where they are only counted.
         counter: Counts them; None before the first batch.
-        positions: States per sample, of all batches.
+        positions: States per sample, of all batches, each with how many states were counted before
+            it came up; it holds once there are more.
         lock: Held while one of these changes.
     """
 
     raw: RawStates | None = None
     counter: StateCounter | None = None
-    positions: set[int] = field(default_factory=set)
+    positions: dict[int, int] = field(default_factory=dict)
     lock: FreshLock = field(default_factory=FreshLock)
 
 
@@ -99,7 +98,7 @@ class StateReadings:
         if index is None:
             return counter.counts()
         raw = self._kept()
-        with self._read().lock:
+        with self._read().lock.held:
             batches, rows = raw.batches(), raw.rows()
             distinct = row_keys(counter.states())
         try:

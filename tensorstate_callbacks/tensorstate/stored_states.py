@@ -1,10 +1,10 @@
 """Keep the packed states of one capture point as observed, in memory or in files."""
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +22,33 @@ from tensorstate_callbacks.tensorstate.journal import (
 Rows = npt.NDArray[np.uint8]
 
 
+class Batch(NamedTuple):
+    """A batch of states that is kept.
+
+    Attributes:
+        samples: How many samples it had.
+        states: How many states.
+        end: Where its states end, among all.
+        journal_end: Where its line ends in the journal, in bytes; 0 in memory.
+    """
+
+    samples: int
+    states: int
+    end: int
+    journal_end: int = 0
+
+
 class RawStates(Protocol):
     """What keeps packed states and knows how many came with each batch."""
 
     def begin(self, n_neurons: int) -> None:
         """Get ready for states of so many neurons."""
 
-    def appended(self, rows: Rows, n_samples: int) -> AbstractContextManager[None]:
-        """Keep the states of a batch, unless the block raises: then they were never there."""
+    def append(self, rows: Rows, n_samples: int) -> None:
+        """Keep the states of a batch, all or none."""
+
+    def cut(self, n_states: int) -> None:
+        """Forget the latest batches, down to so many states."""
 
     def rows(self) -> Rows:
         """Return all states, shape `(states, bytes)`, uint8, read-only."""
@@ -45,31 +64,49 @@ class MemoryStates:
     """Keeps packed states in memory."""
 
     def __init__(self) -> None:
-        self._parts: list[Rows] = []
-        self._batches: list[tuple[int, int]] = []
+        # Each with the states before it. What goes beyond the last batch isn't there any more.
+        self._parts: list[tuple[int, Rows]] = []
+        self._batches: list[Batch] = []
 
     def begin(self, n_neurons: int) -> None:
         """Get ready for states of so many neurons."""
-        self._parts = [np.empty((0, -(-n_neurons // 8)), np.uint8)]
+        self._parts = [(0, np.empty((0, -(-n_neurons // 8)), np.uint8))]
 
-    @contextmanager
-    def appended(self, rows: Rows, n_samples: int) -> Iterator[None]:
-        """Keep the states of a batch, unless the block raises."""
-        yield
-        self._parts.append(rows)
-        self._batches.append((n_samples, len(rows)))
+    def append(self, rows: Rows, n_samples: int) -> None:
+        """Keep the states of a batch."""
+        self._trim()
+        before = _n_states(self._batches)
+        self._parts.append((before, rows))
+        self._batches.append(Batch(n_samples, len(rows), before + len(rows)))
+
+    def cut(self, n_states: int) -> None:
+        """Forget the latest batches."""
+        while _n_states(self._batches) > n_states:
+            self._batches.pop()
 
     def rows(self) -> Rows:
         """Return all states, read-only."""
+        self._trim()
         if len(self._parts) > 1:
-            self._parts = [np.concatenate(self._parts)]
-        rows = self._parts[0].view()
+            self._parts = [(0, np.concatenate([rows for _, rows in self._parts]))]
+        rows = self._parts[0][1].view()
         rows.flags.writeable = False
         return rows
 
+    def _trim(self) -> None:
+        n_states = _n_states(self._batches)
+        while self._parts:
+            before, rows = self._parts[-1]
+            if before + len(rows) <= n_states:
+                return
+            if before and before >= n_states:
+                self._parts.pop()
+            else:
+                self._parts[-1] = before, rows[: n_states - before]
+
     def batches(self) -> npt.NDArray[np.int64]:
         """Return the samples and states of each batch."""
-        return np.array(self._batches, np.int64).reshape(-1, 2)
+        return _samples_and_states(self._batches)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -105,7 +142,9 @@ class StoredStates:
         self, folder: str | os.PathLike[str], name: str, threshold: float, *, resume: bool
     ) -> None:
         self._name, self._threshold = name, threshold
-        self._batches: list[tuple[int, int]] = []
+        self._batches: list[Batch] = []
+        self._header_end = 0
+        self._own = False
         self._lock: JournalLock | None = None
         self.n_neurons: int | None = None
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -126,63 +165,61 @@ class StoredStates:
 
     def begin(self, n_neurons: int) -> None:
         """Get ready for states of so many neurons."""
-        if self.n_neurons is None:
+        if self.n_neurons != n_neurons:
             # Not before there is something to store; another capture may have begun meanwhile.
-            if self._lock is None:
-                self._lock = JournalLock(self._journal, new=True)
-                try:
-                    self._states.touch(exist_ok=self._states.is_file())
-                    if self._states.is_symlink() or self._states.stat().st_size:
-                        raise FileExistsError(f"{self._states} exists, of another program")
-                except BaseException:
-                    self._lock.release()
-                    self._journal.unlink()
-                    self._lock = None
-                    raise
+            self._take_files()
             header = header_line(self._name, n_neurons, self._threshold)
-            _append(self._journal, self._journal.stat().st_size, header)
-            self.n_neurons = n_neurons
+            _append(self._journal, 0, header)
+            self._header_end, self.n_neurons = len(header), n_neurons
 
-    @contextmanager
-    def appended(self, rows: Rows, n_samples: int) -> Iterator[None]:
-        """Keep the states of a batch, unless the block raises.
+    def append(self, rows: Rows, n_samples: int) -> None:
+        """Keep the states of a batch, all or none.
 
         Raises:
             OSError: They could not be written, the disk is full for example; what was there stays.
         """
-        states_end = sum(n for _, n in self._batches) * self._width
-        self._check_own(states_end)
-        journal_end = self._journal.stat().st_size
+        before = _n_states(self._batches)
+        self._check_own(before * self._width)
+        line = line_of({"samples": n_samples, "states": len(rows)})
+        journal_end = self._journal_end(self._batches)
         try:
-            _append(self._states, states_end, rows.tobytes())
-            batch = {"samples": n_samples, "states": len(rows)}
-            _append(self._journal, journal_end, line_of(batch))
-            yield
+            _append(self._states, before * self._width, rows.tobytes())
+            _append(self._journal, journal_end, line)
+            end = before + len(rows)
+            self._batches.append(Batch(n_samples, len(rows), end, journal_end + len(line)))
         except BaseException:
-            os.truncate(self._journal, journal_end)
-            os.truncate(self._states, states_end)
+            self._cut_files(self._batches)
             raise
-        self._batches.append((n_samples, len(rows)))
+
+    def cut(self, n_states: int) -> None:
+        """Forget the latest batches."""
+        if _n_states(self._batches) > n_states:
+            kept = [batch for batch in self._batches if batch.end <= n_states]
+            self._check_own(0)
+            self._cut_files(kept)
+            # Last, so that what an interrupt leaves undone is done the next time.
+            self._batches = kept
 
     def rows(self) -> Rows:
         """Return all states, a read-only memory map."""
-        shape = sum(n for _, n in self._batches), self._width
+        shape = _n_states(self._batches), self._width
         if shape[0] == 0:
             return np.empty(shape, np.uint8)
         return np.memmap(self._states, np.uint8, "r", shape=shape)
 
     def batches(self) -> npt.NDArray[np.int64]:
         """Return the samples and states of each batch."""
-        return np.array(self._batches, np.int64).reshape(-1, 2)
+        return _samples_and_states(self._batches)
 
     def clear(self) -> None:
         """Forget everything, on disk too, unless the files are another capture's by now."""
-        lock, self._lock = self._lock, None
+        # First, so that what an interrupt leaves of the files is written over.
         self._batches, self.n_neurons = [], None
-        if lock is not None and lock.is_held():
+        if self._lock is not None and self._lock.is_held():
             self._states.unlink(missing_ok=True)
-            lock.release()
+            self._lock.release()
             self._journal.unlink(missing_ok=True)
+        self._lock, self._own = None, False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Two captures must not write into the same files.
@@ -192,10 +229,36 @@ class StoredStates:
     def _width(self) -> int:
         return -(-(self.n_neurons or 0) // 8)
 
-    def _resume(self) -> None:
-        self._lock = JournalLock(self._journal, new=False)
+    def _take_files(self) -> None:
+        if self._lock is not None and self._lock.is_held():
+            return
+        owned, self._own = self._own, True  # Before they are made: an interrupt may leave them.
+        lock = None
         try:
-            journal = read_journal(self._journal.read_bytes(), self._name, self._threshold)
+            new = not (owned and os.path.lexists(self._journal))
+            lock = self._lock = JournalLock(self._journal, new=new)
+            self._states.touch(exist_ok=owned or self._states.is_file())
+            if not owned and (self._states.is_symlink() or self._states.stat().st_size):
+                raise FileExistsError(f"{self._states} exists, of another program")
+        except OSError:
+            if lock is not None:
+                lock.release()
+                self._journal.unlink()
+            self._lock, self._own = None, False
+            raise
+
+    def _journal_end(self, batches: Sequence[Batch]) -> int:
+        return batches[-1].journal_end if batches else self._header_end
+
+    def _cut_files(self, batches: Sequence[Batch]) -> None:
+        os.truncate(self._journal, self._journal_end(batches))
+        os.truncate(self._states, _n_states(batches) * self._width)
+
+    def _resume(self) -> None:
+        self._lock, self._own = JournalLock(self._journal, new=False), True
+        text = self._journal.read_bytes()
+        try:
+            journal = read_journal(text, self._name, self._threshold)
         except ValueError as error:
             raise ValueError(
                 f"{self._journal} can't be resumed: {error}. Take another storage_path, or remove "
@@ -203,17 +266,23 @@ class StoredStates:
             ) from error
         if journal.n_neurons is None:
             self._check_empty(f"its journal, {self._journal}, says nothing of it")
-        self._batches, self.n_neurons = journal.batches, journal.n_neurons
+        lines = text[: journal.end].splitlines(keepends=True)
+        self._header_end, *ends = accumulate(map(len, lines or [b""]))
+        totals = accumulate(states for _, states in journal.batches)
+        self._batches = [
+            Batch(*batch, total, end)
+            for batch, total, end in zip(journal.batches, totals, ends, strict=True)
+        ]
+        self.n_neurons = journal.n_neurons
         # Missing, if the crash came between the two.
         self._states.touch()
-        needed = sum(n for _, n in self._batches) * self._width
+        needed = _n_states(self._batches) * self._width
         if self._states.stat().st_size < needed:
             raise ValueError(
                 f"{self._states} is shorter than its journal says, {needed} bytes: remove it and "
                 f"{self._journal}"
             )
-        os.truncate(self._journal, journal.end)
-        os.truncate(self._states, needed)
+        self._cut_files(self._batches)
 
     def _check_empty(self, problem: str) -> None:
         if self._states.exists() and self._states.stat().st_size:
@@ -242,10 +311,11 @@ class DetachedStates:
     def begin(self, n_neurons: int) -> None:
         """Nothing is kept."""
 
-    @contextmanager
-    def appended(self, rows: Rows, n_samples: int) -> Iterator[None]:
+    def append(self, rows: Rows, n_samples: int) -> None:
         """Nothing is kept."""
-        yield
+
+    def cut(self, n_states: int) -> None:
+        """There is nothing to forget."""
 
     def rows(self) -> NoReturn:
         """Say that they aren't here."""
@@ -260,9 +330,18 @@ class DetachedStates:
         """There is nothing to forget."""
 
 
+def _n_states(batches: Sequence[Batch]) -> int:
+    return batches[-1].end if batches else 0
+
+
+def _samples_and_states(batches: Sequence[Batch]) -> npt.NDArray[np.int64]:
+    return np.array([batch[:2] for batch in batches], np.int64).reshape(-1, 2)
+
+
 def _append(path: Path, end: int, data: bytes) -> None:
-    """Write at the end, all or nothing."""
+    """Write at the end, all or nothing, in place of what an interrupt has left there."""
     with path.open("r+b", buffering=0) as file:
+        file.truncate(end)
         file.seek(end)
         view = memoryview(data)
         try:

@@ -3,27 +3,26 @@
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.tensorstate.torch_hook import StateCaptureHook
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.following import Follower
-from tensorstate_callbacks.torch.hooks import takes_hooks, warn_if_compiled
+from tensorstate_callbacks.torch.hooks import takes_hooks, unhook, warn_if_compiled
 from tensorstate_callbacks.torch.layers import looks_dense, unwrap
 from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
-class EfficiencyLayers(list[StateCaptureHook]):
+class EfficiencyLayers(list["PlacedHook"]):
     """The hooks of one model, in the order of the forward pass as soon as it has run.
 
     Where all layers were asked for but the one that makes the output, that is the one defined last
@@ -31,7 +30,9 @@ class EfficiencyLayers(list[StateCaptureHook]):
 
     Attributes:
         options: What all of them were made with: threshold, raw states, folder.
-        handles: Remove them from the model.
+        build: Number of the latest `build`.
+        done: Those that came to their end: the hooks of others do nothing, and are removed by the
+            next.
         output: Hooks of the layer that may make the output, which are none of the list.
         left_out: The layer that makes the output, once a run has shown it.
     """
@@ -39,7 +40,7 @@ class EfficiencyLayers(list[StateCaptureHook]):
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__()
         self.options = dict(options)
-        self.handles: list[RemovableHandle] = []
+        self.build, self.done = 0, set[int]()
         self.output: list[PlacedHook] = []
         self.left_out: set[str] = set()
         self._reached: list[PlacedHook] = []
@@ -50,9 +51,11 @@ class EfficiencyLayers(list[StateCaptureHook]):
         self._last = hook.layer
         with _lock:
             if not hook.reached:
-                hook.reached = True
-                self._reached.append(hook)
+                if hook not in self._reached:
+                    self._reached.append(hook)
                 self._arrange(self)
+                # Last, so that what an interrupt leaves undone is done the next time.
+                hook.reached = True
 
     def find_output(self, *_: Any) -> None:
         """Leave out the layer that was called last, as the model's first run ends."""
@@ -67,7 +70,7 @@ class EfficiencyLayers(list[StateCaptureHook]):
             hook.capture_on = False
             hook.reset_states()
 
-    def _arrange(self, hooks: Iterable[StateCaptureHook]) -> None:
+    def _arrange(self, hooks: Iterable["PlacedHook"]) -> None:
         hooks = list(hooks)
         first = [hook for hook in self._reached if hook in hooks]
         self[:] = [*first, *(hook for hook in hooks if hook not in first)]
@@ -78,6 +81,8 @@ class PlacedHook(StateCaptureHook):
 
     Attributes:
         layer: Name of the hooked layer.
+        layers: All hooks.
+        build: The `build` that it is of.
     """
 
     def __init__(
@@ -85,27 +90,32 @@ class PlacedHook(StateCaptureHook):
     ) -> None:
         super().__init__(name, **options)
         self.layer = layer
-        self._layers = layers
+        self.layers, self.build = layers, layers.build
         self._axes = axes
         self.reached = False
+
+    def _see(self, module: nn.Module, args: Any, rest: tuple[Any, ...]) -> None:
+        if self.build in self.layers.done and self.layer not in self.layers.left_out:
+            super()._see(module, args, rest)
 
     def record(self, activations: ArrayLike, channel_axis: int, *, bfloat16: bool = False) -> None:
         """Count a batch as `CapturedStates` does, and take the place among the others."""
         super().record(activations, channel_axis, bfloat16=bfloat16)
-        if not self.reached or self._layers.output:
-            self._layers.reach(self)
+        if not self.reached or self.layers.output:
+            self.layers.reach(self)
 
 
 class PersistentHook:
     """A hook that stays on the model, and that copies of the model take along."""
 
-    def __init__(self, see: Callable[..., None]) -> None:
-        self._see = see
+    def __init__(self, layers: EfficiencyLayers, see: Callable[..., None]) -> None:
+        self.layers, self.build, self._see = layers, layers.build, see
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def __call__(self, *args: Any) -> None:
         """Look at a module's call; the return value None leaves the call as it is."""
-        self._see(*args)
+        if self.build in self.layers.done:
+            self._see(*args)
 
 
 _ATTRIBUTE = "efficiency_layers"
@@ -131,9 +141,16 @@ def build(
         "keep_raw": keep_raw,
         "storage_path": storage_path,
     }
-    layers = _present(model, options) or EfficiencyLayers(options)
+    layers = _present(model, options)
+    if layers is None:
+        layers = EfficiencyLayers(options)
+    # What an interrupt has left of an earlier one.
+    _remove_hooks(model, lambda hook: hook.build not in hook.layers.done)
+    layers.build += 1
     axes = ChannelAxes(channel_axis, picked)
-    there = {hook.name for hook in (*layers, *layers.output)}
+    placed = [hook for hook in layers if hook.build in layers.done]
+    may_be_output = [hook for hook in layers.output if hook.build in layers.done]
+    there = {hook.name for hook in (*placed, *may_be_output)}
     output = _tentative_output(picked, layers, is_stored=storage_path is not None)
     # All are made before the first is registered: a folder may be refused.
     wanted: list[tuple[nn.Module, PlacedHook, bool]] = []
@@ -144,30 +161,32 @@ def build(
             if probe is not None and hook_name not in there:
                 hook = PlacedHook(hook_name, name, layers, axes, resume=resume, **options)
                 wanted.append((layer, hook, is_input))
-    with ExitStack() as stack:
-        handles = []
+    persistent = partial(PersistentHook, layers)
+    try:
         for layer, hook, is_input in wanted:
             if is_input:
-                handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+                layer.register_forward_pre_hook(hook, with_kwargs=True)
             else:
-                handles.append(layer.register_forward_hook(hook, with_kwargs=True))
-            stack.callback(handles[-1].remove)
+                layer.register_forward_hook(hook, with_kwargs=True)
         if wanted and axes.need_following(picked.values()):
             axes.awaited = {hook.name for _, hook, _ in wanted}
             axes.follower = Follower(axes)
-            handles += axes.follower.add_hooks(model, PersistentHook)
+            axes.follower.add_hooks(model, persistent)
         if output and takes_hooks(model):
-            find = PersistentHook(layers.find_output)
-            handles.append(unwrap(model).register_forward_hook(find))
+            unwrap(model).register_forward_hook(persistent(layers.find_output))
         setattr(_home(model), _ATTRIBUTE, layers)
-        stack.pop_all()
-    layers.handles += handles
-    for _, hook, _ in wanted:
-        (layers.output if hook.layer in output else layers).append(hook)
+        hooks = [hook for _, hook, _ in wanted]
+        layers[:] = [*placed, *(hook for hook in hooks if hook.layer not in output)]
+        layers.output = [*may_be_output, *(hook for hook in hooks if hook.layer in output)]
+    except BaseException:
+        _remove_hooks(model, lambda hook: hook.build not in hook.layers.done)
+        raise
+    # With this all of them begin to act.
+    layers.done.add(layers.build)
     return model
 
 
-def efficiency_layers(model: nn.Module) -> list[StateCaptureHook]:
+def efficiency_layers(model: nn.Module) -> EfficiencyLayers:
     """Return the hooks that `build` registered on the model.
 
     Raises:
@@ -196,10 +215,18 @@ def remove(model: nn.Module) -> nn.Module:
     """Remove what `build` added to the model, and return it; the user's own hooks stay."""
     layers = getattr(model, _ATTRIBUTE, None)
     if isinstance(layers, EfficiencyLayers):
-        for handle in layers.handles:
-            handle.remove()
+        _remove_hooks(model, lambda hook: hook.layers is layers)
         delattr(_home(model), _ATTRIBUTE)
     return model
+
+
+def _remove_hooks(
+    model: nn.Module, are_meant: Callable[["PlacedHook | PersistentHook"], bool]
+) -> None:
+    for module in model.modules():
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            if isinstance(hook, PlacedHook | PersistentHook) and are_meant(hook):
+                unhook(module, hook)
 
 
 def _tentative_output(

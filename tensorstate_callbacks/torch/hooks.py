@@ -3,8 +3,8 @@
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,9 +16,48 @@ from tensorstate_callbacks.errors import TensorStateWarning
 _graph_task = torch._C._current_graph_task_id
 _is_tracing = torch._C._is_tracing
 
-_lock = threading.Lock()
-_forced = ExitStack()
-_open = 0
+
+class Hooks:
+    """The hooks of one recording, which look at calls only while it is open.
+
+    A hook that an interrupt has left on a module looks at nothing, and with the module's next call
+    all is taken off.
+
+    Args:
+        close: Ends the recording, weakly held.
+
+    Attributes:
+        is_open: Whether the recording was opened, and not closed.
+        block: The exit of the `with` block that opened it, weakly held; None where it isn't known.
+    """
+
+    def __init__(self, close: "weakref.WeakMethod[Callable[[], None]]") -> None:
+        self._close = close
+        self.is_open = False
+        self.block: weakref.ref[Any] | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the recording is open."""
+        return self.is_open and (self.block is None or self.block() is not None)
+
+    def take_off(self) -> None:
+        """End the recording, whose block is over."""
+        close = self._close()
+        if close is not None:
+            close()
+
+    def make(self, see: Callable[..., object]) -> "Hook":
+        """Return a hook that has a function look at a module's calls."""
+        return Hook(see, self)
+
+    def remove_left(self, model: nn.Module) -> None:
+        """Remove the hooks that are left on a model's modules, these and those of closed ones."""
+        for module in model.modules():
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                for hook in list(hooks.values()):
+                    if isinstance(hook, Hook) and (hook.hooks is self or not hook.hooks.active):
+                        unhook(module, hook)
 
 
 class Hook:
@@ -26,19 +65,38 @@ class Hook:
 
     Without that a copy of the model, made during an evaluation, would count into the original's
     counters.
+
+    Attributes:
+        hooks: Those that it is one of.
     """
 
-    def __init__(self, see: Callable[..., object]) -> None:
-        self._see = see
+    def __init__(self, see: Callable[..., object], hooks: Hooks) -> None:
+        self._see, self.hooks = see, hooks
 
-    def __call__(self, *args: Any) -> None:
+    def __call__(self, module: nn.Module, *args: Any) -> None:
         """Look at a module's call; the return value None leaves the call as it is."""
+        if not self.hooks.active:
+            unhook(module, self)
+            self.hooks.take_off()
         # While a graph is compiled there are no numbers, and ours are no part of the user's graph.
-        if not torch.compiler.is_compiling():
-            self._see(*args)
+        elif not torch.compiler.is_compiling():
+            self._see(module, *args)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _idle_hook, ()
+
+
+def unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Remove a hook from a module, whose handle may have been lost in an interrupt."""
+    after, before = module._forward_hooks, module._forward_pre_hooks
+    options = (
+        module._forward_hooks_with_kwargs,
+        module._forward_hooks_always_called,
+        module._forward_pre_hooks_with_kwargs,
+    )
+    for key in [key for key, each in (*after.items(), *before.items()) if each is hook]:
+        for entries in (after, before, *options):
+            entries.pop(key, None)
 
 
 def takes_hooks(module: nn.Module) -> bool:
@@ -65,9 +123,8 @@ def is_first_run() -> bool:
     return _graph_task() == -1 and not _is_tracing()
 
 
-@contextmanager
-def forced_eager(*, warn: bool = True) -> Iterator[None]:
-    """Let what `torch.compile` made run uncompiled inside the block.
+class forced_eager:  # noqa: N801 (as torch names its own)
+    """Lets what `torch.compile` made run uncompiled inside the block.
 
     Blocks may overlap in any order: the first that opens forces it, the last that closes ends it.
     Graphs that were compiled stay, and run again afterwards. Where torch can't force it (before
@@ -79,27 +136,63 @@ def forced_eager(*, warn: bool = True) -> Iterator[None]:
     Warns:
         TensorStateWarning: The compiler was used for the first time inside the block.
     """
-    global _open
-    if not hasattr(torch.compiler, "set_stance"):
-        yield
-        return
-    # Importing the compiler takes seconds, and nothing is compiled as long as it isn't there.
-    if "torch._dynamo" not in sys.modules:
-        yield
-        if warn:
+
+    def __init__(self, *, warn: bool = True) -> None:
+        self._warn = warn
+        # Importing the compiler takes seconds, and nothing is compiled as long as it isn't there.
+        self._is_needed = False
+
+    def __enter__(self) -> None:
+        """Force it."""
+        self._is_needed = "torch._dynamo" in sys.modules
+        try:
+            if self._is_needed:
+                _stance.force(self)
+        except BaseException as error:
+            self.__exit__(error)
+            raise
+
+    def __exit__(self, error: object = None, *_: object) -> None:
+        """End it; may be called again."""
+        if self._is_needed:
+            _stance.let_go(self)
+        elif self._warn and error is None and hasattr(torch.compiler, "set_stance"):
+            self._warn = False
             _warn_if_just_compiled()
-        return
-    with _lock:
-        if not _open:
-            _forced.enter_context(torch.compiler.set_stance("force_eager"))
-        _open += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _open -= 1
-            if not _open:
-                _forced.close()
+
+
+class _Stance:
+    """Holds the compiler off while anybody asks for it."""
+
+    def __init__(self) -> None:
+        # An interrupt must not lock the thread out that it leaves it to.
+        self._lock = threading.RLock()
+        # Weak: a block that an interrupt has left open ends with its owner.
+        self._asking: weakref.WeakSet[forced_eager] = weakref.WeakSet()
+        self._changed = False
+        self._forced: Any = None
+
+    def force(self, block: forced_eager) -> None:
+        if hasattr(torch.compiler, "set_stance"):
+            with self._lock:
+                self._asking.add(block)
+                if self._forced is None:
+                    self._changed = True
+                    self._forced = torch.compiler.set_stance("force_eager")
+
+    def let_go(self, block: forced_eager) -> None:
+        with self._lock:
+            self._asking.discard(block)
+            if self._changed and not self._asking:
+                if self._forced is not None:
+                    self._forced.__exit__(None, None, None)
+                else:
+                    # An interrupt came between the change and what takes it back.
+                    torch.compiler.set_stance("default")
+                self._forced, self._changed = None, False
+
+
+_stance = _Stance()
 
 
 def warn_if_compiled(model: nn.Module) -> None:

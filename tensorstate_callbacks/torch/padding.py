@@ -2,8 +2,7 @@
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from tensorstate_callbacks.torch.activations import find_tensor, is_symbolic, under_transform
-from tensorstate_callbacks.torch.hooks import Hook, fast_modules, is_first_run, takes_hooks
+from tensorstate_callbacks.torch.hooks import Hooks, fast_modules, is_first_run, takes_hooks
 
 # Parameters of forward methods whose masks are 0 where there is padding, and those that are not.
 _DATA_MASKS = frozenset({"attention_mask", "decoder_attention_mask", "encoder_attention_mask"})
@@ -54,10 +53,12 @@ class MaskCheck:
                 self._clean = weakref.ref(mask)
 
 
-@contextmanager
 def watch_for_padding(
-    model: nn.Module, warn: Callable[[str], None], active: Callable[[], bool] = lambda: True
-) -> Iterator[None]:
+    model: nn.Module,
+    warn: Callable[[str], None],
+    hooks: Hooks,
+    active: Callable[[], bool] = lambda: True,
+) -> None:
     """Warn once if the model, or a module inside it, is called with a mask that masks padding.
 
     Args:
@@ -65,18 +66,16 @@ def watch_for_padding(
             usual name: `attention_mask` (1 where there is data), or `src_key_padding_mask`,
             `key_padding_mask`, `padding_mask`... (True where there is none).
         warn: Takes the text, as the model is called. Nothing is looked at any more after that.
+        hooks: What the hooks are of.
         active: Calls are looked at only while it gives True.
     """
     handles: list[RemovableHandle] = []
 
-    def remove() -> None:
-        while handles:
-            handles.pop().remove()
-
     def warn_once(layer: str, name: str) -> None:
         if not active():
             return
-        remove()
+        while handles:
+            handles.pop().remove()
         warn(
             f"{layer} is called with {name}, which masks padding: these positions are counted like "
             "any other, so efficiency and aIQ depend on the batches' sizes and order. Pad all "
@@ -88,12 +87,8 @@ def watch_for_padding(
         places = _mask_places(module)
         if places and takes_hooks(module) and module not in untouched:
             report = partial(warn_once, f"layer {path!r}" if path else "the model")
-            hook = Hook(MaskCheck(places, report))
+            hook = hooks.make(MaskCheck(places, report))
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-    try:
-        yield
-    finally:
-        remove()
 
 
 def masks_padding(name: str, mask: torch.Tensor, data: torch.Tensor | None = None) -> bool:

@@ -123,9 +123,10 @@ class FirstPass:
         layers, found = self._layers, None
         if layers.is_default and layers.output is None and self._last is not None:
             layers.output = self._last
-            found = layers.output if layers.output in layers else None
         if layers.output is None:
             return None, ()
+        if layers.is_default and layers.output in layers:
+            found = layers.output
         done, self._aside = self._aside, ()
         return found, done
 

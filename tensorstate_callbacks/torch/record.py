@@ -1,10 +1,12 @@
 """Record the states of a PyTorch model's layers while a block is open."""
 
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
@@ -23,13 +25,28 @@ from tensorstate_callbacks.torch.distributed.own_samples import (
     own_batches,
 )
 from tensorstate_callbacks.torch.distributed.ranks import merge_report
-from tensorstate_callbacks.torch.hooks import forced_eager
+from tensorstate_callbacks.torch.hooks import Hooks, forced_eager
 from tensorstate_callbacks.torch.padding import watch_for_padding
 from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers, refuse_split_layers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 from tensorstate_callbacks.torch.watch import Watch
 
 Batch = TypeVar("Batch")
+
+
+class _Exit:
+    """Gives each `with` block an exit of its own, which lives as long as the block.
+
+    An interrupt may arrive as the exit begins to run, before it has taken anything off. The block
+    is over all the same, and its exit gone: so the hooks know.
+    """
+
+    def __get__(self, recording: Any, owner: type) -> Any:
+        if recording is None:
+            return owner._leave  # type: ignore[attr-defined]
+        leave = partial(recording._leave)
+        recording._exit = weakref.ref(leave)
+        return leave
 
 
 class Recording:
@@ -147,8 +164,11 @@ class Recording:
         self._model = model
         self._settings, self._output_fn = settings, output_fn
         self._padding: str | None = None
-        self._block = ExitStack()
-        self._watch = Watch(self.recorder, layers, settings, axes, output_fn)
+        self._eager = forced_eager(warn=False)
+        # The exit that was last asked for, weakly held: `with` asks before it enters, and holds it.
+        self._exit: weakref.ref[Any] | None = None
+        self._hooks = Hooks(weakref.WeakMethod(self.close))
+        self._watch = Watch(self.recorder, layers, settings, axes, output_fn, hooks=self._hooks)
 
     @property
     def counters(self) -> Mapping[str, StateCounter]:
@@ -157,17 +177,28 @@ class Recording:
 
     def __enter__(self) -> "Recording":
         """Begin to count."""
-        self._block.enter_context(self.attached())
-        return self
+        try:
+            self.open()
+            # Of exits that were only looked at none is left.
+            if self._exit is not None and self._exit() is not None:
+                self._hooks.block = self._exit
+            return self
+        except BaseException as error:
+            self.close(error)
+            raise
 
-    def __exit__(
+    def _leave(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         """Take everything off the model, and warn, unless an error ends the block."""
-        self._block.__exit__(kind, error, traceback)
+        try:
+            self.close(error)
+        finally:
+            # Again, should an interrupt have arrived in the line above.
+            self.close(error)
         if kind is not None:
             return
         for text in self.conclude().values():
@@ -182,18 +213,48 @@ class Recording:
                 stacklevel=2,
             )
 
+    if TYPE_CHECKING:
+        __exit__ = _leave
+    else:
+        __exit__ = _Exit()
+
     @contextmanager
-    def attached(self, *, trial: bool = False) -> Iterator["Recording"]:
-        """Count while the block is open, without the warnings that `with recording` ends with.
+    def attached(self) -> Iterator["Recording"]:
+        """Count while the block is open, without the warnings that `with recording` ends with."""
+        try:
+            try:
+                yield self.__enter__()
+            finally:
+                self.close()
+        finally:
+            self.close()
+
+    def open(self, *, trial: bool = False) -> None:
+        """Begin to count, until `close`.
 
         Args:
             trial: The counts are not used, so states that are missing are no loss.
         """
-        self._watch.rows.loader = ActiveLoader()
-        padding = watch_for_padding(self._model, self._note_padding, lambda: self._watch.active)
+        # What an interrupt may have left of an earlier block.
+        self.close()
+        watch, model = self._watch, self._model
+        watch.rows.loader = ActiveLoader()
+        watch.open(model)
         # Padding after the probes, whose hooks show which modules are hooked anyway.
-        with self._watch.on(self._model), padding, forced_eager(warn=not trial):
-            yield self
+        watch_for_padding(model, self._note_padding, self._hooks, lambda: watch.active)
+        self._eager = forced_eager(warn=not trial)
+        self._eager.__enter__()
+        self._hooks.block = None
+        self._hooks.is_open = True
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Take everything off the model; may be called again.
+
+        Args:
+            error: What ended the pass, if it was broken off.
+        """
+        self._watch.close(self._model)
+        self._eager.__exit__(error)
 
     def pause(self) -> None:
         """Count nothing until `resume`: the model is run on data that is not to be counted."""

@@ -33,7 +33,10 @@ class TensorRecorder(Recorder):
         super().__init__(names, threshold=threshold)
         # In the order in which a device makes them.
         self._under_way: deque[_Copy] = deque()
-        self._copies_lock = threading.Lock()
+        # The copy that is being counted, and how many states there were before it.
+        self._counting: tuple[_Copy, int] | None = None
+        # An interrupt must not lock the thread out that it leaves it to.
+        self._copies_lock = threading.RLock()
 
     def by_width(self) -> dict[Width, StateCounter]:
         """Return the counter of each probe and number of neurons, in the order of `counters`.
@@ -81,13 +84,20 @@ class TensorRecorder(Recorder):
     def _count_arrived(self, at_most: int) -> None:
         """Count what has arrived, and wait for more until at most so many are under way."""
         while self._under_way:
-            name, counter, copy = self._under_way[0]
+            first = self._under_way[0]
+            name, counter, copy = first
             try:
                 if len(self._under_way) <= at_most and not copy.arrived():
                     return
+                rows = copy.wait()
+                if self._counting is None or self._counting[0] is not first:
+                    self._counting = first, counter.n_states
+                # Else an interrupt came before it was taken off the list.
+                if counter.n_states == self._counting[1]:
+                    counter.update_packed(rows)
                 self._under_way.popleft()
-                counter.update_packed(copy.wait())
             except Exception as error:
+                self._under_way.popleft()
                 # Kept, since the batch is missing from now on: there is no report without it.
                 self.error = ProbeError(f"layer {name!r} could not be counted: {error}")
                 raise self.error from error

@@ -1,7 +1,6 @@
 """Watch a model through forward hooks for a while, and count its layers' states."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,7 +24,7 @@ from tensorstate_callbacks.torch.activations import (
 from tensorstate_callbacks.torch.batch_rows import BatchRows
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes, Found, describe_guesses
 from tensorstate_callbacks.torch.following import Follower
-from tensorstate_callbacks.torch.hooks import Hook, is_first_run, takes_hooks
+from tensorstate_callbacks.torch.hooks import Hooks, is_first_run, takes_hooks
 from tensorstate_callbacks.torch.layers import is_dense_call, unwrap
 from tensorstate_callbacks.torch.picking import FirstPass, PickedLayers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
@@ -43,6 +42,7 @@ class Watch:
         settings: Which sides of a module are probed.
         axes: Finds the axis of the neurons.
         output_fn: `(name, output)` to the tensor to count, or None to leave it to the rules.
+        hooks: What its hooks are made of.
 
     Attributes:
         active: Calls are looked at.
@@ -58,7 +58,10 @@ class Watch:
         settings: Settings,
         axes: ChannelAxes,
         output_fn: OutputFn | None = None,
+        *,
+        hooks: Hooks,
     ) -> None:
+        self.hooks = hooks
         self._recorder = recorder
         self._layers = layers
         self._settings = settings
@@ -77,34 +80,38 @@ class Watch:
         self.sees_padding = False
         self.rows = BatchRows()
 
-    @contextmanager
-    def on(self, model: nn.Module) -> Iterator[None]:
+    def open(self, model: nn.Module) -> None:
         """Hook the probed modules, and all while their axes depend on what came before them."""
-        with ExitStack() as stack:
-            stack.callback(self._remove_hooks)
-            for name, module in self._first.begin(model).items():
-                if takes_hooks(module):
-                    see = partial(self._see_aside, name)
-                    self._add_hook(name, module.register_forward_pre_hook, see)
-            # Without hooks a layer will be found to have seen nothing, which is warned of.
-            for name, layer in filter(lambda item: takes_hooks(item[1]), self._layers.items()):
-                before, after = self._settings.probe_names(name)
-                if before is not None:
-                    see = partial(self._see_input, before, name)
-                    self._add_hook(name, layer.register_forward_pre_hook, see)
-                if after is not None:
-                    see = partial(self._see_output, after)
-                    self._add_hook(name, layer.register_forward_hook, see)
-                elif name in self._layers.tentative:
-                    self._add_hook(name, layer.register_forward_hook, partial(self._verify, name))
-            root = unwrap(model)
-            if takes_hooks(root) and not self._by_batch:
-                self._add_hook("", root.register_forward_pre_hook, self._begin_run)
-                self._add_hook("", root.register_forward_hook, self._end_run)
-            self._axes.awaited = self._awaited()
-            if self._axes.awaited and not self._axes.is_settled():
-                self._follower.add_hooks(model, Hook)
-            yield
+        for name, module in self._first.begin(model).items():
+            if takes_hooks(module):
+                see = partial(self._see_aside, name)
+                self._add_hook(name, module.register_forward_pre_hook, see)
+        # Without hooks a layer will be found to have seen nothing, which is warned of.
+        for name, layer in filter(lambda item: takes_hooks(item[1]), self._layers.items()):
+            before, after = self._settings.probe_names(name)
+            if before is not None:
+                see = partial(self._see_input, before, name)
+                self._add_hook(name, layer.register_forward_pre_hook, see)
+            if after is not None:
+                see = partial(self._see_output, after)
+                self._add_hook(name, layer.register_forward_hook, see)
+            elif name in self._layers.tentative:
+                self._add_hook(name, layer.register_forward_hook, partial(self._verify, name))
+        root = unwrap(model)
+        if takes_hooks(root) and not self._by_batch:
+            self._add_hook("", root.register_forward_pre_hook, self._begin_run)
+            self._add_hook("", root.register_forward_hook, self._end_run)
+        self._axes.awaited = self._awaited()
+        if self._axes.awaited and not self._axes.is_settled():
+            self._follower.add_hooks(model, self.hooks.make)
+
+    def close(self, model: nn.Module) -> None:
+        """Remove all hooks; may be called again."""
+        self.hooks.is_open = False
+        self._follower.remove_hooks()
+        for name in list(self._handles):
+            self._remove_hooks_of(name)
+        self.hooks.remove_left(model)
 
     def resume(self) -> None:
         """Look at calls from here on, as those of a new batch."""
@@ -148,13 +155,8 @@ class Watch:
     def _add_hook(
         self, name: str, register: Callable[..., RemovableHandle], see: Callable[..., object]
     ) -> None:
-        handle = register(Hook(see), with_kwargs=True)
+        handle = register(self.hooks.make(see), with_kwargs=True)
         self._handles.setdefault(name, []).append(handle)
-
-    def _remove_hooks(self) -> None:
-        self._follower.remove_hooks()
-        for name in list(self._handles):
-            self._remove_hooks_of(name)
 
     def _remove_hooks_of(self, name: str) -> None:
         for handle in self._handles.pop(name, ()):

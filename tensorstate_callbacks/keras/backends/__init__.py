@@ -1,7 +1,6 @@
 """Choose the module that knows how activations leave the test step of Keras's backend."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -9,7 +8,7 @@ import keras
 import numpy.typing as npt
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-from tensorstate_callbacks.recording.callback import InstanceOverride
+from tensorstate_callbacks.recording.overrides import Overrides
 
 _MODULES = {
     name: f"tensorstate_callbacks.keras.backends.{name}" for name in ("tensorflow", "jax", "torch")
@@ -71,13 +70,17 @@ def make_uncompiled(model: keras.Model, **attributes: Any) -> Callable[..., Any]
         model: The model.
         attributes: What other attributes of the model are to be while the function is made.
     """
-    own_function = model.test_function
-    with ExitStack() as stack:
-        for name, value in {"_jit_compile": False, **attributes}.items():
-            stack.callback(InstanceOverride(model, name, value).restore)
+    own_function, overrides = model.test_function, Overrides()
+    try:
         try:
-            model.make_test_function(force=True)
-            made: Callable[..., Any] = model.test_function
+            with overrides, overrides:
+                for name, value in {"_jit_compile": False, **attributes}.items():
+                    overrides.set(model, name, value)
+                model.make_test_function(force=True)
+                made: Callable[..., Any] = model.test_function
         finally:
             model.test_function = own_function
+    finally:
+        # Again, should an interrupt have arrived in the line above.
+        model.test_function = own_function
     return made

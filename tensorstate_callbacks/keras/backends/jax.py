@@ -14,7 +14,7 @@ from jax.experimental.sparse import JAXSparse
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from tensorstate_callbacks.keras.backends import jax_host_tap, make_uncompiled
-from tensorstate_callbacks.recording.callback import InstanceOverride
+from tensorstate_callbacks.recording.overrides import Overrides
 
 try:
     from jax.extend.core import get_opaque_trace_state
@@ -57,11 +57,12 @@ def build_test_function(model: keras.Model) -> Callable[..., Any]:
 
     def run(*args: Any) -> Any:
         # Keras 3.3 looks the step up each time it runs.
-        override = InstanceOverride(model, "test_step", step)
+        overrides = Overrides()
         try:
-            return function(*args)
+            with overrides, overrides:
+                overrides.set(model, "test_step", step)
+                return function(*args)
         finally:
-            override.restore()
             # Whatever the step gives to the host has arrived when it is over.
             jax.effects_barrier()  # type: ignore[no-untyped-call]
 

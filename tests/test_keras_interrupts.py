@@ -1,0 +1,152 @@
+"""Ctrl-C at any line leaves nothing that acts, and the next fit's numbers are right."""
+
+import os
+import random
+import signal
+
+import keras
+import numpy as np
+import pytest
+from interrupts import Interrupt, each_line
+
+from tensorstate_callbacks.keras import EfficiencyCallback
+
+# All lines, and many interrupts: `make soak`.
+ALL = bool(os.environ.get("TENSORSTATE_SOAK"))
+BACKEND = keras.backend.backend()
+FILES = [
+    *(f"keras/{name}.py" for name in ("callback", "evaluation", "probes", "watch")),
+    *(f"keras/backends/{name}.py" for name in ("__init__", BACKEND)),
+    *(f"recording/{name}.py" for name in ("callback", "overrides", "recorder")),
+    *(["torch/hooks.py"] if BACKEND == "torch" else []),
+]
+X = np.random.default_rng(1).normal(size=(12, 4)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(np.int64)
+
+
+def small(**options):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(5, activation="relu", name="first")(inputs)
+    x = keras.layers.Dense(6, activation="tanh", name="second")(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax", name="out")(x))
+    optimizer = keras.optimizers.SGD(0.0)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], **options)
+    return model
+
+
+def fit(model, *callbacks):
+    data = {"validation_data": (X, Y), "validation_batch_size": 6, "shuffle": False}
+    return model.fit(X[:4], Y[:4], verbose=0, callbacks=list(callbacks), **data).history
+
+
+def evaluate(model, *callbacks):
+    return model.evaluate(X, Y, batch_size=6, verbose=0, callbacks=list(callbacks))
+
+
+def numbers(report):
+    return [
+        (name, layer.n_states, layer.n_distinct, layer.entropy)
+        for name, layer in report.layers.items()
+    ]
+
+
+def entries(model):
+    """What hides methods of the model, its layers and its metrics; and its test function."""
+    owners = [model, *model._flatten_layers(include_self=False), *model.metrics]
+    hidden = [sorted(vars(owner).keys() & set(dir(type(owner)))) for owner in owners]
+    function = vars(model).get("test_function")
+    return hidden, function is None or function.__module__.startswith("keras.")
+
+
+def counted(callback):
+    recorder = callback.watch.recorder
+    counters = {} if recorder is None else recorder.counters
+    return {name: counter.n_states for name, counter in counters.items()}
+
+
+class Checks:
+    """A model and what it gave before the first interrupt."""
+
+    def __init__(self, **options):
+        self.model = small(**options)
+        self.callback = EfficiencyCallback()
+        fit(self.model)
+        self.results, self.outputs = evaluate(self.model), self.model.predict_on_batch(X)
+        self.entries = entries(self.model)
+        self.history = fit(self.model, self.callback)
+        evaluate(self.model, self.callback)
+        self.numbers = [numbers(report) for report in self.callback.history]
+        assert self.numbers[0] == self.numbers[1]
+        assert [states for _, states, _, _ in self.numbers[0]] == [12, 12]
+        del self.callback.history[:]
+        model = self.model
+        variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+        self.variables = [(each, keras.ops.convert_to_numpy(each)) for each in variables]
+
+    def give_back_state(self):
+        """Put right what Keras itself loses on JAX: the weights that a step was given."""
+        for variable, value in self.variables:
+            if getattr(variable, "_value", value) is None:
+                variable._value = keras.ops.convert_to_tensor(value, variable.dtype)
+
+    def check(self, where, *, gone):
+        if BACKEND == "jax":
+            self.give_back_state()
+        before = counted(self.callback)
+        assert np.array_equal(self.model.predict_on_batch(X), self.outputs), where
+        assert evaluate(self.model) == self.results, where
+        assert counted(self.callback) == before, where
+        if gone:
+            hidden = entries(self.model)[0]
+            hidden[0] = [name for name in hidden[0] if name != "evaluate"]
+            assert hidden == self.entries[0], where
+        assert fit(self.model, self.callback) == self.history, where
+        assert numbers(self.callback.last) == self.numbers[0], where
+        assert len(self.callback.history) <= 3, where
+        del self.callback.history[:]
+        assert entries(self.model) == self.entries, where
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["eager", "compiled"])
+def checks(request):
+    return Checks(run_eagerly=request.param)
+
+
+@pytest.mark.parametrize("run", [fit, evaluate])
+def test_an_interrupt_at_any_line_leaves_nothing_that_acts(run, checks):
+    interrupted = 0
+    most = None if ALL else 20 if checks.model.run_eagerly else 6
+    for where in each_line(FILES, lambda: run(checks.model, checks.callback), most=most):
+        checks.check(where, gone=run is fit)
+        interrupted += 1
+    print(f"interrupted at {interrupted} lines")
+    assert interrupted >= 5
+
+
+# Where it arrives in a callback of a framework's own, that says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timer signals")
+def test_an_interrupt_at_any_time_leaves_nothing_that_acts(checks):
+    def interrupt(*_):
+        raise Interrupt
+
+    chance, n_interrupts = random.Random(7), 0  # noqa: S311
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(100 if ALL else 6):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.001, 0.15))
+                try:
+                    fit(checks.model, checks.callback)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupt:
+                n_interrupts += 1
+            except Exception:  # noqa: BLE001
+                # A framework may make an error of it, where it arrives in a callback of its own.
+                n_interrupts += 1
+            checks.check("signal", gone=False)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert n_interrupts
