@@ -3,6 +3,7 @@
 import torch
 from lenet5_torch import digits, trained_lenet5
 from torch import nn
+from torchvision_stand_in import import_timm
 
 
 class Block(nn.Module):
@@ -63,4 +64,18 @@ def resnet(quick: bool) -> tuple[nn.Module, Batches]:
     return resnet18(), list(zip(images.split(50), labels.split(50), strict=True))
 
 
+def of_timm(name: str, quick: bool) -> tuple[nn.Module, Batches]:
+    """Return one of timm's networks with random weights, with random images in batches of 8."""
+    n = 1 if quick else 24
+    torch.manual_seed(0)
+    model = import_timm().create_model(name, pretrained=False).eval()
+    images = torch.randn(n, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    return model, list(zip(images.split(8), torch.zeros(n, dtype=torch.long).split(8), strict=True))
+
+
+TIMM = {
+    "MobileNetV3-small": "mobilenetv3_small_100",
+    "MobileOne-s0": "mobileone_s0",
+    "RegNetX-002": "regnetx_002",
+}
 NETWORKS = {"LeNet-5": lenet5, "ResNet-18 at 64×64": resnet}

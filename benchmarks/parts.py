@@ -17,6 +17,7 @@ PARTS = {
     "validation-torch": "benchmarks.validation_torch",
     "validation-keras": "benchmarks.validation_keras",
     "training": "benchmarks.training",
+    "display": "benchmarks.display",
 }
 
 

@@ -15,18 +15,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.networks_torch import NETWORKS, Batches
+from benchmarks.networks_torch import NETWORKS, TIMM, Batches, of_timm
 from benchmarks.rows import Options, Row, Target, not_installed, relative
 from benchmarks.timing import medians
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.torch import record
 
 PART = "validation-torch"
-TARGETS = {"LeNet-5": Target(1.03, False), "ResNet-18 at 64×64": Target(1.04, False)}
+TARGETS = {
+    "LeNet-5": Target(1.03, False),
+    "ResNet-18 at 64×64": Target(1.04, False),
+    **dict.fromkeys(TIMM, Target(1.1, False)),
+}
+# Classes whose modules say nothing of the axis of their neurons: their data is followed.
+ACTIVATIONS = ("ReLU", "Hardswish", "Hardsigmoid")
 
 
 def run(options: Options) -> list[Row]:
-    """Measure both networks, in a loop of one's own and in Lightning."""
+    """Measure two networks in a loop of one's own and in Lightning, and deep ones in a loop."""
     torch.set_num_threads(1)
     rows: list[Row] = []
     for name, load in NETWORKS.items():
@@ -41,6 +47,23 @@ def run(options: Options) -> list[Row]:
         plain, watched = _lightning(model, batches)
         against = "the same Trainer"
         rows.append(_compare(f"{name}, Lightning", against, plain, watched, name, options))
+    return rows + _deep(options)
+
+
+def _deep(options: Options) -> list[Row]:
+    """Measure networks of many small layers at 224×224: each call costs what is done in Python."""
+    if not find_spec("timm"):
+        return [not_installed(PART, name, "timm") for name in TIMM]
+    rows = []
+    for name, timm_name in TIMM.items():
+        model, batches = of_timm(timm_name, options.quick)
+        own = {type(module).__name__ for module in model.modules()}
+        probed = [kind for kind in ACTIVATIONS if kind in own]
+        plain = partial(_validate, model, batches)
+        for what, kinds in (("default layers", None), ("activations", probed)):
+            watched = partial(_watched, model, batches, kinds)
+            case = f"{name} at 224×224, {what}"
+            rows.append(_compare(case, "the same loop", plain, watched, name, options))
     return rows
 
 
@@ -65,8 +88,10 @@ def _validate(model: nn.Module, batches: Batches) -> float:
     return right / sum(len(y) for _, y in batches)
 
 
-def _watched(model: nn.Module, batches: Batches) -> EfficiencyReport:
-    with record(model) as recording:
+def _watched(
+    model: nn.Module, batches: Batches, attach_to: list[str] | None = None
+) -> EfficiencyReport:
+    with record(model, attach_to) as recording:
         accuracy = _validate(model, batches)
     return recording.report(accuracy=accuracy)
 

@@ -1,5 +1,7 @@
 """Which passes the Keras callback records: a fit's, an evaluate's, a loop's of the user's own."""
 
+import copy
+
 import keras
 import pytest
 from keras_models import (
@@ -158,3 +160,41 @@ def test_a_loop_of_the_users_own_is_recorded(return_dict):
     assert ours.last.accuracy == logs["accuracy"]
     assert other.ended[0]["aiq"] == ours.last.aiq
     assert set(vars(model)) & {"_get_metrics_result_or_logs", "_flatten_metrics_in_order"} == set()
+
+
+def test_evaluations_go_on_with_one_test_function_while_it_fits():
+    ours, model = EfficiencyCallback("Conv2D"), train([], epochs=1)[0]
+
+    def evaluate(n=None):
+        model.evaluate(X_VAL[:n], Y_VAL[:n], callbacks=[ours], verbose=0)
+        fresh = EfficiencyCallback(ours.attach_to, threshold=ours.threshold)
+        model.evaluate(X_VAL[:n], Y_VAL[:n], callbacks=[fresh], verbose=0)
+        assert ours.last.layers == fresh.last.layers
+        return ours.built
+
+    built = evaluate()
+    assert evaluate() is built
+    assert evaluate(n=20) is built
+    ours.threshold = 0.1
+    assert evaluate() is built
+    assert copy.deepcopy(ours).built is None
+    ours.attach_to = "conv_1"
+    other = evaluate()
+    assert other is not built
+    compiled(model)
+    assert evaluate() is not other
+
+
+def test_an_evaluation_after_one_that_was_broken_off_begins_anew():
+    class Stops(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    ours, model = EfficiencyCallback("Conv2D"), train([], epochs=1)[0]
+    model.evaluate(X_VAL, Y_VAL, callbacks=[ours], verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.evaluate(X_VAL[:20], Y_VAL[:20], callbacks=[ours, Stops()], verbose=0)
+    before = ours.built
+    model.evaluate(X_VAL, Y_VAL, callbacks=[ours], verbose=0)
+    assert ours.built is not before
+    assert ours.last.layers == ours.history[0].layers

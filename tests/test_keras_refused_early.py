@@ -66,7 +66,10 @@ def test_sparse_inputs_are_counted(options):
 
 
 def said(model, x, attach_to, **options):
-    callback = EfficiencyCallback(attach_to, missing_accuracy="ignore", **options)
+    return said_by(EfficiencyCallback(attach_to, missing_accuracy="ignore", **options), model, x)
+
+
+def said_by(callback, model, x):
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
         model.evaluate(x, Y, batch_size=32, verbose=0, callbacks=[callback])
@@ -90,6 +93,11 @@ def test_padding_that_a_mask_tells_of_is_said_once(attach_to):
     assert f"what passes {attach_to} is padding" in text
     assert "depends on how far batches are padded" in text
     assert said(embedded(False), TOKENS, attach_to) == []
+
+
+def test_padding_is_said_again_in_each_evaluation_though_nothing_is_traced_again():
+    model, callback = embedded(True), EfficiencyCallback("fc", missing_accuracy="ignore")
+    assert [len(said_by(callback, model, TOKENS)) for _ in range(3)] == [1, 1, 1]
 
 
 def test_where_a_mask_is_used_up_nothing_is_said():

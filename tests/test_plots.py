@@ -1,3 +1,5 @@
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
@@ -186,3 +188,88 @@ def test_layers_of_finished_runs_are_drawn_as_far_as_they_are_known():
 
 def test_all_plots_are_public():
     assert sorted(plots.__all__) == ["plot_heat_map", "plot_history", "plot_layers", "plot_states"]
+
+
+# What frameworks allow in a name, and Matplotlib, SVG or a font do not.
+NAMES = [
+    *("a$_$b", "$$", r"$\x$", r"\$", "%_^{", "_hidden", "__", "a--b<&>", "two\nlines\r"),
+    *("x" * 3000, "שלום", "漢 😀", "nul\0", "\udc80", "\u202e", " "),
+]
+
+
+def named(names):
+    return EfficiencyReport({name: layer(name, [5, 3, 1, 1]) for name in names}, epoch=0)
+
+
+# As curves, as panels, as rows.
+@pytest.mark.parametrize(
+    "names",
+    [NAMES[:8], [*NAMES[:2], *NAMES[9:]], [name + end for end in ("", "'", '"') for name in NAMES]],
+    ids=len,
+)
+def test_any_name_is_drawn(names, tmp_path):
+    report = named(names)
+    for plot in (plot_history, plots.plot_heat_map, plot_layers, plot_states):
+        plot([report] if "h" in plot.__name__[5:] else report).savefig(tmp_path / "plot.svg")
+        ElementTree.parse(tmp_path / "plot.svg")  # noqa: S314 - ours
+
+
+def test_names_are_drawn_as_they_are_written_where_the_font_has_the_letters():
+    ticks = plots.plot_heat_map([named(NAMES)]).axes[0].get_yticklabels()
+    labels = [label.get_text() for label in ticks]
+    assert labels[:8] == NAMES[:8]
+    assert labels[8:] == [
+        *("two\\nlines\\r", "x" * 13 + "…" + "x" * 26, "שלום", "\\u6f22 😀", "nul\\x00"),
+        *("\\udc80", "\\u202e", " "),
+    ]
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
+    names = ["_a", "__b", "c$x$"]
+    report = EfficiencyReport({name: layer(name, [5, 3]) for name in names}, epoch=0)
+    for axes in (plot_history([report]).axes[1], plot_states(report).axes[0]):
+        texts = axes.get_legend().get_texts()
+        assert [text.get_text() for text in texts] == names
+        assert not any(text.get_parse_math() or text.get_usetex() for text in texts)
+
+
+@pytest.mark.parametrize("count", [41, 400])
+def test_a_figure_of_many_layers_is_made_of_few_parts(count):
+    names = [f"block_{number}" for number in range(count)]
+    reports = [
+        EfficiencyReport({name: layer(name, [5, 3 + epoch]) for name in names}, epoch=epoch)
+        for epoch in range(4)
+    ]
+    for plot in (plot_history, plots.plot_heat_map, plot_layers, plot_states):
+        figure = plot(reports if "h" in plot.__name__[5:] else reports[0])
+        assert len(figure.axes) <= 3
+        assert len(figure.findobj()) < 600
+        width, height = figure.get_size_inches()
+        assert (width < 20, height < 15) == (True, True)
+
+
+def test_many_layers_are_shades_of_their_numbers():
+    names = [f"block_{number}" for number in range(50)]
+    reports = [
+        EfficiencyReport(
+            {name: layer(name, [5] * (1 + i + epoch)) for i, name in enumerate(names)}, epoch=epoch
+        )
+        for epoch in range(2)
+    ]
+    network, shown, _ = plot_history(reports).axes
+    assert list(curves(network)) == ["efficiency"]
+    np.testing.assert_array_equal(
+        shown.get_images()[0].get_array(),
+        [[report.layers[name].efficiency for report in reports] for name in names],
+    )
+    # Each state of a layer has the same share, and the layer number i has i + 1 of them.
+    (image,) = plot_states(reports[0]).axes[0].get_images()
+    shares = np.ma.filled(image.get_array(), np.nan)
+    np.testing.assert_allclose(shares[:, 0], [1 / (1 + i) for i in range(50)])
+    edges = np.linspace(0, np.log10(51), 51)
+    assert (np.isnan(shares[0]) == ((edges[1:] + edges[:-1]) / 2 >= np.log10(2))).all()
+    assert not np.isnan(shares[49]).any()
+    _, _, ceilings = plot_layers(reports[0]).axes[0].patches
+    np.testing.assert_array_equal(
+        ceilings.get_data().values, [one.ceiling for one in reports[0].layers.values()]
+    )

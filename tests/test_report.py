@@ -237,3 +237,16 @@ def test_mlflow_takes_safe_keys():
 def test_reports_that_cannot_be(changes, words):
     with pytest.raises(ValueError, match=words):
         report(**changes)
+
+
+def test_no_name_takes_the_key_of_the_network():
+    names = ["/", "//", "", ".", "\udc80", "\0", "a" * 400 + "\udc80", "efficiency", "a//b", "a/b"]
+    shown = EfficiencyReport({name: layer(name) for name in names})
+    scalars = shown.scalars()
+    assert scalars["val_efficiency"] == shown.efficiency
+    assert len(scalars) == len(names) + 1
+    assert list(scalars)[1:7] == [
+        f"val_efficiency/{key}" for key in ("_", "__2", "__3", "__4", "__5", "__6")
+    ]
+    for key in scalars:
+        key.encode()

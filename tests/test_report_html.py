@@ -226,3 +226,27 @@ def test_an_empty_history_makes_no_page(tmp_path):
     with pytest.raises(ValueError, match="nothing to write"):
         write_page(History(), tmp_path / "run.html")
     assert not (tmp_path / "run.html").exists()
+
+
+def test_any_name_goes_through_pages_and_notebooks(tmp_path):
+    names = ("a\udc80\0", "</td>\n$x$", "\u202efc", "|*_x_`")
+    shown = history(names=names)
+    text = saved(shown, tmp_path)
+    for written in (text, shown[0]._repr_html_(), shown._repr_html_()):
+        written.encode()
+        assert "\0" not in written
+    cells = [text_of(cell).strip() for cell in parsed(text).iter("td")]
+    assert {"a\\udc80\\x00", "</td>\\n$x$", "\\u202efc", "|*_x_`"} <= set(cells)
+    note = shown[0].notes()[0]
+    assert names[0] in note
+    assert "a\\udc80\\x00" in text_of(parsed(text))
+
+
+def test_any_name_goes_through_files(tmp_path):
+    names = ("a\udc80\0", "b\n,;\"'", "\u202efc", " ")
+    shown = history(2, names=names)
+    shown.save(tmp_path / "run.json")
+    assert History.load(tmp_path / "run.json") == shown
+    frame = shown.to_frame()
+    frame.to_csv(tmp_path / "run.csv")
+    assert list(frame["name"]) == ["a\\udc80\0", *names[1:]] * 2

@@ -103,3 +103,21 @@ def test_a_table_is_text_markdown_and_html():
     assert html.startswith("<table><caption>Two</caption><thead><tr><th>layer")
     assert "<strong>&lt;c&gt;</strong>" in html
     assert "<strong>0.25</strong></td></tr></tbody></table>" in html
+
+
+def test_any_name_is_one_line_of_a_table():
+    names = ["a\nb", "\udc80", "c\0", "x" * 5000, "\x01", "--", " "]
+    shown = report(names)
+    text = shown.table()
+    text.encode()
+    assert len(text.splitlines()) == len(names) + 2
+    assert [line.split()[0] for line in text.splitlines()[1:4]] == ["a\\nb", "\\udc80", "c\\x00"]
+    assert max(map(len, text.splitlines())) <= 100
+    assert len(History([shown]).table().splitlines()) >= 2
+
+
+def test_a_name_in_markdown_is_no_markup():
+    cells = ["a|b\\", "__init__", "conv_1", "$x$ `y` *z*"]
+    table = Table(["layer"], [[cell] for cell in cells])
+    lines = [line.strip("| ") for line in table.markdown().splitlines()[2:]]
+    assert lines == ["a\\|b\\\\", "\\_\\_init\\_\\_", "conv_1", "\\$x\\$ \\`y\\` \\*z\\*"]

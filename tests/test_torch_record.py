@@ -1,5 +1,7 @@
 """Recording any PyTorch model: what is counted is exact, and the model doesn't notice."""
 
+from typing import Any
+
 import pytest
 import torch
 from state_oracle import counted_states, expected_states
@@ -8,6 +10,7 @@ from torch_models import collect, images, small_net
 
 from tensorstate_callbacks import NoLayerMatchedError, TensorStateWarning
 from tensorstate_callbacks.torch import Recording, record
+from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -210,3 +213,52 @@ def test_inference_mode_and_functional_call_are_seen() -> None:
         model(data)
         torch.func.functional_call(model, dict(model.named_parameters()), (data,))
     assert recording.counters["0"].n_states == 2 * 2 * 49
+
+
+def test_tensors_of_one_shape_are_counted_as_they_lie_in_memory() -> None:
+    model = nn.Sequential(nn.Identity())
+    wide = images(3).repeat(1, 2, 1, 1)
+    given = [
+        wide,
+        wide.contiguous(memory_format=torch.channels_last),
+        wide.double(),
+        wide.flip(0).to(torch.bfloat16),
+        # Of these torch keeps the sign beside the memory.
+        torch.complex(torch.zeros_like(wide), wide).conj().imag,
+        wide.clone().requires_grad_(),
+        wide[:, :, :1].expand_as(wide),
+    ]
+    assert given[4].is_neg()
+    with record(model, "Identity", channel_axis=1) as recording:
+        for _ in range(2):
+            for tensor in given:
+                model(tensor)
+    seen = [tensor.detach().resolve_neg().float() for tensor in given] * 2
+    assert counted_states(recording.counters["0"]) == expected_states(seen, 1)
+
+
+@pytest.mark.parametrize("kind", ["Conv2d", "ReLU"])
+def test_what_is_known_of_a_layer_is_found_out_once(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    find = ChannelAxes.find
+
+    def noted(self: ChannelAxes, probe: str, *rest: Any) -> Any:
+        asked.append(probe)
+        return find(self, probe, *rest)
+
+    monkeypatch.setattr(ChannelAxes, "find", noted)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU())
+    seen, _ = collect(model[2] if kind == "Conv2d" else model[3])
+    with torch.no_grad(), record(model, kind) as recording:
+        for _ in range(3):
+            model(images())
+        asked.clear()
+        for _ in range(5):
+            model(images())
+        assert asked == []
+        model(images(7))
+        assert len(asked) == 2
+    last = list(recording.counters.values())[-1]
+    assert counted_states(last) == expected_states(seen, 1)

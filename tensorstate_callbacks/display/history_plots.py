@@ -8,14 +8,19 @@ import numpy as np
 
 from tensorstate_callbacks.display.plot_style import (
     EFFICIENCY,
+    HIGHEST,
     MOST_CURVES,
+    MOST_PANELS,
     SHARE,
     curve,
     grid_of,
+    layer_labels,
     legend_below,
     legend_rows,
+    name_rows,
     new_figure,
     over_evaluations,
+    shades,
     small_panel,
 )
 from tensorstate_callbacks.display.view import (
@@ -24,17 +29,18 @@ from tensorstate_callbacks.display.view import (
     efficiencies,
     layer_names,
     positions,
-    short_names,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 
 # Inches: a cell that holds a number, and the most that all of them may take.
 _CELL = (0.5, 0.3)
-_LARGEST = (12.0, 30.0)
+_WIDEST = 12.0
+_MOST_NUMBERS = 400
 _MOST_LABELS = 15
 
 
@@ -47,7 +53,8 @@ def plot_history(history: Sequence[EvaluationView]) -> "Figure":
     Returns:
         A figure of two panels: the network's metrics, and the layers' efficiencies with the
         ceilings that the number of samples sets, dotted. More than eight layers get a small panel
-        each, which its own ceiling scales. The caller saves or shows it.
+        each, which its own ceiling scales, more than forty a heat map. The caller saves or shows
+        it.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
@@ -58,20 +65,29 @@ def plot_history(history: Sequence[EvaluationView]) -> "Figure":
     unit, where = positions(history)
     # A finished run may have logged other metrics of some layers only.
     names = [name for name in layer_names(history) if _logged(history, name)]
-    labels = short_names(names, 40)
     if not names:
         figure = new_figure(7, 4)
         _network(figure.subplots(), where, history, unit, 1)
     elif len(names) <= MOST_CURVES:
+        labels = layer_labels(names)
         rows = legend_rows(labels, 5)
         figure = new_figure(10, 3.8 + 0.2 * rows)
         network, axes = figure.subplots(1, 2)
         _network(network, where, history, unit, rows)
-        for number, name in enumerate(names):
-            _layer(axes, where, history, name, label=labels[number], number=number)
+        curves = {
+            label: _layer(axes, where, history, name, label=label, number=number)
+            for number, (name, label) in enumerate(zip(names, labels, strict=True))
+        }
         over_evaluations(axes, where, top=min(1.0, 1.1 * _top(axes)))
         axes.set(title="Layers (dotted: ceiling)", xlabel=unit, ylabel=EFFICIENCY)
-        legend_below(axes, rows)
+        legend_below(axes, curves, rows)
+    elif len(names) > MOST_PANELS:
+        width, height = _size(history, names)
+        figure = new_figure(10, 4.5 + height)
+        ratios = (3.8, 0.7 + height)
+        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=ratios).flat
+        _network(upper.subplots(), where, history, unit, 1)
+        _heat_map(lower.subplots(), history, names, width, height)
     else:
         rows, columns = grid_of(len(names))
         figure = new_figure(10, 4.5 + 1.3 * rows)
@@ -111,24 +127,35 @@ def plot_heat_map(history: Sequence[EvaluationView]) -> "Figure":
     if not history:
         raise ValueError("there is nothing to draw: the history holds no report yet")
     names = layer_names(history)
+    width, height = _size(history, names)
+    margin = 2.2 + 0.08 * max(map(len, layer_labels(names)))
+    figure = new_figure(width + margin, height + 1)
+    _heat_map(figure.subplots(), history, names, width, height)
+    return figure
+
+
+def _size(history: Sequence[EvaluationView], names: Sequence[str]) -> tuple[float, float]:
+    """Return the inches that the cells of a heat map take."""
+    wide, high = len(history) * _CELL[0], len(names) * _CELL[1]
+    return max(min(wide, _WIDEST), 2), max(min(high, HIGHEST), 1.6)
+
+
+def _heat_map(
+    axes: "Axes",
+    history: Sequence[EvaluationView],
+    names: Sequence[str],
+    width: float,
+    height: float,
+) -> None:
     rows = [
         [math.nan if value is None else value for value in efficiencies(history, name)]
         for name in names
     ]
-    wide, high = len(history) * _CELL[0], len(names) * _CELL[1]
-    numbered = wide <= _LARGEST[0] and high <= _LARGEST[1]
-    labels = short_names(names, 40)
-    margin = 2.2 + 0.08 * max(map(len, labels))
-    width, height = max(min(wide, _LARGEST[0]), 2), max(min(high, _LARGEST[1]), 1.6)
-    figure = new_figure(width + margin, height + 1)
-    axes = figure.subplots()
-    axes.patch.set(hatch="xx", edgecolor="0.7")
     top = max(value for row in rows for value in row if not math.isnan(value))
-    image = axes.imshow(
-        rows, cmap="Greys", vmin=0, vmax=top or 1, aspect="auto", interpolation="nearest"
-    )
-    figure.colorbar(image, label=EFFICIENCY, fraction=0.2 / width, pad=0.15 / width)
-    if numbered:
+    image = shades(axes, rows, vmin=0, vmax=top or 1)
+    axes.figure.colorbar(image, ax=axes, label=EFFICIENCY, fraction=0.2 / width, pad=0.15 / width)
+    fits = len(history) * _CELL[0] <= _WIDEST and len(names) * _CELL[1] <= HIGHEST
+    if fits and len(history) * len(names) <= _MOST_NUMBERS:
         for y, row in enumerate(rows):
             for x, value in enumerate(row):
                 if not math.isnan(value):
@@ -138,27 +165,27 @@ def plot_heat_map(history: Sequence[EvaluationView]) -> "Figure":
     unit, where = positions(history)
     every = math.ceil(len(where) / _MOST_LABELS)
     axes.set_xticks(range(0, len(where), every), [str(at) for at in where[::every]])
-    axes.set_yticks(range(len(names)), labels, fontsize=8)
+    name_rows(axes, names, height)
     axes.set_xlabel(unit)
     axes.set_title("Efficiency of the layers")
-    return figure
 
 
 def _network(
     axes: "Axes", where: Sequence[int], history: Sequence[EvaluationView], unit: str, rows: int
 ) -> None:
-    curves = {
+    metrics = {
         "accuracy": [report.accuracy for report in history],
         "efficiency": [report.efficiency for report in history],
         "aIQ": [report.aiq for report in history],
     }
-    for number, (label, values) in enumerate(curves.items()):
+    drawn = {}
+    for number, (label, values) in enumerate(metrics.items()):
         x, y = _points(where, values)
         if x:
-            curve(axes, x, y, label=label, number=number)
+            drawn[label] = curve(axes, x, y, label=label, number=number)
     over_evaluations(axes, where, top=1.0)
     axes.set(title="Network", xlabel=unit, ylabel=SHARE)
-    legend_below(axes, rows)
+    legend_below(axes, drawn, rows)
 
 
 def _layer(
@@ -167,13 +194,14 @@ def _layer(
     history: Sequence[EvaluationView],
     name: str,
     **style: Any,
-) -> None:
+) -> "Line2D":
     line = curve(axes, *_points(where, efficiencies(history, name)), **style)
     x, y = _points(where, ceilings(history, name))
     if x:
         # One point makes no line.
         marker = "_" if len(x) == 1 else ""
         axes.plot(x, y, ":", color=line.get_color(), marker=marker, markersize=12)
+    return line
 
 
 def _points(where: Sequence[int], values: Sequence[float | None]) -> tuple[list[int], list[float]]:
@@ -187,7 +215,3 @@ def _logged(history: Sequence[EvaluationView], name: str) -> bool:
 
 def _top(axes: "Axes") -> float:
     return max(float(np.max(np.asarray(line.get_ydata()))) for line in axes.get_lines())
-
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure

@@ -28,6 +28,7 @@ from tensorstate_callbacks.display.view import (
     best_and_last,
     best_evaluation,
     positions,
+    printable,
 )
 from tensorstate_callbacks.errors import require
 from tensorstate_callbacks.whole_file import whole_file
@@ -67,7 +68,7 @@ def write_page(
     facts = [number, source, *_facts(history)]
     template = Template(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     page = template.substitute(
-        facts=escape(" · ".join(filter(None, facts))),
+        facts=escape(printable(" · ".join(filter(None, facts)))),
         version=__version__,
         now=datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
         tiles=_tiles(history),
@@ -106,7 +107,7 @@ def _tiles(history: Sequence[EvaluationView]) -> str:
 
 
 def _notes(history: Sequence[EvaluationView]) -> str:
-    items = "".join(f"<li>{escape(note)}</li>" for note in history[-1].notes())
+    items = "".join(f"<li>{escape(printable(note))}</li>" for note in history[-1].notes())
     if not items:
         return ""
     return _section(

@@ -1,19 +1,25 @@
-"""Curves and legends that stay apart in black and white."""
+"""Curves, shades and names of layers, readable in black and white, whatever the names are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from tensorstate_callbacks.display.view import short
+from tensorstate_callbacks.display.view import printable, short, short_names
 from tensorstate_callbacks.errors import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
     from matplotlib.lines import Line2D
 
 # More curves than these in one panel can't be told apart: each then gets a small one of its own.
 MOST_CURVES = 8
+# Panels take 0.1 s each to draw: of more layers than these there is a heat map.
+MOST_PANELS = 40
+# Inches that a figure of many layers may be high.
+HIGHEST = 9.0
 # Okabe and Ito's colours (2008), which colour-blind readers tell apart, without the yellow.
 COLORS = (
     "#0072B2",
@@ -30,6 +36,9 @@ EFFICIENCY = "efficiency (bits per neuron)"
 _MARKERS = "osD^vPX*"
 _STYLES = ("-", "--", "-.")
 _LEGEND_POINTS = 9
+_ROW_INCHES = 0.2  # of a layer's name
+# Of texts with names in them, whose `$` is no mathematics and whose `_` no TeX.
+_AS_WRITTEN: dict[str, Any] = {"parse_math": False, "usetex": False}
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -59,17 +68,32 @@ def curve(
     return line
 
 
-def legend_below(axes: "Axes", rows: int) -> None:
+def drawable(names: Iterable[str]) -> list[str]:
+    """Return names in letters that the figures' fonts have; others stand as Python writes them."""
+    known = _letters(*_font_families())
+    return [
+        "".join(
+            sign if ord(sign) in known else sign.encode("unicode_escape").decode() for sign in name
+        )
+        for name in map(printable, names)
+    ]
+
+
+def legend_below(axes: "Axes", curves: Mapping[str, "Line2D"], rows: int) -> None:
     """Put the legend below the axes in at most `rows` rows: inside, it would hide a curve."""
-    labels = axes.get_legend_handles_labels()[1]
-    axes.legend(
+    legend = axes.legend(
+        list(curves.values()),
+        # Matplotlib leaves out what begins with `_`.
+        ["name"] * len(curves),
         loc="upper center",
         bbox_to_anchor=(0.5, 0),
         borderaxespad=4.5,  # in sizes of its font: the ticks and the axis' name are in between
-        ncols=math.ceil(len(labels) / rows),
+        ncols=math.ceil(len(curves) / rows),
         frameon=False,
         fontsize=_LEGEND_POINTS,
     )
+    for text, name in zip(legend.get_texts(), curves, strict=True):
+        text.set(text=name, **_AS_WRITTEN)
 
 
 def legend_rows(labels: Sequence[str], width: float) -> int:
@@ -97,11 +121,41 @@ def over_evaluations(axes: "Axes", where: Sequence[int], *, top: float) -> None:
 def small_panel(axes: "Axes", name: str, *, last_row: bool) -> None:
     """Set the axes to be one of many, with the layer's name above, in two lines if it is long."""
     line = 26
-    title = short(name, 2 * line - 8)
+    title = short(drawable([name])[0], 2 * line - 8)
     if len(title) > line:
         # After the last mark that parts words, if there is one.
         end = max(title.rfind(mark, 0, line) for mark in "./_") + 1 or line
         title = f"{title[:end]}\n{title[end:]}"
-    axes.set_title(title, fontsize=7, pad=3)
+    axes.set_title(title, fontsize=7, pad=3, **_AS_WRITTEN)
     axes.tick_params(labelsize=7, labelbottom=last_row)
     axes.grid(alpha=0.3)
+
+
+def name_rows(axes: "Axes", names: Iterable[str], height: float, fontsize: float = 8) -> None:
+    """Write the layers' names beside the rows 0, 1, 2...: as many as fit into `height` inches."""
+    labels = layer_labels(names)
+    every = math.ceil(len(labels) * _ROW_INCHES / height)
+    axes.set_yticks(range(0, len(labels), every), labels[::every], fontsize=fontsize, **_AS_WRITTEN)
+
+
+def layer_labels(names: Iterable[str]) -> list[str]:
+    """Return the names of layers as figures show them."""
+    return short_names(drawable(names), 40)
+
+
+def shades(axes: "Axes", rows: Any, **style: Any) -> "AxesImage":
+    """Draw rows of numbers as shades of grey; crossed out where there is none."""
+    axes.patch.set(hatch="xx", edgecolor="0.7")
+    return axes.imshow(rows, cmap="Greys", aspect="auto", interpolation="nearest", **style)
+
+
+def _font_families() -> tuple[str, ...]:
+    manager = require("matplotlib.font_manager", extra="plot", purpose="Drawing figures")
+    return tuple(manager.FontProperties().get_family())
+
+
+@lru_cache(maxsize=8)
+def _letters(*families: str) -> frozenset[int]:
+    manager: Any = require("matplotlib.font_manager", extra="plot", purpose="Drawing figures")
+    paths = {manager.findfont(manager.FontProperties(family=[name])) for name in families}
+    return frozenset().union(*(manager.get_font(path).get_charmap() for path in paths))

@@ -1,6 +1,7 @@
 """Tables of evaluations and layers, as plain text, Markdown or HTML."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from tensorstate_callbacks.display.view import (
     efficiencies,
     layer_names,
     positions,
+    printable,
     short_names,
 )
 
@@ -92,6 +94,8 @@ def known_columns(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> li
 # Characters a line of text may have.
 WIDTH = 100
 _GAP = 2
+# What would mark up the words of a name in Markdown, or end its cell.
+_MARKS = re.compile(r"[\\`*|$]|(?<![^\W_])_|_(?![^\W_])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +116,10 @@ class Table:
     bold: int | None = None
     n_left: int = 1
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "headings", [printable(heading) for heading in self.headings])
+        object.__setattr__(self, "rows", [[printable(cell) for cell in row] for row in self.rows])
+
     @property
     def width(self) -> int:
         """Characters of a line of the plain text."""
@@ -124,8 +132,9 @@ class Table:
 
     def markdown(self) -> str:
         """Return a table of Markdown."""
-        marked = [[cell.replace("|", "\\|") for cell in row] for row in self.rows]
-        return self._format(self._emphasize(marked, "**", "**"), self.headings, "pipe")
+        marked = [[_MARKS.sub(r"\\\g<0>", cell) for cell in row] for row in self.rows]
+        headings = [_MARKS.sub(r"\\\g<0>", heading) for heading in self.headings]
+        return self._format(self._emphasize(marked, "**", "**"), headings, "pipe")
 
     def html(self) -> str:
         """Return a `<table>`; the cells are escaped."""
@@ -224,7 +233,7 @@ def layers_text(layers: Mapping[str, LayerView], *, full: bool = False, width: i
     parts = (OF_STATES, OF_NEURONS) if full else (BRIEF,)
     tables = [layers_table(layers, part) for part in parts]
     tables = [table for table in tables if len(table.headings) > 1]
-    longest = max(map(len, ["layer", *layers]))
+    longest = max(len(printable(name)) for name in ["layer", *layers])
     # The same names in both.
     left = min((width - table.width + longest for table in tables), default=width)
     names = short_names(layers, max(left, 12))
@@ -269,7 +278,7 @@ def history_text(history: Sequence[EvaluationView], *, width: int = WIDTH) -> st
 
 def report_html(report: EvaluationView) -> str:
     """Return what a notebook shows of a report: every metric, and what limits them."""
-    notes = "".join(f"<p>{escape(note)}</p>" for note in report.notes())
+    notes = "".join(f"<p>{escape(printable(note))}</p>" for note in report.notes())
     table = scrolling(layers_table(report.layers))
     return f"<div>{table}<p>{network_line(report)}</p>{notes}</div>"
 

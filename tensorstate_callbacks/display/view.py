@@ -1,5 +1,6 @@
 """What tables and plots read of evaluations: of fresh reports, and of finished runs."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -114,6 +115,28 @@ def layers_of_low_coverage(layers: Mapping[str, LayerView]) -> dict[str, float]:
     return {name: x for name, x in known.items() if x is not None and x < LOW_COVERAGE}
 
 
+def printable(text: str) -> str:
+    r"""Return a name or sentence in one line that every file, terminal and page takes.
+
+    What can't be shown, such as line breaks, NUL and lone surrogates, stands as Python writes it.
+
+    Example:
+        >>> print(printable("a\nb\udc80"))
+        a\nb\udc80
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        # Joiners part or bind letters of many scripts.
+        sign if sign.isprintable() or sign in "\u200c\u200d" else _escaped(sign)
+        for sign in text
+    )
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape").decode()
+
+
 def short(name: str, length: int = 40) -> str:
     """Return the name, something in its middle left out if it is longer than `length`.
 
@@ -128,17 +151,18 @@ def short(name: str, length: int = 40) -> str:
 
 
 def short_names(names: Iterable[str], length: int) -> list[str]:
-    """Return the names, shortened; those that would become alike have their number in front.
+    """Return names that are printable and short; those that become alike have a number in front.
 
     Example:
         >>> short_names(["encoder.1.attention.dense", "encoder.2.attention.dense", "head"], 16)
         ['1:enco…ion.dense', '2:enco…ion.dense', 'head']
     """
-    originals = list(names)
+    originals = list(map(printable, names))
     shortened = [short(name, length) for name in originals]
+    often = Counter(shortened)
     found: list[str] = []
     for number, (name, brief) in enumerate(zip(originals, shortened, strict=True), start=1):
-        if shortened.count(brief) > 1:
+        if often[brief] > 1:
             mark = f"{number}:"
             brief = mark + short(name, length - len(mark))
         found.append(brief)

@@ -67,7 +67,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
 
     _NOT_COPIED = (
         *("watch", "built", "_warn", "_evaluation", "_epoch", "_trained", "_in_fit", "_seen"),
-        *("_trackers", "_layer_ids", "_reported", "_settings", "_model", "params"),
+        *("_finished", "_trackers", "_layer_ids", "_reported", "_settings", "_model", "params"),
     )
 
     def _check_framework(self) -> None:
@@ -85,6 +85,8 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         self._trained: keras.Model | None = None
         # Whether the evaluation under way is the fit's, and whether the fit has made one.
         self._in_fit = self._seen = False
+        # Whether the last evaluation came to its end, so that what was found out in it holds.
+        self._finished = False
         self._trackers = Trackers()
         self._layer_ids: list[int] = []
         # Keras's own.
@@ -120,10 +122,11 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         """Begin to record, if this evaluation is to be."""
         call = FitBracket.running(self.model)
         self._in_fit = self.model is self._trained and (call is None or call.is_of_fit)
+        finished, self._finished = self._finished, False
         if not self._in_fit:
             self._take_settings()
             self._warn.reset()
-            self._pick_probes()
+            self._pick_probes(keep=finished)
         elif self._layer_ids != ids_of_layers(self.model):
             # Layers were added since, or built with their first batch.
             self._pick_probes()
@@ -172,7 +175,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             logs: Results of the evaluation, under their names without `val_`.
         """
         recorder, self.watch.recorder, self._evaluation = self.watch.recorder, None, None
-        if not self._in_fit:
+        if not (self._in_fit or (self.built and self.built.is_bound)):
             self.built = None
         if recorder is None:
             return {}
@@ -183,6 +186,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         )
         counted = self.watch.counted(recorder)
         report = self._conclude(counted, self._find_accuracy(logs), info, compare=self._in_fit)
+        self._finished = True
         if report is None:
             return {}
         if self._in_fit:
@@ -192,10 +196,20 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             settings.prefix, layer_metrics=settings.layer_metrics, with_stage=False
         )
 
-    def _pick_probes(self) -> None:
-        settings = self._settings
-        self.watch = pick_probes(self.model, settings, settings.channel_axis, self._warn)
-        self._layer_ids = ids_of_layers(self.model)
+    def _pick_probes(self, *, keep: bool = False) -> None:
+        """Pick the layers to watch.
+
+        Args:
+            keep: Go on with the probes that are there, and the test function built with them, where
+                the same ones would be made.
+        """
+        settings, layer_ids = self._settings, ids_of_layers(self.model)
+        watch = pick_probes(self.model, settings, settings.channel_axis, self._warn)
+        if keep and layer_ids == self._layer_ids and self.watch.stands_for(watch):
+            self.watch.begin_again(settings)
+        else:
+            self.watch, self.built = watch, None
+        self._layer_ids = layer_ids
 
     def _steps_made(self) -> int | None:
         optimizer = getattr(self.model, "optimizer", None)

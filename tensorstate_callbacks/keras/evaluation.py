@@ -55,6 +55,11 @@ class BuiltFunction:
         self._instead_of, self._probes = instead_of, probes
         self.run = current_backend().build_test_function(model)
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it stands in for a function of the model's, and ends with that."""
+        return self._instead_of is not None
+
     def fits(self, instead_of: Any, probes: list[Probe]) -> bool:
         """Tell whether it can stand in for this test function, with these probes."""
         return self._instead_of is instead_of and self._probes == probes

@@ -62,6 +62,11 @@ class ProbeAxes:
         self.guessed: dict[str, tuple[Any, Axes]] = {}
         self.settled = False
 
+    def begin_again(self) -> None:
+        """Follow the next pass that is traced, whose data may be of another size."""
+        self.settled = False
+        self._sizes.clear()
+
     def begin_pass(self) -> None:
         """Count the calls of each probe anew."""
         thread = threading.get_ident()

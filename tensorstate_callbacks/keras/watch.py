@@ -64,6 +64,16 @@ class Watch:
             Probe(name, layer, *settings.probe_names(name), observer=self)
             for name, layer in picked.items()
         ]
+        # Whatever is found out by a pass depends on these.
+        self._basis = (
+            [(name, id(layer)) for name, layer in layers.items()],
+            [(name, id(layer), *settings.probe_names(name)) for name, layer in picked.items()],
+            [id(other) for other in others],
+            list(contenders),
+            None if left_out is None else list(left_out),
+            dict(given) if isinstance(given, Mapping) else given,
+        )
+        self._passed = False
         self.recorder: Recorder | None = None
         self.step = Overrides()
         self._dropped: set[str] = set()
@@ -87,6 +97,21 @@ class Watch:
         )
         gone = {name for layer in last for name in self._settings.probe_names(layer)}
         return [name for name in self.names() if name not in gone]
+
+    def stands_for(self, other: "Watch") -> bool:
+        """Tell whether all that was found out here holds for another one, which is new."""
+        # What a callable gives may be something else by now.
+        asks_anew = callable(self._basis[-1])
+        return self._axes.settled and not asks_anew and self._basis == other._basis
+
+    def begin_again(self, settings: Settings) -> None:
+        """Prepare for another evaluation, in which a step may run that was traced before.
+
+        Args:
+            settings: What the callback is given now.
+        """
+        self._settings, self._passed = settings, True
+        self._axes.begin_again()
 
     def start_recording(self) -> None:
         """Count what the probes see from now on, and nothing of what they have seen."""
@@ -142,7 +167,7 @@ class Watch:
         recorder = self.recorder
         if recorder is not None and isinstance(recorder.error, _ChangingSizeError):
             raise recorder.error
-        if flow is None or not flow.called:
+        if flow is None or not (flow.called or self._passed):
             self._tell_of_guesses()
             return
         self._axes.settled = True

@@ -12,6 +12,7 @@ import numpy as np
 
 from tensorstate_callbacks._version import __version__
 from tensorstate_callbacks.display.plots import plot_history
+from tensorstate_callbacks.display.view import printable
 from tensorstate_callbacks.errors import MissingExtraError, TensorStateWarning
 from tensorstate_callbacks.loggers.mlflow_run import MlflowRun, RunPlace
 from tensorstate_callbacks.loggers.tracker import describe_error
@@ -165,7 +166,7 @@ def _format_value(value: Any) -> str:
         return "default"
     if isinstance(value, (list, tuple, set, frozenset)):
         return _join_names([_format_value(item) for item in value]) or "none"
-    return str(getattr(value, "__name__", value))[:_MAX_LENGTH]
+    return printable(str(getattr(value, "__name__", value)))[:_MAX_LENGTH]
 
 
 def _join_names(names: Sequence[str]) -> str:
@@ -175,6 +176,7 @@ def _join_names(names: Sequence[str]) -> str:
         >>> len(_join_names(["layer"] * 2000)), _join_names(["layer"] * 2000)[-27:]
         (5977, 'layer, layer, and 1148 more')
     """
+    names = list(map(printable, names))
     text, shown = ", ".join(names), len(names)
     while len(text) > _MAX_LENGTH:
         # Space for the words at the end; each turn leaves out at least one name.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tensorstate_callbacks.display.history_plots import plot_heat_map
 from tensorstate_callbacks.display.plots import plot_states
+from tensorstate_callbacks.display.view import printable
 from tensorstate_callbacks.errors import TensorStateWarning, require
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.metric_keys import check_layer_metrics
@@ -120,7 +121,9 @@ class TensorBoardTracker:
         network = [exactly(self._tag("efficiency")), exactly(self._tag("aiq"))]
         accuracy = self._run.accuracy(settings, logs)
         return Curves(
-            category=f"Efficiency ({settings.prefix})" if settings.prefix else "Efficiency",
+            category=f"Efficiency ({printable(settings.prefix)})"
+            if settings.prefix
+            else "Efficiency",
             network=network if accuracy is None else [*network, accuracy],
             layers=[
                 (metric, below(self._tag(metric)))

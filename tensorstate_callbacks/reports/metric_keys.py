@@ -39,7 +39,7 @@ def safe_key(key: str) -> str:
     safe = "/".join("_" * len(part) if set(part) == {"."} else part for part in parts)
     if len(safe) <= _MAX_LENGTH:
         return safe
-    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{safe[: _MAX_LENGTH - 9]}_{digest}"
 
 
@@ -50,15 +50,17 @@ def layer_keys(names: Iterable[str]) -> list[str]:
         >>> layer_keys(["a[0]", "a(0)", "b"])
         ['a_0_', 'a_0__2', 'b']
     """
-    keys: list[str] = []
+    # A dictionary for its order.
+    keys: dict[str, None] = {}
     for name in names:
-        key = safe = safe_key(name)
+        # Of "/" nothing is left, and its key would be the network's.
+        key = safe = safe_key(name) or "_"
         number = 2
         while key in keys:
             key = f"{safe}_{number}"
             number += 1
-        keys.append(key)
-    return keys
+        keys[key] = None
+    return list(keys)
 
 
 def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:

@@ -169,10 +169,16 @@ class EfficiencyReport:
         return cls(layers=layers, **{name: fields[name] for name in names})
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return one row per layer, with the epoch, the network's metrics and the layer's."""
+        """Return one row per layer, with the epoch, the network's metrics and the layer's.
+
+        Lone surrogates in a layer's name, which no file can hold, stand as Python writes them.
+        """
         values = (self.epoch, self.step, self.stage, self.accuracy, self.efficiency, self.aiq)
         network = dict(zip(NETWORK_KEYS, values, strict=True))
-        return [{**network, **layer.metrics()} for layer in self.layers.values()]
+        return [
+            {**network, **layer.metrics(), "name": _encodable(layer.name)}
+            for layer in self.layers.values()
+        ]
 
     def table(self, *, full: bool = False) -> str:
         """Return the layers' metrics as a text table, with a line for the network below.
@@ -275,6 +281,10 @@ class History(list[EfficiencyReport]):
             ValueError: The file holds something else.
         """
         return cls(_read_reports(path))
+
+
+def _encodable(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _rebuild(fields: dict[str, Any]) -> EfficiencyReport:

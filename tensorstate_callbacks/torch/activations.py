@@ -85,6 +85,17 @@ def is_symbolic(tensor: torch.Tensor) -> bool:
     return tensor.is_meta or type(tensor).__name__ == "FakeTensor"
 
 
+def is_ordinary(value: Any) -> bool:
+    """Tell whether a value is a tensor of plain memory on the host, which no transform wraps."""
+    return (
+        type(value) is torch.Tensor
+        and value.is_cpu
+        and value.layout is torch.strided
+        and not value.is_nested
+        and _functorch.peek_interpreter_stack() is None
+    )
+
+
 def under_transform() -> bool:
     """Tell whether a transform is running."""
     return _functorch.peek_interpreter_stack() is not None

@@ -27,6 +27,10 @@ class BatchRows:
         self.doubts: dict[str, str] = {}
         self._candidates: dict[str, set[int]] = {}
 
+    def keeps_all(self) -> bool:
+        """Tell whether nothing is known that could leave out samples of the batch."""
+        return self.samples is None and (self.loader is None or self.loader.samples() is None)
+
     def own(
         self, probe: str, module: nn.Module, tensor: torch.Tensor, channel_axis: Axis
     ) -> torch.Tensor | None:

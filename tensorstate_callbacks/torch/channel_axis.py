@@ -59,6 +59,7 @@ class ChannelAxes:
         follower: Follows it, where that is needed; or None.
         awaited: The probes whose axes depend on what came before them.
         guesses: Of each probe whose axis had to be guessed, a sentence's part that says so.
+        revision: Counts the axes found so far of tensors on which no module's type decides.
 
     Raises:
         TypeError: `given` is of the wrong kind.
@@ -76,6 +77,7 @@ class ChannelAxes:
         self.follower: Follower | None = None
         self.awaited: set[str] = set()
         self.guesses: dict[str, str] = {}
+        self.revision = 0
         self._has_news = False
         self._settled: dict[tuple[str, int], list[Found]] = {}
         self._guessed_widths: dict[str, int] = {}
@@ -103,6 +105,16 @@ class ChannelAxes:
         """Tell, as a call of the model ends, whether no further one needs to be followed."""
         news, self._has_news = self._has_news, False
         return not news and self.is_settled()
+
+    def is_fixed(self, probe: str, n_axes: int) -> bool:
+        """Tell whether the axis of a probe's tensors will be the one found, until `revision` grows.
+
+        Args:
+            probe: The probe's name.
+            n_axes: Of the tensor.
+        """
+        several = len(self._settled.get((probe, n_axes), ())) > 1
+        return not (several or callable(self.given) or self._is_followed())
 
     def find(self, probe: str, name: str, module: nn.Module, tensor: torch.Tensor) -> Found:
         """Return the axis of the neurons in what a module takes or gives.
@@ -160,6 +172,7 @@ class ChannelAxes:
             found = self._look_up(module, tensor) or self._guess(probe, tensor)
             if found not in known:
                 known.append(found)
+                self.revision += 1
                 self._has_news = True
                 if self.follower is not None:
                     self.follower.follow_again()

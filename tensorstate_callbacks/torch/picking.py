@@ -98,7 +98,7 @@ class FirstPass:
 
     def begin(self, model: nn.Module) -> Mapping[str, nn.Module]:
         """Return the modules besides the picked ones whose calls are to be seen."""
-        if not self._layers.is_default or self._layers.output is not None:
+        if not self.awaits_calls():
             return {}
         self._unprobed = unprobed_weights(model, self._layers)
         self._picked = dict(self._layers)
@@ -112,6 +112,10 @@ class FirstPass:
             self._last = name
         if self._layers.output is None:
             self._called.add(name)
+
+    def awaits_calls(self) -> bool:
+        """Tell whether calls are still to be seen, for the layer that makes the output."""
+        return self._layers.is_default and self._layers.output is None
 
     def find_output(self) -> tuple[str | None, Iterable[str]]:
         """Find the layer that makes the output: the one called last.

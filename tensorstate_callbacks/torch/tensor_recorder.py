@@ -3,7 +3,8 @@
 import math
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.recording.channel_axis import Axis
 from tensorstate_callbacks.recording.recorder import Recorder, Width
-from tensorstate_callbacks.states.counter import StateCounter
+from tensorstate_callbacks.states.counter import Memory, StateCounter
 from tensorstate_callbacks.torch.activations import host_memory, on_one_axis, strided
 
 # Copies under way at a time: enough for a device to go on, few enough for its memory.
@@ -76,6 +77,25 @@ class TensorRecorder(Recorder):
             self._under_way.append(copy)
             self._count_arrived(at_most=MOST_UNDER_WAY)
 
+    def layout_of(self, name: str, tensor: torch.Tensor, channel_axis: Axis) -> "Layout | None":
+        """Return how a tensor's memory is to be counted; None where it isn't counted in place.
+
+        Args:
+            name: The probe.
+            tensor: Activations in strided memory on the host.
+            channel_axis: As for `observe_tensor`.
+        """
+        if not isinstance(channel_axis, int):
+            return None
+        memory, bfloat16 = host_memory(tensor)
+        if not isinstance(memory, Memory):
+            return None
+        counter = self._counter(name, tuple(tensor.shape), channel_axis)
+        count = partial(
+            counter.update, channel_axis=channel_axis, threshold=self._threshold, bfloat16=bfloat16
+        )
+        return Layout(memory, tensor.dtype, tensor.stride(), count)
+
     def _start(self, name: str, tensor: torch.Tensor, channel_axis: int) -> "_Copy":
         # Reached now: layers that lie elsewhere may be counted before the copy is here.
         counter = self._counter(name, tuple(tensor.shape), channel_axis)
@@ -101,6 +121,30 @@ class TensorRecorder(Recorder):
                 # Kept, since the batch is missing from now on: there is no report without it.
                 self.error = ProbeError(f"layer {name!r} could not be counted: {error}")
                 raise self.error from error
+
+
+class Layout(NamedTuple):
+    """How tensors of one kind lie in the host's memory, and what counts them.
+
+    Attributes:
+        memory: Of one of them.
+        dtype: Theirs.
+        strides: Theirs, in entries.
+        update: Counts the states of a memory.
+    """
+
+    memory: Memory
+    dtype: torch.dtype
+    strides: tuple[int, ...]
+    update: Callable[[Memory], None]
+
+    def count(self, tensor: torch.Tensor) -> bool:
+        """Count the states of a tensor of the same shape; False where it lies otherwise."""
+        if tensor.dtype is not self.dtype or tensor.stride() != self.strides or tensor.is_neg():
+            return False
+        _, shape, strides, dtype = self.memory
+        self.update(Memory(tensor.data_ptr(), shape, strides, dtype))
+        return True
 
 
 def lies_on_device(tensor: torch.Tensor) -> bool:

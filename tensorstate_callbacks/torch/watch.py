@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from tensorstate_callbacks.torch.activations import (
     OutputFn,
     find_tensor,
     input_tensor,
+    is_ordinary,
     is_symbolic,
     no_tensor_error,
     output_tensor,
@@ -27,7 +28,22 @@ from tensorstate_callbacks.torch.following import Follower
 from tensorstate_callbacks.torch.hooks import Hooks, is_first_run, takes_hooks
 from tensorstate_callbacks.torch.layers import is_dense_call, unwrap
 from tensorstate_callbacks.torch.picking import FirstPass, PickedLayers
-from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
+from tensorstate_callbacks.torch.tensor_recorder import Layout, TensorRecorder
+
+# Layouts of tensors remembered; where sizes vary without end, all are forgotten now and then.
+_MOST_LAYOUTS = 4096
+
+
+class _Decided(NamedTuple):
+    """What was decided for the tensors of a probe that are of one shape.
+
+    Attributes:
+        layout: How they lie in memory, and what counts them.
+        revision: Of the axes, as it was found out.
+    """
+
+    layout: Layout
+    revision: int
 
 
 class Watch:
@@ -75,6 +91,7 @@ class Watch:
         self._by_batch = False
         self._widths: dict[str, dict[int, int]] = {}
         self._without_tensor: dict[str, str] = {}
+        self._decided: dict[tuple[str, tuple[int, ...]], _Decided] = {}
         self._handles: dict[str, list[RemovableHandle]] = {}
         self.active = True
         self.sees_padding = False
@@ -203,6 +220,8 @@ class Watch:
     ) -> None:
         if not (self.active and is_first_run()):
             return
+        if args and self._count_as_before(probe, args[0]):
+            return
         self._first.see(name)
         tensor = input_tensor(args, kwargs)
         if tensor is not None:
@@ -215,7 +234,7 @@ class Watch:
     def _see_output(
         self, name: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
     ) -> None:
-        if not (self.active and is_first_run()):
+        if not (self.active and is_first_run()) or self._count_as_before(name, output):
             return
         if not self._verify(name, module, args, kwargs, output):
             return
@@ -238,10 +257,46 @@ class Watch:
                     self._observe(probe, module, inner, Found(axis, found.is_sure))
             else:
                 self._observe(probe, module, tensor, found)
+                self._remember(probe, tensor, found)
         except ProbeError:
             raise
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ProbeError(f"layer {probe!r} could not be counted: {error}") from error
+            raise self._failed(probe, error) from error
+
+    @staticmethod
+    def _failed(probe: str, error: Exception) -> ProbeError:
+        return ProbeError(f"layer {probe!r} could not be counted: {error}")
+
+    def _count_as_before(self, probe: str, value: Any) -> bool:
+        """Count what a module took or gave if it is a tensor like one that was counted before.
+
+        Nearly all are, and to decide all about them anew would take longer than to count them.
+        """
+        if not is_ordinary(value):
+            return False
+        decided = self._decided.get((probe, value.shape))
+        if (
+            decided is None
+            or decided.revision != self._axes.revision
+            or self._follower.is_on()
+            or not self.rows.keeps_all()
+        ):
+            return False
+        try:
+            return decided.layout.count(value)
+        except Exception as error:
+            raise self._failed(probe, error) from error
+
+    def _remember(self, probe: str, tensor: torch.Tensor, found: Found) -> None:
+        if self._output_fn is not None or self._first.awaits_calls():
+            return
+        if not (is_ordinary(tensor) and self._axes.is_fixed(probe, tensor.ndim)):
+            return
+        layout = self._recorder.layout_of(probe, tensor, found.axis)
+        if layout is not None:
+            if len(self._decided) >= _MOST_LAYOUTS:
+                self._decided.clear()
+            self._decided[probe, tensor.shape] = _Decided(layout, self._axes.revision)
 
     def _observe(self, probe: str, module: nn.Module, tensor: torch.Tensor, found: Found) -> None:
         if not (found.is_sure or tensor.is_nested):
