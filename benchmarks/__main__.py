@@ -1,4 +1,4 @@
-"""The command line: names of parts in; one table of ratios out, and `RESULTS.md` if asked."""
+"""Measure the parts that are named, print their ratios, and write `RESULTS.md` if asked."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Keys in; public ways to count them out, each with the counts of the distinct ones as its result.
+"""Public ways to count keys, each with the counts of the distinct ones as its result.
 
 Keys of up to 64 bits are `(m,)` int64, wider ones `(m,)` void.
 """

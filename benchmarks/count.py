@@ -1,4 +1,4 @@
-"""Counting: packed states in; how much quicker than the public ways to count the same keys.
+"""Compare the counter on packed states with the public ways to count the same keys.
 
 By the processor's time: all of them run on one thread, and no other process counts.
 """

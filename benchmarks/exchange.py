@@ -1,4 +1,4 @@
-"""Ranks with ever more distinct states each in; what merging them by hash takes out.
+"""Measure what merging ranks by hash takes, with ever more distinct states each.
 
 Compared with the plain way, that one rank gathers all states and counts them. Ranks are processes
 on one machine, on the core that the benchmarks are pinned to: what a network would add shows in

@@ -1,4 +1,4 @@
-"""A function in; out what it returns, called in a process whose memory can be watched."""
+"""Call a function in a process whose memory can be watched."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""Growth: ever more distinct states in; the time and the memory that each takes."""
+"""Measure the time and the memory that each of ever more distinct states takes."""
 
 import time
 from functools import partial

@@ -1,4 +1,4 @@
-"""Memory: distinct states in; the bytes that a counter takes for each, at any number of them."""
+"""Measure the bytes that a counter takes for each distinct state, at any number of them."""
 
 from functools import partial
 

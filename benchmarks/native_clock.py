@@ -1,4 +1,4 @@
-"""Activations in; the seconds that packing them, or only reading them, takes without Python."""
+"""Time packing activations, or only reading them, without Python."""
 
 import ctypes
 import os

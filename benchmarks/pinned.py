@@ -1,4 +1,4 @@
-"""A part's name in; its rows out, measured in a process of its own on one thread of one core."""
+"""Measure a part in a process of its own, on one thread of one core."""
 
 import json
 import os

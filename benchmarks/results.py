@@ -1,4 +1,4 @@
-"""Rows of a run in; `RESULTS.md` out: what was measured, on what, against which targets."""
+"""Write `RESULTS.md`: what was measured, on what, against which targets."""
 
 import datetime
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Rows in; lines of a Markdown table out, and back again the lines of single parts."""
+"""Write rows as lines of a Markdown table, and find the lines of single parts again."""
 
 from collections.abc import Iterable
 

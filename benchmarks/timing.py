@@ -1,4 +1,4 @@
-"""Calls to compare in; the median duration of each out, all measured in turn."""
+"""Time calls in turn, and return the median duration of each."""
 
 import gc
 import statistics

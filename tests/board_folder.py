@@ -1,4 +1,4 @@
-"""A TensorBoard log folder in; what TensorBoard's own plugins say of it out."""
+"""Read a TensorBoard log folder through TensorBoard's own plugins."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A TensorBoard log folder in; its Custom Scalars tab in a browser, as data and as a picture, out.
+"""Show the Custom Scalars tab of a TensorBoard log folder in a browser, as data and as a picture.
 
 The picture of the documentation, after a first `make demo`:
 

@@ -1,4 +1,4 @@
-"""A command that serves pages in; the pages in a headless Chromium out, for tests and pictures.
+"""Show what a command serves in a headless Chromium, for tests and pictures.
 
 Takes Debian's packages chromium and chromium-driver, or another Chromium and its chromedriver.
 """

@@ -1,4 +1,4 @@
-"""A run in an MLflow database in; its pages in a headless Chromium, and a picture of one, out.
+"""Show the pages of a run in an MLflow database in a headless Chromium, one as a picture.
 
 `.venv/bin/python tests/mlflow_page.py runs/keras_mnist docs/mlflow.png` makes the picture in the
 README from what `make demo` left.

@@ -1,4 +1,4 @@
-"""A sanitizer's name in; what it has to report is done on purpose, so that a deaf one is found."""
+"""Do on purpose what a sanitizer has to report, so that a deaf one is found."""
 
 import sys
 import threading

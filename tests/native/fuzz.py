@@ -1,4 +1,4 @@
-"""A number of inputs in; that many hostile ones for the compiled counter, checked by a plain map.
+"""Give hostile inputs to the compiled counter, and check it by a plain map.
 
     python tests/native/fuzz.py RUNS [seed]
 

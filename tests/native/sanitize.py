@@ -1,4 +1,4 @@
-"""A sanitizer's name in; the compiled counter built with it and its tests run under it out.
+"""Build the compiled counter with a sanitizer, and run its tests under it.
 
     python tests/native/sanitize.py address|undefined|thread|address,undefined [options of pytest]
 
