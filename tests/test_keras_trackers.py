@@ -77,3 +77,18 @@ def test_a_tracker_that_fails_costs_one_warning_and_the_others_go_on(tracker, mo
     (message,) = [str(w.message) for w in said if "broken" in str(w.message)]
     assert "OSError: no place at https://host/x." in message
     assert [told[0] for told in tracker.told] == ["begin", "epoch", "epoch", "end"]
+
+
+def test_looking_for_trackers_may_fail_and_the_fit_goes_on(tracker, monkeypatch):
+    def find(callbacks, settings):
+        yield tracker
+        raise AttributeError("a board without a folder, at https://me:secret@host/x")
+
+    monkeypatch.setattr(trackers, "_find", find)
+    callback = EfficiencyCallback("Conv2D")
+    with pytest.warns(TensorStateWarning, match="could not be found out") as given:
+        train([callback], epochs=2)
+    (message,) = [str(w.message) for w in given if "found out" in str(w.message)]
+    assert "AttributeError: a board without a folder, at https://host/x" in message
+    assert len(callback.history) == 2
+    assert [told[0] for told in tracker.told] == ["begin", "epoch", "epoch", "end"]

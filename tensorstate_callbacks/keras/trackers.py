@@ -33,7 +33,7 @@ def find_trackers(callback_list: Any, settings: Settings) -> Trackers:
     if settings.log_extras is None:
         return Trackers()
     callbacks = [] if callback_list is None else callback_list.callbacks
-    trackers = Trackers(list(_find(callbacks, settings)))
+    trackers = Trackers.found(_find(callbacks, settings))
     if callback_list is not None:
         # Keras tells no callback that fit ended in an exception.
         weakref.finalize(callback_list, trackers.end)

@@ -45,7 +45,7 @@ def find_trackers(trainer: "pl.Trainer", settings: Settings) -> Trackers:
     """
     if settings.log_extras is None or not trainer.is_global_zero or is_fast_dev_run(trainer):
         return Trackers()
-    return Trackers(list(_find(trainer, settings)))
+    return Trackers.found(_find(trainer, settings))
 
 
 def _find(trainer: "pl.Trainer", settings: Settings) -> Iterable[Tracker]:

@@ -1,10 +1,10 @@
 """Follow a fit for the trackers that keep its reports, and never end it for one that fails."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from tensorstate_callbacks.errors import TensorStateWarning
+from tensorstate_callbacks.errors import MissingExtraError, TensorStateWarning
 from tensorstate_callbacks.loggers.passwords import hide_passwords
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
@@ -60,6 +60,32 @@ class Trackers:
         self._trackers = list(trackers)
         self._history = History()
         self._new: EfficiencyReport | None = None
+
+    @classmethod
+    def found(cls, trackers: Iterable[Tracker]) -> "Trackers":
+        """Return the trackers that come before looking for more fails, with a warning if it does.
+
+        Args:
+            trackers: Looks for them.
+
+        Raises:
+            MissingExtraError: Something is asked for that needs an extra.
+        """
+        found: list[Tracker] = []
+        try:
+            for tracker in trackers:
+                found.append(tracker)
+        except (TensorStateWarning, MissingExtraError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a logger of any make
+            warnings.warn(
+                f"what this fit is logged to could not be found out ({describe_error(error)}): "
+                "charts, table and figure are missing there. Training and the scalars that the "
+                "framework logs are not touched; log_extras=None leaves it at them",
+                TensorStateWarning,
+                stacklevel=2,
+            )
+        return cls(found)
 
     def begin(self, settings: Settings, layers: Sequence[str]) -> None:
         """See `Tracker.begin`."""
