@@ -230,21 +230,21 @@ class StoredStates:
         return -(-(self.n_neurons or 0) // 8)
 
     def _take_files(self) -> None:
-        if self._lock is not None and self._lock.is_held():
-            return
         owned, self._own = self._own, True  # Before they are made: an interrupt may leave them.
-        lock = None
+        taken = None
         try:
-            new = not (owned and os.path.lexists(self._journal))
-            lock = self._lock = JournalLock(self._journal, new=new)
+            if self._lock is None or not self._lock.is_held():
+                new = not (owned and os.path.lexists(self._journal))
+                taken = self._lock = JournalLock(self._journal, new=new)
             self._states.touch(exist_ok=owned or self._states.is_file())
             if not owned and (self._states.is_symlink() or self._states.stat().st_size):
                 raise FileExistsError(f"{self._states} exists, of another program")
         except OSError:
-            if lock is not None:
-                lock.release()
+            if taken is not None and not owned:
+                taken.release()
                 self._journal.unlink()
-            self._lock, self._own = None, False
+            if not owned:
+                self._lock, self._own = None, False
             raise
 
     def _journal_end(self, batches: Sequence[Batch]) -> int:

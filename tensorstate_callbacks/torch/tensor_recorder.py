@@ -85,7 +85,7 @@ class TensorRecorder(Recorder):
             tensor: Activations in strided memory on the host.
             channel_axis: As for `observe_tensor`.
         """
-        if not isinstance(channel_axis, int):
+        if not isinstance(channel_axis, int) or lies_on_device(tensor):
             return None
         memory, bfloat16 = host_memory(tensor)
         if not isinstance(memory, Memory):
