@@ -19,10 +19,9 @@ import torch.distributed as dist
 from benchmarks.footprint import Growth, in_child
 from benchmarks.rows import Options, Row, not_installed, relative, speed_up
 from benchmarks.states import distinct_states
-from tensorstate_callbacks.recording.recorder import add_spectra
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.partition import join_states, partition_states
-from tensorstate_callbacks.states.spectrum import Spectrum
+from tensorstate_callbacks.states.spectrum import Spectrum, add_spectra
 from tensorstate_callbacks.torch.distributed.ranks import StateExchange
 
 NEURONS = 64

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -74,6 +75,15 @@ def test_fit_without_validation_data_says_so_once_and_trains_on():
     assert ours.history == []
     with pytest.raises(StatesNotAvailableError, match="recorded no evaluation: give it to a fit"):
         _ = ours.last
+
+
+def test_the_model_is_left_clean_where_that_warning_is_an_error():
+    model = compiled(sequential())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TensorStateWarning)
+        with pytest.raises(TensorStateWarning, match="fit has no validation data"):
+            model.fit(X, Y, verbose=0, callbacks=[EfficiencyCallback("Conv2D")])
+    assert "evaluate" not in vars(model)
 
 
 @since((3, 8), before="it has no complex numbers")

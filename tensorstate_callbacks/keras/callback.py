@@ -156,7 +156,10 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         self._trackers.epoch(epoch, logs or {})
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Leave the model as it was."""
+        """Leave the model as it was, and say so if there was nothing to record."""
+        # First: with warnings as errors, what follows may raise.
+        FitBracket.take_off(self.model)
+        self._trained = self.built = None
         if not self._seen:
             self._warn(
                 "validation",
@@ -165,8 +168,6 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
                 "validation_data or validation_split",
             )
         self._trackers.end()
-        self._trained = self.built = None
-        FitBracket.take_off(self.model)
 
     def finish(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """Turn what was recorded into a report, and return the metrics that join the logs.

@@ -13,7 +13,7 @@ from tensorstate_callbacks.recording.channel_axis import Axis, folded
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.states.counter import Memory, StateCounter
-from tensorstate_callbacks.states.spectrum import Spectrum
+from tensorstate_callbacks.states.spectrum import Spectrum, add_spectra
 
 Entry = TypeVar("Entry")
 Name = TypeVar("Name")
@@ -279,22 +279,6 @@ def merge_ranks(names: Iterable[str], shares: Mapping[Width, Iterable[ProbeCount
         fired = np.stack([part.fired for part in parts]).sum(axis=0, dtype=np.uint64)
         merged[width] = ProbeCounts(add_spectra(part.spectrum for part in parts), fired)
     return PassCounts(tuple(names), merged)
-
-
-def add_spectra(spectra: Iterable[Spectrum]) -> Spectrum:
-    """Return the spectrum of the union of disjoint sets of states.
-
-    Example:
-        >>> one, other = Spectrum.from_counts([1, 1, 5]), Spectrum.from_counts([1, 2])
-        >>> values, multiplicities = add_spectra([one, other])
-        >>> values, multiplicities
-        (array([1, 2, 5], dtype=uint64), array([3, 1, 1], dtype=uint64))
-    """
-    parts = list(spectra)
-    values, places = np.unique(np.concatenate([p.values for p in parts]), return_inverse=True)
-    multiplicities = np.zeros(len(values), np.uint64)
-    np.add.at(multiplicities, places, np.concatenate([p.multiplicities for p in parts]))
-    return Spectrum(values, multiplicities)
 
 
 def _on_one_axis(activations: Any, axis: Axis) -> tuple[Any, int]:

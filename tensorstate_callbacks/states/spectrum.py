@@ -104,3 +104,19 @@ def check_alpha(alpha: float) -> float:
     if math.isnan(alpha) or alpha < 0:
         raise ValueError(f"alpha, the order of the entropy, must be 0 or more; got {alpha}")
     return alpha
+
+
+def add_spectra(spectra: Iterable[Spectrum]) -> Spectrum:
+    """Return the spectrum of the union of disjoint sets of states.
+
+    Example:
+        >>> one, other = Spectrum.from_counts([1, 1, 5]), Spectrum.from_counts([1, 2])
+        >>> values, multiplicities = add_spectra([one, other])
+        >>> values, multiplicities
+        (array([1, 2, 5], dtype=uint64), array([3, 1, 1], dtype=uint64))
+    """
+    parts = list(spectra)
+    values, places = np.unique(np.concatenate([p.values for p in parts]), return_inverse=True)
+    multiplicities = np.zeros(len(values), np.uint64)
+    np.add.at(multiplicities, places, np.concatenate([p.multiplicities for p in parts]))
+    return Spectrum(values, multiplicities)
