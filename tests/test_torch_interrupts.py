@@ -1,6 +1,7 @@
 """Ctrl-C at any line of a recording leaves nothing that acts, and counts a batch whole or not."""
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 import torch
 from interrupts import Lines, each_line
 from torch import nn
+from torch.utils._python_dispatch import (
+    _get_current_dispatch_mode_stack,
+    is_in_torch_dispatch_mode,
+)
 
 from tensorstate_callbacks.tensorstate import (
     StateCaptureHook,
@@ -52,6 +57,8 @@ def counted(recording: Any) -> dict[str, tuple[int, int]]:
 def test_an_interrupt_at_any_line_of_a_recording_leaves_nothing_that_acts() -> None:
     model = net()
     made: list[Any] = []
+    # Imports the compiler, so that recordings hold it off.
+    stance = importlib.import_module("torch._dynamo.eval_frame")._stance
 
     def run() -> None:
         made.append(record(model, "*", method="both"))
@@ -67,9 +74,12 @@ def test_an_interrupt_at_any_line_of_a_recording_leaves_nothing_that_acts() -> N
         for where in each_line(RECORDS, run, most=MOST):
             n_lines += 1
             before = counted(made[-1])
-            assert torch.equal(model(DATA), outputs), where
-            # Removed by the call at the latest.
+            # All is taken off as the block ends, however that happens.
             assert our_hooks(model) == [], where
+            assert _get_current_dispatch_mode_stack() == [], where
+            assert not is_in_torch_dispatch_mode(), where
+            assert torch._dynamo.eval_frame._stance == stance, where
+            assert torch.equal(model(DATA), outputs), where
             assert counted(made[-1]) == before, where
             # The same recording goes on with the next block, another one begins anew.
             with made[-1]:
@@ -114,6 +124,27 @@ def test_a_block_whose_end_is_interrupted_is_over() -> None:
     assert f"record.py:{first} call" in places
     assert {name: n for name, (n, _) in counted(recording).items()} == {"0": 10, "4": 10}
     assert counted(made[-1])["0"][0] == before.get("0", (0, 0))[0] + 10
+
+
+class Interrupted(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_calls_that_two_recordings_follow_are_over_in_any_order(order: tuple[int, ...]) -> None:
+    model = nn.Sequential(net(), Interrupted())
+    opened = [record(model, "*"), record(model, "*")]
+    for recording in opened:
+        recording.open()
+    with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+        model(DATA)
+    # Not seen otherwise: that the call was followed by both.
+    assert len(_get_current_dispatch_mode_stack()) == 2
+    for i in order:
+        opened[i].close()
+    assert _get_current_dispatch_mode_stack() == []
+    assert not is_in_torch_dispatch_mode()
 
 
 def test_compiled_code_runs_compiled_again_after_an_interrupt_at_any_line() -> None:

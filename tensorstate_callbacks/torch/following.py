@@ -179,14 +179,23 @@ class Follower:
             self._enter(module, args, kwargs)
 
     def _end(self) -> None:
-        mode, self._running.mode = self._running.mode, None
-        if mode is None:
-            return
-        mode.on = False
-        # After an interrupt another mode may lie above it: then it stays, and passes all through.
-        stack = _get_current_dispatch_mode_stack()
-        if stack and stack[-1] is mode:
-            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        mode = self._running.mode
+        if mode is not None:
+            mode.on = False
+            _remove_ended()
+            self._running.mode = None
+
+
+def _remove_ended() -> None:
+    """Take the modes that are over off this thread's stack, from its top.
+
+    torch restores in one mode what the one below it has found, so their order must be kept. One
+    that lies under another that an interrupt has left passes all through, until that one goes.
+    """
+    while stack := _get_current_dispatch_mode_stack():
+        if not isinstance(stack[-1], Follow) or stack[-1].on:
+            break
+        stack[-1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -38,7 +38,7 @@ class _Exit:
     """Gives each `with` block an exit of its own, which lives as long as the block.
 
     An interrupt may arrive as the exit begins to run, before it has taken anything off. The block
-    is over all the same, and its exit gone: so the hooks know.
+    is over all the same, and as its exit goes, all is taken off.
     """
 
     def __get__(self, recording: Any, owner: type) -> Any:
@@ -177,11 +177,13 @@ class Recording:
 
     def __enter__(self) -> "Recording":
         """Begin to count."""
+        # Of exits that were only looked at none is left.
+        exit_ = self._exit and self._exit()
         try:
             self.open()
-            # Of exits that were only looked at none is left.
-            if self._exit is not None and self._exit() is not None:
-                self._hooks.block = self._exit
+            if exit_ is not None:
+                held = weakref.ref(self)
+                self._hooks.block = weakref.ref(exit_, lambda _: _close(held))
             return self
         except BaseException as error:
             self.close(error)
@@ -194,11 +196,7 @@ class Recording:
         traceback: TracebackType | None,
     ) -> None:
         """Take everything off the model, and warn, unless an error ends the block."""
-        try:
-            self.close(error)
-        finally:
-            # Again, should an interrupt have arrived in the line above.
-            self.close(error)
+        self.close(error)
         if kind is not None:
             return
         for text in self.conclude().values():
@@ -255,6 +253,8 @@ class Recording:
         """
         self._watch.close(self._model)
         self._eager.__exit__(error)
+        # What is over needs no further end: an interrupt would be lost in it.
+        self._hooks.block = None
 
     def pause(self) -> None:
         """Count nothing until `resume`: the model is run on data that is not to be counted."""
@@ -348,6 +348,12 @@ class Recording:
                 stage=stage,
             )
         )
+
+
+def _close(held: "weakref.ref[Recording]") -> None:
+    recording = held()
+    if recording is not None:
+        recording.close()
 
 
 record = Recording
