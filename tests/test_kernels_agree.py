@@ -10,7 +10,7 @@ import pytest
 from tensorstate_callbacks.states.counter import available_kernels
 
 PROJECT = Path(__file__).parents[1]
-CASES = 3000
+CASES = 1500
 
 
 def run_target(target, programs):

@@ -8,10 +8,11 @@ import pytest
 
 SANITIZE = Path(__file__).parent / "native" / "sanitize.py"
 CANNOT_RUN = 3
-# Their data is large: under make test-asan only.
+# Their data is large: under make test-asan only. The scalar kernel is fuzzed under these
+# sanitizers too, with test_native_fuzz.
 SLOW = (
-    "allocation or other_threads or many_distinct or large_tables or million"
-    " or test_counter_rollback or test_counter_sizes"
+    "allocation or other_threads or many_distinct or large_tables or million or colliding"
+    " or more_memory or taken_back or test_counter_rollback or test_counter_sizes or scalar"
 )
 
 
