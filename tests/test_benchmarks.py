@@ -45,6 +45,9 @@ needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not in
 needs_keras = pytest.mark.skipif(
     not (find_spec("keras") and find_spec("tensorflow")), reason="TensorFlow is not installed"
 )
+needs_matplotlib = pytest.mark.skipif(
+    not find_spec("matplotlib"), reason="Matplotlib is not installed"
+)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,7 @@ needs_keras = pytest.mark.skipif(
         pytest.param("validation-torch", marks=needs_torch),
         pytest.param("validation-keras", marks=needs_keras),
         pytest.param("training", marks=needs_keras),
+        pytest.param("display", marks=needs_matplotlib),
     ],
 )
 def test_a_quick_run_gives_a_ratio_for_each_comparison(part):
