@@ -3,7 +3,7 @@
 import numpy as np
 
 from tensorstate_callbacks import EfficiencyReport, LayerReport
-from tensorstate_callbacks.reports.layer_report import describe_low_coverage
+from tensorstate_callbacks.reports.limits import describe_low_coverage
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 WELL_SEEN, RARE, HALF = [9, 8, 7, 8], [1, 1, 1, 2], [2, 1, 1]

@@ -10,7 +10,7 @@ from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
-from tensorstate_callbacks.reports.layer_report import describe_low_coverage
+from tensorstate_callbacks.reports.limits import describe_low_coverage
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
 
