@@ -122,9 +122,12 @@ class UnitMetrics(NamedTuple):
     @classmethod
     def from_dict(cls, columns: Mapping[str, Any]) -> "UnitMetrics":
         """Build what `to_dict` was called on."""
-        kinds = {name: np.int64 if name.startswith("n_") or name == "largest" else np.float64
-                 for name in cls._fields}  # fmt: skip
-        return cls(**{name: np.array(columns[name], kind) for name, kind in kinds.items()})
+        whole = {"n_neurons", "n_distinct", "n_singletons", "largest"}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            name: np.array(columns[name], np.int64 if name in whole else np.float64)
+            for name in cls._fields
+        }
+        return cls(**arrays)
 
 
 def unit_sizes(n_neurons: int, group_size: int) -> npt.NDArray[np.int64]:

@@ -1,0 +1,99 @@
+"""Which layers are read at fewer positions, so that all counters fit into memory.
+
+Each layer has several counters: one of all its positions, and reserves, of which each reads a
+sixteenth of the positions of the one before. A layer's *size* at a level is the memory of its
+counters from that level on. The budget is shared out like water between vessels: up to one height,
+the *level of the water*, each layer has what it needs; those that need more get that much.
+
+What a layer needs only grows as data comes in, and so the water only falls. A counter whose size is
+above the water will therefore be above it at the end, whatever comes, and is given up at once; what
+is left is what the rule, applied to the sizes of the whole pass, says. So the choice depends on the
+data alone, not on how it was cut. The sizes are computed from the numbers of distinct states: what
+tables really hold depends on the order in which they grew.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+Name = TypeVar("Name")
+
+STEP = 16
+"""Each level reads one of so many positions of the one before."""
+
+# Up to here a counter may become a plain array; above, a table of the states that were seen.
+_NARROW = 20
+
+
+def counter_bytes(n_neurons: int, n_distinct: int) -> int:
+    """Return the memory that a `StateCounter` may take, in bytes, at its most.
+
+    Args:
+        n_neurons: Bits of a state.
+        n_distinct: Distinct states seen.
+    """
+    if n_neurons <= _NARROW:
+        return 4 << n_neurons
+    return bytes_per_state(n_neurons) * n_distinct
+
+
+def bytes_per_state(n_neurons: int) -> int:
+    """Return how much one more distinct state may take."""
+    if n_neurons <= _NARROW:
+        return 0
+    row = -(-n_neurons // 8)
+    return 40 if row <= 8 else 56 + row * 3 // 2
+
+
+def level_positions(n_positions: int) -> list[int]:
+    """Return how many positions of a sample each level reads, the whole first.
+
+    Example:
+        >>> level_positions(112 * 112), level_positions(1)
+        ([12544, 784, 49, 4, 1], [1])
+    """
+    found = [n_positions]
+    while found[-1] > 1:
+        found.append(-(-found[-1] // STEP))
+    return found
+
+
+def water_level(sizes: Sequence[float | None], budget: float) -> float:
+    """Return the height up to which each layer has what it needs; infinite where all fit.
+
+    Args:
+        sizes: What each layer needs; None of one that was found to need more than the water.
+        budget: What there is.
+    """
+    known = sorted(size for size in sizes if size is not None)
+    n_above = len(sizes) - len(known)
+    if not n_above and sum(known) <= budget:
+        return math.inf
+    left = budget
+    for index, size in enumerate(known):
+        # The others would get as much each: if that is less, this one is above the water too.
+        share = left / (len(known) - index + n_above)
+        if size > share:
+            return share
+        left -= size
+    return left / n_above
+
+
+def kept_levels(
+    sizes: Mapping[Name, Sequence[int | None]], budget: float
+) -> dict[Name, int | None]:
+    """Return the level that each layer is read at; None of one that doesn't fit at any.
+
+    Args:
+        sizes: Of each layer the size at each level, the whole first; None at the levels that were
+            given up.
+        budget: Bytes that all counters may hold.
+    """
+    height = water_level([levels[0] for levels in sizes.values()], budget)
+    return {
+        name: next(
+            (level for level, size in enumerate(levels) if size is not None and size <= height),
+            None,
+        )
+        for name, levels in sizes.items()
+    }
