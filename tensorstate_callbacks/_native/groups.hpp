@@ -25,9 +25,10 @@ class GroupCounter final : public RowCounter {
   public:
     // A unit has at most 22 neurons.
     GroupCounter(std::size_t neurons, std::size_t group, const std::string& kernel)
-        : RowCounter(neurons, kernel), units_{neurons, std::min(group, neurons)},
+        : RowCounter(neurons, kernel), units_{neurons, std::min(group, neurons), 0},
           in_cell_(std::max<std::size_t>(1, 8 / units_.width)),
-          cells_{neurons, std::min(units_.width * in_cell_, neurons)},
+          cells_{neurons, std::min(units_.width * in_cell_, neurons), kGap},
+          size_(cells_.start(cells_.parts() * copies_of(cells_))),
           counts_(allocate_cells()) {}
 
     void add_packed(const std::uint8_t* rows, const std::uint64_t* times,
@@ -74,7 +75,7 @@ class GroupCounter final : public RowCounter {
         }
         const std::uint64_t sum = exact_sum(states_, other.states_);
         if (other.large_ == nullptr && fits(other.pending_)) {
-            for (std::size_t i = 0; i < cells_.entries(); ++i) counts_[i] += other.counts_[i];
+            for (std::size_t i = 0; i < size_; ++i) counts_[i] += other.counts_[i];
             pending_ += other.pending_;
         } else {
             need_large();
@@ -91,8 +92,13 @@ class GroupCounter final : public RowCounter {
         locked([&] {
             const std::uint64_t sum = exact_sum(states_, states);
             if (cells_.width == units_.width && fits(states)) {
-                for (std::size_t i = 0; i < cells_.entries(); ++i) {
-                    if (tables[i] != 0) counts_[i] += static_cast<std::uint32_t>(tables[i]);
+                for (std::size_t unit = 0; unit < units_.parts(); ++unit) {
+                    const std::uint64_t* const table = tables + units_.start(unit);
+                    std::uint32_t* const counts = counts_.get() + cells_.start(unit);
+                    for (std::size_t state = 0; state < units_.states(unit); ++state) {
+                        if (table[state] == 0) continue;
+                        counts[state] += static_cast<std::uint32_t>(table[state]);
+                    }
                 }
                 pending_ += states;
             } else {
@@ -126,19 +132,18 @@ class GroupCounter final : public RowCounter {
     std::size_t nbytes() const override {
         return locked([&] {
             const std::size_t large = large_ == nullptr ? 0 : units_.entries();
-            return cells_.entries() * sizeof counts_[0] + large * sizeof large_[0];
+            return size_ * sizeof counts_[0] + large * sizeof large_[0];
         });
     }
 
   private:
     static constexpr std::uint64_t kMostPending = std::numeric_limits<std::uint32_t>::max();
-    static constexpr std::size_t kBlockBytes = std::size_t{128} << 10;
 
     Block<std::uint32_t> allocate_cells() const {
         // Of more not even the size can be told.
         const std::size_t most = std::numeric_limits<std::size_t>::max() >> (cells_.width + 4);
         if (cells_.parts() > most) throw std::bad_alloc();
-        return allocate<std::uint32_t>(cells_.entries());
+        return allocate<std::uint32_t>(size_);
     }
 
     bool fits(std::uint64_t states) const noexcept { return states <= kMostPending - pending_; }
@@ -155,26 +160,51 @@ class GroupCounter final : public RowCounter {
     }
 
     void add(Source& source) override {
-        const std::size_t words = words_of(neurons_), row_bytes = words * sizeof(std::uint64_t);
-        const Memory memory = take_memory(std::max(kChunkBytes, row_bytes + 8));
+        const std::size_t row_bytes = words_of(neurons_) * sizeof(std::uint64_t);
+        const std::size_t bytes = std::max(kChunkBytes, row_bytes + 8);
+        const std::size_t room = std::min((bytes - 8) / row_bytes, kMostPositions);
+        const std::uint64_t most = std::min<std::uint64_t>(
+            std::max<std::size_t>(1, bytes_at_once() / bytes), source.rows() / room + 1);
+        Vector<Memory> chunks(static_cast<std::size_t>(most));
+        Vector<OpenRows> blocks(chunks.size());
+        for (Memory& chunk : chunks) chunk = take_memory(bytes);
         const std::uint64_t sum = expect(source.rows());
-        Room room{static_cast<std::uint64_t*>(memory.get())};
-        room.size = std::clamp<std::size_t>((kChunkBytes - 8) / row_bytes, 1, kMostPositions);
-        for (Rows rows = source.next(room); rows.size != 0; rows = source.next(room)) {
-            count({reinterpret_cast<const std::uint8_t*>(rows.words), row_bytes, rows.size});
+        for (bool more = true; more;) {
+            std::size_t filled = 0;
+            while (more && filled < blocks.size()) {
+                Room here{static_cast<std::uint64_t*>(chunks[filled].get()), nullptr, room};
+                const Rows rows = source.next(here);
+                more = rows.size != 0;
+                const auto* const start = reinterpret_cast<const std::uint8_t*>(rows.words);
+                if (more) blocks[filled++] = {start, row_bytes, rows.size};
+            }
+            count(blocks.data(), filled);
         }
         states_ = sum;
     }
 
+    // Of rows, so that they stay near while they are read once for each few cells; or, where their
+    // counts are too many for that, the more rows the more of these are near from row to row.
+    std::size_t bytes_at_once() const noexcept {
+        return cells_.width <= 10 ? std::size_t{128} << 10 : std::size_t{4} << 20;
+    }
+
     void count(OpenRows rows) noexcept {
-        const std::size_t most = std::max<std::size_t>(64, kBlockBytes / rows.bytes);
+        const std::size_t most = std::max<std::size_t>(64, bytes_at_once() / rows.bytes);
         while (rows.size != 0) {
-            const std::size_t size = std::min(rows.size, most);
-            if (!fits(size)) settle();
-            count_rows(cells_, {rows.rows, rows.bytes, size}, counts_.get());
-            pending_ += size;
-            rows = {rows.rows + size * rows.bytes, rows.bytes, rows.size - size};
+            const OpenRows some{rows.rows, rows.bytes, std::min(rows.size, most)};
+            count(&some, 1);
+            rows.rows += some.size * rows.bytes;
+            rows.size -= some.size;
         }
+    }
+
+    void count(const OpenRows* blocks, std::size_t n_blocks) noexcept {
+        std::uint64_t size = 0;
+        for (std::size_t i = 0; i < n_blocks; ++i) size += blocks[i].size;
+        if (!fits(size)) settle();
+        count_rows(cells_, blocks, n_blocks, counts_.get());
+        pending_ += size;
     }
 
     // `added`: by the whole call.
@@ -195,7 +225,7 @@ class GroupCounter final : public RowCounter {
 
     void settle() noexcept {
         fold_into(large_.get());
-        for (std::size_t i = 0; i < cells_.entries(); ++i) {
+        for (std::size_t i = 0; i < size_; ++i) {
             if (counts_[i] != 0) counts_[i] = 0;
         }
         pending_ = 0;
@@ -203,18 +233,22 @@ class GroupCounter final : public RowCounter {
 
     // Adds the cells' counts to those of their units.
     void fold_into(std::uint64_t* tables) const noexcept {
+        for (std::size_t copy = 0; copy < copies_of(cells_); ++copy) {
+            const std::uint32_t* const counts = counts_.get() + cells_.start(copy * cells_.parts());
+            for (std::size_t cell = 0; cell < cells_.parts(); ++cell) {
+                fold(cell, counts + cells_.start(cell), tables);
+            }
+        }
+    }
+
+    void fold(std::size_t cell, const std::uint32_t* counts, std::uint64_t* tables) const noexcept {
         const std::size_t width = units_.width, mask = (std::size_t{1} << width) - 1;
-        for (std::size_t cell = 0; cell < cells_.parts(); ++cell) {
-            const std::size_t first = cell * in_cell_;
-            const std::size_t units = std::min(in_cell_, units_.parts() - first);
-            const std::size_t states = std::size_t{1} << cells_.width_of(cell);
-            const std::uint32_t* const counts = counts_.get() + (cell << cells_.width);
-            for (std::size_t state = 0; state < states; ++state) {
-                if (counts[state] == 0) continue;
-                for (std::size_t unit = 0; unit < units; ++unit) {
-                    tables[((first + unit) << width) + (state >> unit * width & mask)] +=
-                        counts[state];
-                }
+        const std::size_t first = cell * in_cell_;
+        const std::size_t units = std::min(in_cell_, units_.parts() - first);
+        for (std::size_t state = 0; state < cells_.states(cell); ++state) {
+            if (counts[state] == 0) continue;
+            for (std::size_t unit = 0; unit < units; ++unit) {
+                tables[units_.start(first + unit) + (state >> unit * width & mask)] += counts[state];
             }
         }
     }
@@ -222,6 +256,7 @@ class GroupCounter final : public RowCounter {
     Division units_;
     std::size_t in_cell_;  // units
     Division cells_;
+    std::size_t size_;  // of counts_
     Block<std::uint32_t> counts_;
     std::uint64_t pending_ = 0;      // states in counts_, which no count of them is more than
     Block<std::uint64_t> large_;     // null until it is needed
