@@ -51,6 +51,7 @@ needs_keras = pytest.mark.skipif(
     "part",
     [
         pytest.param("count", marks=needs_torch),
+        "groups",
         pytest.param("memory", marks=needs_linux),
         pytest.param("growth", marks=needs_linux),
         pytest.param("exchange", marks=needs_linux),
