@@ -35,6 +35,43 @@ def test_each_unit_of_any_size_is_counted(kernel, size):
 
 
 @every_kernel
+@pytest.mark.parametrize(("width", "size", "times"), [(20, 8, 1), (12, 3, 1), (16, 16, 8)])
+def test_more_rows_than_are_counted_at_once_are_all_counted(kernel, width, size, times, rng):
+    numbers = rng.integers(0, 2**width, 280_000, np.uint32)
+    activations = (numbers[:, None] >> np.arange(width, dtype=np.uint32) & 1).astype(np.uint8)
+    rows = np.tile(numbers.view(np.uint8).reshape(-1, 4)[:, : -(-width // 8)], (times, 1))
+    whole, parts = new_groups(kernel, width, size), new_groups(kernel, width, size)
+    whole.update(activations, 1)
+    parts.update_packed(rows)
+    expected = np.concatenate([
+        np.bincount(numbers >> first & 2 ** min(size, width - first) - 1,
+                    minlength=2 ** min(size, width - first))
+        for first in range(0, width, size)
+    ])  # fmt: skip
+    assert np.array_equal(whole.tables(), expected)
+    assert np.array_equal(parts.tables(), times * expected)
+
+
+@every_kernel
+def test_tables_may_lie_in_memory_in_any_way(kernel):
+    states = recurring(100, 20) > 0
+    given = new_groups(kernel, 20, 8)
+    given.update(states, 1)
+    tables = given.tables()
+    frozen = tables.copy()
+    frozen.flags.writeable = False
+    for some in (
+        tables[::-1].copy()[::-1],
+        np.repeat(tables, 2)[::2],
+        tables.astype(">u8"),
+        frozen,
+    ):
+        counter = new_groups(kernel, 20, 8)
+        counter.add_tables(some, np.uint64(100))
+        assert_groups(counter, states)
+
+
+@every_kernel
 @few
 @given(data=st.data(), width=widths, size=sizes, seed=seeds)
 def test_any_view_of_any_dtype_is_counted(kernel, data, width, size, seed):

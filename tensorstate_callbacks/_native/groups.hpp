@@ -258,8 +258,8 @@ class GroupCounter final : public RowCounter {
     Division cells_;
     std::size_t size_;  // of counts_
     Block<std::uint32_t> counts_;
-    std::uint64_t pending_ = 0;      // states in counts_, which no count of them is more than
-    Block<std::uint64_t> large_;     // null until it is needed
+    std::uint64_t pending_ = 0;   // states in counts_: no count there is more
+    Block<std::uint64_t> large_;  // null until it is needed
 };
 
 }  // namespace tensorstate

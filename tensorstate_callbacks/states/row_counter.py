@@ -141,9 +141,8 @@ class RowCounter:
         self._engine.add_rows(rows, checked_counts(counts, len(rows)))
 
     def reset(self) -> None:
-        """Forget everything counted, and give the tables' memory back.
+        """Forget everything counted, and give the memory back that it took.
 
-        The next counter of the process finds up to 64 MiB of it ready; the rest goes back to the
-        system.
+        Up to 64 MiB of it wait for the next counter of the process; the rest goes to the system.
         """
         self._engine.reset()
