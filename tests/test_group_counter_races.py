@@ -12,6 +12,9 @@ from counter_oracle import every_kernel, native_kernels, recurring
 from group_oracle import assert_groups, held, new_groups, packed
 from test_counter_races import at_once, writing_to
 
+from tensorstate_callbacks._native import fallback
+from tensorstate_callbacks._native.arguments import check_padding
+
 some_sizes = pytest.mark.parametrize("size", [1, 3, 8, 12])
 
 
@@ -183,3 +186,32 @@ def test_whichever_allocation_fails_nothing_changes(kernel, size, large):
     with pytest.raises(MemoryError, match=rf"groups of {size} of 20 neurons"):
         new_groups(kernel, 20, size)
     fail_allocation(0)
+
+
+def test_what_numpy_checked_is_what_it_counts(monkeypatch):
+    rows = np.zeros((3, 2), np.uint8)
+
+    def check_and_write(given, n_neurons):
+        check_padding(given, n_neurons)
+        rows[:] = 255  # as another thread may
+
+    monkeypatch.setattr(fallback, "check_padding", check_and_write)
+    counter = new_groups("numpy", 12, 8)
+    counter.update_packed(rows)
+    assert_groups(counter, np.zeros((3, 12), bool))
+
+
+def test_what_ends_numpy_halfway_changes_nothing(monkeypatch):
+    counter, states = new_groups("numpy", 12, 1), recurring(2**16, 12) > 0
+    counter.update_packed(packed(states[:100]))
+    before, places = held(counter), iter([fallback.NumpyGroupEngine._places])
+
+    def fail_at_the_second_block(engine, rows):
+        for real in places:
+            return real(engine, rows)
+        raise MemoryError
+
+    monkeypatch.setattr(fallback.NumpyGroupEngine, "_places", fail_at_the_second_block)
+    with pytest.raises(MemoryError):
+        counter.update_packed(packed(states))
+    assert held(counter) == before
