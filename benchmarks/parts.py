@@ -11,6 +11,7 @@ from benchmarks.rows import Part
 PARTS = {
     "pack": "benchmarks.pack",
     "count": "benchmarks.count",
+    "groups": "benchmarks.groups",
     "memory": "benchmarks.memory",
     "growth": "benchmarks.growth",
     "exchange": "benchmarks.exchange",

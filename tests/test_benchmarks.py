@@ -54,6 +54,7 @@ needs_matplotlib = pytest.mark.skipif(
     "part",
     [
         pytest.param("count", marks=needs_torch),
+        "groups",
         pytest.param("memory", marks=needs_linux),
         pytest.param("growth", marks=needs_linux),
         pytest.param("exchange", marks=needs_linux),

@@ -29,16 +29,18 @@ cdef extern from "counter.hpp" namespace "tensorstate" nogil:
         vector[uint64_t] values
         vector[uint64_t] multiplicities
 
-    cdef cppclass Counter:
-        Counter(size_t neurons, string kernel) except +
+    cdef cppclass RowCounter:
         void add_activations(const char* data, const vector[Axis]& positions, Axis channels,
                              size_t item_bytes, cbool folded, Firing firing) except +
         void add_packed(const uint8_t* rows, const uint64_t* counts, size_t size) except +
-        void merge(Counter& other) except +
         void reset() except +
         uint64_t states() except +
-        size_t distinct() except +
         size_t nbytes() except +
+
+    cdef cppclass Counter(RowCounter):
+        Counter(size_t neurons, string kernel) except +
+        void merge(Counter& other) except +
+        size_t distinct() except +
         Snapshot snapshot() except +
         Spectrum spectrum() except +
         vector[uint64_t] fired() except +
@@ -51,6 +53,18 @@ cdef extern from "counter.hpp" namespace "tensorstate" nogil:
     ForkGate fork_gate
     vector[string] kernel_names() except +
     void set_failing_allocation "tensorstate::fail_allocation"(uint64_t number)
+
+cdef extern from "groups.hpp" namespace "tensorstate" nogil:
+    cdef struct GroupTables:
+        vector[uint64_t] counts
+        uint64_t states
+
+    cdef cppclass GroupCounter(RowCounter):
+        GroupCounter(size_t neurons, size_t group, string kernel) except +
+        void merge(GroupCounter& other) except +
+        void add_tables(const uint64_t* tables, uint64_t states) except +
+        size_t n_counts()
+        GroupTables tables() except +
 
 
 cdef class _Words:
@@ -82,35 +96,24 @@ cdef _array(vector[uint64_t]& words):
     return np.asarray(owner)
 
 
-cdef class NativeEngine:
-    """Counts states of `n_neurons` bits; counter.py checks what comes in."""
+cdef class _RowsEngine:
+    """Takes rows of `n_neurons` bits; the counters' classes check what comes in."""
 
-    cdef unique_ptr[Counter] counter
+    cdef unique_ptr[RowCounter] rows
     cdef size_t n_neurons
-
-    def __cinit__(self, size_t n_neurons, str kernel):
-        self.n_neurons = n_neurons
-        self.counter.reset(new Counter(n_neurons, kernel.encode()))
 
     @property
     def n_states(self):
         cdef uint64_t states
         with nogil:
-            states = self.counter.get().states()
+            states = self.rows.get().states()
         return states
-
-    @property
-    def n_distinct(self):
-        cdef size_t distinct
-        with nogil:
-            distinct = self.counter.get().distinct()
-        return distinct
 
     @property
     def nbytes(self):
         cdef size_t nbytes
         with nogil:
-            nbytes = self.counter.get().nbytes()
+            nbytes = self.rows.get().nbytes()
         return nbytes
 
     def add_firing(self, firing):
@@ -132,7 +135,7 @@ cdef class NativeEngine:
                 positions.push_back(Axis(view.shape[axis], view.strides[axis]))
             channels = Axis(view.shape[view.ndim - 1], view.strides[view.ndim - 1])
             with nogil:
-                self.counter.get().add_activations(
+                self.rows.get().add_activations(
                     <const char*> view.buf, positions, channels, view.itemsize, is_folded, in_range
                 )
         finally:
@@ -154,7 +157,7 @@ cdef class NativeEngine:
         if place == 0 and 0 not in shape:
             raise ValueError("the activations have no memory: it was freed")
         with nogil:
-            self.counter.get().add_activations(
+            self.rows.get().add_activations(
                 <const char*> place, positions, channels, item_bytes, is_folded, in_range
             )
 
@@ -172,18 +175,40 @@ cdef class NativeEngine:
                 raise ValueError("rows and counts differ in length")
             first_number = &numbers[0]
         with nogil:
-            self.counter.get().add_packed(&rows[0, 0], first_number, size)
+            self.rows.get().add_packed(&rows[0, 0], first_number, size)
+
+    def reset(self):
+        with nogil:
+            self.rows.get().reset()
+
+
+cdef class NativeEngine(_RowsEngine):
+    """Counts distinct states."""
+
+    cdef Counter* counter
+
+    def __cinit__(self, size_t n_neurons, str kernel):
+        self.n_neurons = n_neurons
+        self.counter = new Counter(n_neurons, kernel.encode())
+        self.rows.reset(self.counter)
+
+    @property
+    def n_distinct(self):
+        cdef size_t distinct
+        with nogil:
+            distinct = self.counter.distinct()
+        return distinct
 
     def merge(self, NativeEngine other not None):
         if other.n_neurons != self.n_neurons:
             raise ValueError("the engines differ in their number of neurons")
         with nogil:
-            self.counter.get().merge(other.counter.get()[0])
+            self.counter.merge(other.counter[0])
 
     def snapshot(self):
         cdef Snapshot snapshot
         with nogil:
-            snapshot = self.counter.get().snapshot()
+            snapshot = self.counter.snapshot()
         counts = _array(snapshot.counts)
         width = (self.n_neurons + 7) // 8
         rows = _array(snapshot.rows).view(np.uint8)[: len(counts) * width]
@@ -192,18 +217,48 @@ cdef class NativeEngine:
     def spectrum(self):
         cdef Spectrum spectrum
         with nogil:
-            spectrum = self.counter.get().spectrum()
+            spectrum = self.counter.spectrum()
         return _array(spectrum.values), _array(spectrum.multiplicities)
 
     def fired(self):
         cdef vector[uint64_t] fired
         with nogil:
-            fired = self.counter.get().fired()
+            fired = self.counter.fired()
         return _array(fired)
 
-    def reset(self):
+
+cdef class NativeGroupEngine(_RowsEngine):
+    """Counts the states of each unit of `group_size` neurons."""
+
+    cdef GroupCounter* counter
+    cdef size_t group_size
+
+    def __cinit__(self, size_t n_neurons, size_t group_size, str kernel):
+        if n_neurons < 1 or not 1 <= group_size <= 22:
+            raise ValueError("a unit has 1 to 22 neurons")
+        self.n_neurons = n_neurons
+        self.group_size = group_size
+        self.counter = new GroupCounter(n_neurons, group_size, kernel.encode())
+        self.rows.reset(self.counter)
+
+    def merge(self, NativeGroupEngine other not None):
+        if other.n_neurons != self.n_neurons or other.group_size != self.group_size:
+            raise ValueError("the engines differ in their units")
         with nogil:
-            self.counter.get().reset()
+            self.counter.merge(other.counter[0])
+
+    def add_tables(self, const uint64_t[::1] tables, uint64_t n_states):
+        cdef size_t size = tables.shape[0]
+        if size != self.counter.n_counts():
+            raise ValueError("the tables have the wrong size")
+        with nogil:
+            self.counter.add_tables(&tables[0], n_states)
+
+    def snapshot(self):
+        cdef GroupTables found
+        with nogil:
+            found = self.counter.tables()
+        return _array(found.counts), found.states
 
 
 def kernels():
