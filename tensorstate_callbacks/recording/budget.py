@@ -13,8 +13,9 @@ tables really hold depends on the order in which they grew.
 """
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 Name = TypeVar("Name")
 
@@ -97,3 +98,55 @@ def kept_levels(
         )
         for name, levels in sizes.items()
     }
+
+
+class Sized(Protocol):
+    """What shares in a budget: the counters of a probe."""
+
+    def sizes(self) -> list[int | None]:
+        """Return the size at each level, in bytes; None at those that were given up."""
+
+    def keep(self, level: int | None) -> None:
+        """Give up the levels before one, or all."""
+
+
+class Budget:
+    """The memory that the counters of one pass share.
+
+    Args:
+        n_bytes: How much there is.
+
+    Attributes:
+        members: Who shares it.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        self._n_bytes = n_bytes
+        self.members: list[Sized] = []
+        # What is left if all states turn out to be distinct.
+        self._left = n_bytes
+        self._was_short = False
+        # An interrupt must not lock the thread out that it leaves it to.
+        self._lock = threading.RLock()
+
+    def take(self, n_bytes: int) -> None:
+        """Take so much of it at most; where it may not be there, others give up what they must."""
+        self._left -= n_bytes
+        if self._left < 0:
+            self._was_short = True
+            self._settle(n_bytes)
+
+    def finish(self) -> None:
+        """Have the rule decide on what the whole pass has shown."""
+        if self._was_short:
+            self._settle(0)
+
+    def _settle(self, wanted: int) -> None:
+        with self._lock:
+            members = list(self.members)
+            sizes = {number: member.sizes() for number, member in enumerate(members)}
+            held = 0
+            for number, level in kept_levels(sizes, self._n_bytes).items():
+                members[number].keep(level)
+                held += (sizes[number][level] or 0) if level is not None else 0
+            self._left = self._n_bytes - held - wanted

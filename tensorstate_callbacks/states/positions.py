@@ -1,6 +1,8 @@
 """Which positions of a sample are read where not all of them are."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,3 +78,33 @@ def _root(dimensions: int) -> float:
             power *= x
         x -= (power * x - x - 1) / ((dimensions + 1) * power - 1)
     return x
+
+
+def select_positions(
+    activations: npt.NDArray[Any],
+    channel_axis: int,
+    sample_axis: int | None,
+    places: npt.NDArray[np.intp],
+) -> npt.NDArray[Any]:
+    """Return a copy of the activations at some positions of each sample.
+
+    Args:
+        activations: Of any shape.
+        channel_axis: The axis of the neurons.
+        sample_axis: The axis of the samples; None where there is one sample.
+        places: Indices into the positions of the other axes, in C order.
+
+    Returns:
+        Shape `(samples, places, neurons)`.
+    """
+    if sample_axis is None:
+        moved = np.moveaxis(activations, channel_axis, -1)[np.newaxis]
+    else:
+        moved = np.moveaxis(activations, (sample_axis, channel_axis), (0, -1))
+    return moved[(slice(None), *np.unravel_index(places, moved.shape[1:-1]))]
+
+
+def grid_of(shape: Sequence[int], channel_axis: int, sample_axis: int | None) -> tuple[int, ...]:
+    """Return how many positions lie along each axis but those of samples and neurons."""
+    axes = {channel_axis % len(shape), None if sample_axis is None else sample_axis % len(shape)}
+    return tuple(size for axis, size in enumerate(shape) if axis not in axes)

@@ -1,0 +1,263 @@
+"""Count the states of one probe: whole layers or groups, all positions or some, within a budget."""
+
+import math
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorstate_callbacks.recording.budget import (
+    Budget,
+    bytes_per_state,
+    counter_bytes,
+    level_positions,
+)
+from tensorstate_callbacks.states.counter import Memory, StateCounter, pack_states
+from tensorstate_callbacks.states.group_counter import GroupCounter
+from tensorstate_callbacks.states.positions import grid_of, select_positions, spread_positions
+
+Counter = StateCounter | GroupCounter
+Rows = npt.NDArray[np.uint8]
+Grid = tuple[int, ...]
+
+# States of reserves wait until there are so many bytes of them: most passes end before.
+_MOST_WAITING = 4 << 20
+
+
+class _Waiting(NamedTuple):
+    """States of a batch that the reserves have not counted yet.
+
+    Attributes:
+        rows: Packed, sample after sample.
+        grid: How many positions of a sample lie along each axis.
+        read: How many of them each level reads.
+        level: The one that these were read for.
+    """
+
+    rows: Rows
+    grid: Grid
+    read: list[int]
+    level: int
+
+
+class ProbeCounter:
+    """Counts the states that one probe shows with one number of neurons.
+
+    The counter of all positions that are to be read has reserves where it may grow: one of every
+    sixteenth position, one of every sixteenth of these, down to one position. What they read is
+    packed at once, and counted only once it matters.
+
+    Args:
+        n_neurons: Bits of a state.
+        group_size: Neurons of a unit; None makes the layer one unit.
+        positions: At most that many positions of each sample are read; None reads all.
+        budget: Shares the memory out; None where there is no limit.
+
+    Attributes:
+        n_neurons: Bits of a state.
+        level: The counter that is read, 0 for that of all positions; None once none fits.
+        n_read: Positions of a sample that the last batch was read at.
+    """
+
+    def __init__(
+        self,
+        n_neurons: int,
+        group_size: int | None = None,
+        positions: int | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self.n_neurons = n_neurons
+        self.level: int | None = 0
+        self.n_read = 0
+        self._group_size, self._positions, self._budget = group_size, positions, budget
+        self._may_grow = group_size is None and bytes_per_state(n_neurons) > 0
+        if budget is not None and not self._may_grow:
+            budget.take(self._fixed_bytes())
+        self._counters: list[Counter | None] = [self._new_counter()]
+        # What the reserves have counted.
+        self._n_counted = [0]
+        self._waiting: list[_Waiting] = []
+        self._n_waiting = 0
+        # An interrupt must not lock the thread out that it leaves it to.
+        self._lock = threading.RLock()
+        if budget is not None:
+            budget.members.append(self)
+
+    @property
+    def counter(self) -> Counter:
+        """The counter that is read; an empty one where none fits."""
+        found = None if self.level is None else self._counters[self.level]
+        return self._new_counter() if found is None else found
+
+    def levels(self) -> list[Counter | None]:
+        """Return the counters of all levels, up to date; None for those that were given up."""
+        with self._lock:
+            self._count_waiting()
+            return list(self._counters)
+
+    def sizes(self) -> list[int | None]:
+        """Return the size at each level, in bytes; see `budget`."""
+        sizes: list[int | None] = []
+        held = 0
+        for counter in reversed(self.levels()):
+            if isinstance(counter, StateCounter) and self._may_grow:
+                held += counter_bytes(self.n_neurons, counter.n_distinct)
+            elif counter is not None:
+                held += self._fixed_bytes()
+            sizes.append(None if counter is None else held)
+        return sizes[::-1]
+
+    def keep(self, level: int | None) -> None:
+        """Give up the levels before one, or all."""
+        with self._lock:
+            if level is None:
+                self._waiting, self._n_waiting = [], 0
+            self.level = level
+            n_gone = len(self._counters) if level is None else level
+            self._counters[:n_gone] = [None] * n_gone
+
+    def update(
+        self,
+        activations: npt.NDArray[Any] | Memory,
+        channel_axis: int,
+        threshold: float = 0.0,
+        *,
+        sample_axis: int | None = 0,
+        bfloat16: bool = False,
+    ) -> None:
+        """Count the states of a batch; see `StateCounter.update`.
+
+        Args:
+            activations: Activations of any shape.
+            channel_axis: The axis of the neurons.
+            threshold: A neuron fires where its activation is greater.
+            sample_axis: The axis of the samples; None where there is one sample.
+            bfloat16: The activations are the bits of bfloat16 numbers as 16-bit integers.
+        """
+        shape = activations.shape
+        if sample_axis is not None and sample_axis % len(shape) == channel_axis % len(shape):
+            sample_axis = None
+        grid = grid_of(shape, channel_axis, sample_axis)
+
+        def rows_at(places: npt.NDArray[np.intp]) -> Rows:
+            array = activations.array() if isinstance(activations, Memory) else activations
+            chosen = select_positions(array, channel_axis, sample_axis, places)
+            return pack_states(chosen, -1, threshold, bfloat16=bfloat16)
+
+        def count_all(counter: Counter) -> None:
+            counter.update(activations, channel_axis, threshold, bfloat16=bfloat16)
+
+        n_samples = 1 if sample_axis is None else shape[sample_axis]
+        self._count(grid, n_samples, rows_at, count_all)
+
+    def update_packed(self, rows: Rows, grid: Grid, n_samples: int) -> None:
+        """Count states that are packed already; see `StateCounter.update_packed`.
+
+        Args:
+            rows: The states of all positions, sample after sample.
+            grid: How many positions of a sample lie along each axis.
+            n_samples: Samples.
+        """
+
+        def rows_at(places: npt.NDArray[np.intp]) -> Rows:
+            return _take(rows, math.prod(grid), places)
+
+        self._count(grid, n_samples, rows_at, lambda counter: counter.update_packed(rows))
+
+    def _count(
+        self,
+        grid: Grid,
+        n_samples: int,
+        rows_at: Callable[[npt.NDArray[np.intp]], Rows],
+        count_all: Callable[[Counter], None],
+    ) -> None:
+        total = math.prod(grid)
+        wanted = total if self._positions is None else min(self._positions, total)
+        reserved = self._may_grow and self._budget is not None
+        if reserved:
+            # Before the lock: others may have to give up something. A fifteenth is for reserves.
+            most = bytes_per_state(self.n_neurons) * n_samples * wanted * 16 // 15
+            self._budget.take(most)  # type: ignore[union-attr]
+        elif wanted == total and self.level is not None:
+            self.n_read = total
+            count_all(self.counter)
+            return
+        with self._lock:
+            if self.level is None:
+                return
+            read = level_positions(wanted) if reserved else [wanted]
+            self._add_levels(len(read))
+            n_read = read[min(self.level, len(read) - 1)]
+            reserve, rows = None, None
+            if n_read < total:
+                rows = rows_at(spread_positions(grid, n_read))
+            if self.level + 1 < len(self._counters):
+                n_next = read[min(self.level + 1, len(read) - 1)]
+                if rows is None:
+                    reserve = rows_at(spread_positions(grid, n_next))
+                else:
+                    reserve = _take(rows, n_read, _places_among(grid, n_read, n_next))
+            # Only now, so that what can't be read is not counted anywhere.
+            if rows is None:
+                count_all(self.counter)
+            else:
+                self.counter.update_packed(rows)
+            self.n_read = n_read
+            if reserve is not None:
+                self._waiting.append(_Waiting(reserve, grid, read, self.level + 1))
+                self._n_waiting += reserve.nbytes
+                if self._n_waiting > _MOST_WAITING:
+                    self._count_waiting()
+
+    def _add_levels(self, n_levels: int) -> None:
+        """Add the reserves that a batch needs which has more positions than those before."""
+        if n_levels <= len(self._counters):
+            return
+        self._count_waiting()
+        while len(self._counters) < n_levels:
+            # Of what came before, the last level has read one position, as a further one would.
+            last, further = self._counters[-1], self._new_counter()
+            if isinstance(last, StateCounter) and isinstance(further, StateCounter):
+                further.merge(last)
+            self._counters.append(further)
+            self._n_counted.append(further.n_states)
+
+    def _count_waiting(self) -> None:
+        """Have the reserves count what waits for them."""
+        while self._waiting:
+            rows, grid, read, first = self._waiting[0]
+            for level in range(first, len(self._counters)):
+                n_of, n_read = (read[min(each, len(read) - 1)] for each in (first, level))
+                some = _take(rows, n_of, _places_among(grid, n_of, n_read))
+                counter = self._counters[level]
+                # Else an interrupt came before it was taken off the list.
+                if counter is not None and counter.n_states == self._n_counted[level]:
+                    counter.update_packed(some)
+                self._n_counted[level] += len(some)
+            self._waiting.pop(0)
+        self._n_waiting = 0
+
+    def _new_counter(self) -> Counter:
+        if self._group_size is None:
+            return StateCounter(self.n_neurons)
+        return GroupCounter(self.n_neurons, self._group_size)
+
+    def _fixed_bytes(self) -> int:
+        if self._group_size is None:
+            return counter_bytes(self.n_neurons, 0)
+        whole, rest = divmod(self.n_neurons, min(self._group_size, self.n_neurons))
+        return 4 * ((whole << min(self._group_size, self.n_neurons)) + ((1 << rest) if rest else 0))
+
+
+def _take(rows: Rows, n_positions: int, places: npt.NDArray[np.intp]) -> Rows:
+    by_sample = rows.reshape(-1, n_positions, rows.shape[1])
+    return by_sample[:, places].reshape(-1, rows.shape[1])
+
+
+@lru_cache(maxsize=4096)
+def _places_among(grid: Grid, n_of: int, n_read: int) -> npt.NDArray[np.intp]:
+    """Return where the positions of a smaller count are among those of a larger one."""
+    return np.searchsorted(spread_positions(grid, n_of), spread_positions(grid, n_read))
