@@ -115,7 +115,9 @@ class Watch:
 
     def start_recording(self) -> None:
         """Count what the probes see from now on, and nothing of what they have seen."""
-        self.recorder = Recorder(self.names(), threshold=self._settings.threshold)
+        self.recorder = Recorder(
+            self.names(), threshold=self._settings.threshold, sampling=self._settings.sampling()
+        )
 
     def new_flow(self) -> AxisFlow | None:
         """Return what to note the axes of tensors in, None where all is known that is needed."""

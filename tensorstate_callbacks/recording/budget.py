@@ -12,15 +12,20 @@ data alone, not on how it was cut. The sizes are computed from the numbers of di
 tables really hold depends on the order in which they grew.
 """
 
+import dataclasses
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 Name = TypeVar("Name")
 
 STEP = 16
 """Each level reads one of so many positions of the one before."""
+
+COUNT_BYTES = 4
+"""What a group's counter takes for each state that a unit may be in."""
 
 # Up to here a counter may become a plain array; above, a table of the states that were seen.
 _NARROW = 20
@@ -80,6 +85,25 @@ def water_level(sizes: Sequence[float | None], budget: float) -> float:
     return left / n_above
 
 
+def level_sizes(n_neurons: int, distinct: Sequence[int | None]) -> list[int | None]:
+    """Return the size of a layer's counters at each level, in bytes.
+
+    Args:
+        n_neurons: Bits of a state.
+        distinct: Distinct states at each level; None at those that were given up.
+
+    Example:
+        >>> level_sizes(64, [None, 1000, 100])
+        [None, 44000, 4000]
+    """
+    sizes: list[int | None] = []
+    held = 0
+    for number in reversed(distinct):
+        held += 0 if number is None else counter_bytes(n_neurons, number)
+        sizes.append(None if number is None else held)
+    return sizes[::-1]
+
+
 def kept_levels(
     sizes: Mapping[Name, Sequence[int | None]], budget: float
 ) -> dict[Name, int | None]:
@@ -100,6 +124,26 @@ def kept_levels(
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """What of a layer's states is counted, and how.
+
+    Args:
+        group_size: Neurons of a unit, 1 to 22; None makes the layer one unit.
+        positions: At most that many positions of each sample are read, at least 1; None reads all.
+        max_memory: Bytes that the counters of one pass may hold together, at least 1; None sets no
+            limit.
+    """
+
+    group_size: int | None = None
+    positions: int | None = None
+    max_memory: int | None = None
+
+
+WHOLE = Sampling()
+"""All positions, the layer as one unit, whatever memory it takes."""
+
+
 class Sized(Protocol):
     """What shares in a budget: the counters of a probe."""
 
@@ -117,36 +161,51 @@ class Budget:
         n_bytes: How much there is.
 
     Attributes:
-        members: Who shares it.
+        n_bytes: How much there is.
+        was_short: Whether it might not have been enough.
     """
 
     def __init__(self, n_bytes: int) -> None:
-        self._n_bytes = n_bytes
-        self.members: list[Sized] = []
+        self.n_bytes = n_bytes
+        self._members: list[Sized] = []
         # What is left if all states turn out to be distinct.
         self._left = n_bytes
-        self._was_short = False
+        self.was_short = False
         # An interrupt must not lock the thread out that it leaves it to.
         self._lock = threading.RLock()
+
+    def join(self, member: Sized) -> None:
+        """Let a probe's counters share in it."""
+        self._members.append(member)
+
+    def leave(self, member: Sized) -> None:
+        """Share it among the others."""
+        with suppress(ValueError):
+            self._members.remove(member)
 
     def take(self, n_bytes: int) -> None:
         """Take so much of it at most; where it may not be there, others give up what they must."""
         self._left -= n_bytes
         if self._left < 0:
-            self._was_short = True
+            self.was_short = True
             self._settle(n_bytes)
+
+    @property
+    def most_taken(self) -> int:
+        """How much was taken if all states were distinct."""
+        return self.n_bytes - self._left
 
     def finish(self) -> None:
         """Have the rule decide on what the whole pass has shown."""
-        if self._was_short:
+        if self.was_short:
             self._settle(0)
 
     def _settle(self, wanted: int) -> None:
         with self._lock:
-            members = list(self.members)
+            members = list(self._members)
             sizes = {number: member.sizes() for number, member in enumerate(members)}
             held = 0
-            for number, level in kept_levels(sizes, self._n_bytes).items():
+            for number, level in kept_levels(sizes, self.n_bytes).items():
                 members[number].keep(level)
                 held += (sizes[number][level] or 0) if level is not None else 0
-            self._left = self._n_bytes - held - wanted
+            self._left = self.n_bytes - held - wanted

@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.recording.budget import (
+    COUNT_BYTES,
+    WHOLE,
     Budget,
+    Sampling,
     bytes_per_state,
     counter_bytes,
+    level_sizes,
     level_positions,
 )
 from tensorstate_callbacks.states.counter import Memory, StateCounter, pack_states
@@ -52,28 +56,27 @@ class ProbeCounter:
 
     Args:
         n_neurons: Bits of a state.
-        group_size: Neurons of a unit; None makes the layer one unit.
-        positions: At most that many positions of each sample are read; None reads all.
+        sampling: What is a unit, and which positions are read.
         budget: Shares the memory out; None where there is no limit.
 
     Attributes:
         n_neurons: Bits of a state.
         level: The counter that is read, 0 for that of all positions; None once none fits.
-        n_read: Positions of a sample that the last batch was read at.
+        n_wanted: Positions of a sample that the last batch was to be read at.
     """
 
     def __init__(
         self,
         n_neurons: int,
-        group_size: int | None = None,
-        positions: int | None = None,
+        sampling: Sampling = WHOLE,
         budget: Budget | None = None,
     ) -> None:
         self.n_neurons = n_neurons
         self.level: int | None = 0
-        self.n_read = 0
-        self._group_size, self._positions, self._budget = group_size, positions, budget
-        self._may_grow = group_size is None and bytes_per_state(n_neurons) > 0
+        self._group_size, self._positions = sampling.group_size, sampling.positions
+        self._budget = budget
+        self.n_wanted = 0
+        self._may_grow = self._group_size is None and bytes_per_state(n_neurons) > 0
         if budget is not None and not self._may_grow:
             budget.take(self._fixed_bytes())
         self._counters: list[Counter | None] = [self._new_counter()]
@@ -83,14 +86,27 @@ class ProbeCounter:
         self._n_waiting = 0
         # An interrupt must not lock the thread out that it leaves it to.
         self._lock = threading.RLock()
-        if budget is not None:
-            budget.members.append(self)
 
     @property
     def counter(self) -> Counter:
         """The counter that is read; an empty one where none fits."""
         found = None if self.level is None else self._counters[self.level]
         return self._new_counter() if found is None else found
+
+    @property
+    def progress(self) -> tuple[int | None, int]:
+        """What changes with each batch that is counted."""
+        return self.level, self.counter.n_states
+
+    @property
+    def has_seen(self) -> bool:
+        """Whether any states were seen, counted or not."""
+        return self.n_wanted > 0
+
+    @property
+    def thinned(self) -> tuple[int, int] | None:
+        """Positions of a sample that are read and that were to be read, where these differ."""
+        return thinned_to(self.level, self.n_wanted)
 
     def levels(self) -> list[Counter | None]:
         """Return the counters of all levels, up to date; None for those that were given up."""
@@ -100,15 +116,11 @@ class ProbeCounter:
 
     def sizes(self) -> list[int | None]:
         """Return the size at each level, in bytes; see `budget`."""
-        sizes: list[int | None] = []
-        held = 0
-        for counter in reversed(self.levels()):
-            if isinstance(counter, StateCounter) and self._may_grow:
-                held += counter_bytes(self.n_neurons, counter.n_distinct)
-            elif counter is not None:
-                held += self._fixed_bytes()
-            sizes.append(None if counter is None else held)
-        return sizes[::-1]
+        counters = self.levels()
+        if self._may_grow:
+            distinct = [c.n_distinct if isinstance(c, StateCounter) else None for c in counters]
+            return level_sizes(self.n_neurons, distinct)
+        return [None if counter is None else self._fixed_bytes() for counter in counters]
 
     def keep(self, level: int | None) -> None:
         """Give up the levels before one, or all."""
@@ -138,12 +150,11 @@ class ProbeCounter:
             bfloat16: The activations are the bits of bfloat16 numbers as 16-bit integers.
         """
         shape = activations.shape
-        if sample_axis is not None and sample_axis % len(shape) == channel_axis % len(shape):
-            sample_axis = None
         grid = grid_of(shape, channel_axis, sample_axis)
 
-        def rows_at(places: npt.NDArray[np.intp]) -> Rows:
+        def rows_at(n_read: int) -> Rows:
             array = activations.array() if isinstance(activations, Memory) else activations
+            places = spread_positions(grid, n_read)
             chosen = select_positions(array, channel_axis, sample_axis, places)
             return pack_states(chosen, -1, threshold, bfloat16=bfloat16)
 
@@ -151,53 +162,76 @@ class ProbeCounter:
             counter.update(activations, channel_axis, threshold, bfloat16=bfloat16)
 
         n_samples = 1 if sample_axis is None else shape[sample_axis]
-        self._count(grid, n_samples, rows_at, count_all)
+        self._count(grid, math.prod(grid), n_samples, rows_at, count_all)
 
-    def update_packed(self, rows: Rows, grid: Grid, n_samples: int) -> None:
+    def update_packed(self, rows: Rows, grid: Grid) -> None:
         """Count states that are packed already; see `StateCounter.update_packed`.
 
         Args:
-            rows: The states of all positions, sample after sample.
+            rows: The states of all positions that are to be read, those of `places` where these
+                are not all, sample after sample.
             grid: How many positions of a sample lie along each axis.
-            n_samples: Samples.
         """
+        n_given = self._wanted(grid)
 
-        def rows_at(places: npt.NDArray[np.intp]) -> Rows:
-            return _take(rows, math.prod(grid), places)
+        def rows_at(n_read: int) -> Rows:
+            return _take(rows, n_given, _places_among(grid, n_given, n_read))
 
-        self._count(grid, n_samples, rows_at, lambda counter: counter.update_packed(rows))
+        n_samples = len(rows) // n_given if n_given else 0
+        self._count(grid, n_given, n_samples, rows_at, lambda c: c.update_packed(rows))
+
+    def places(self, grid: Grid) -> npt.NDArray[np.intp] | None:
+        """Return the positions that are to be read, indices in C order; None where all are."""
+        wanted = self._wanted(grid)
+        return None if wanted == math.prod(grid) else spread_positions(grid, wanted)
+
+    def _wanted(self, grid: Grid) -> int:
+        total = math.prod(grid)
+        return total if self._positions is None else min(self._positions, total)
 
     def _count(
         self,
         grid: Grid,
+        n_given: int,
         n_samples: int,
-        rows_at: Callable[[npt.NDArray[np.intp]], Rows],
+        rows_at: Callable[[int], Rows],
         count_all: Callable[[Counter], None],
     ) -> None:
-        total = math.prod(grid)
-        wanted = total if self._positions is None else min(self._positions, total)
-        reserved = self._may_grow and self._budget is not None
-        if reserved:
-            # Before the lock: others may have to give up something. A fifteenth is for reserves.
-            most = bytes_per_state(self.n_neurons) * n_samples * wanted * 16 // 15
-            self._budget.take(most)  # type: ignore[union-attr]
-        elif wanted == total and self.level is not None:
-            self.n_read = total
-            count_all(self.counter)
+        """Count a batch.
+
+        Args:
+            grid: How many positions of a sample lie along each axis.
+            n_given: How many of them are given.
+            n_samples: Samples.
+            rows_at: Packs the states of so many positions of each sample.
+            count_all: Has a counter count those of all positions that are given.
+        """
+        wanted = self._wanted(grid)
+        if wanted and n_samples:
+            self.n_wanted = wanted
+        budget = self._budget if self._may_grow else None
+        if budget is None:
+            if self.level is None:
+                return
+            if wanted == n_given:
+                count_all(self.counter)
+            else:
+                self.counter.update_packed(rows_at(wanted))
             return
+        # Before the lock: others may have to give up something. A fifteenth is for reserves.
+        budget.take(bytes_per_state(self.n_neurons) * n_samples * wanted * 16 // 15)
         with self._lock:
             if self.level is None:
                 return
-            read = level_positions(wanted) if reserved else [wanted]
+            read = level_positions(wanted)
             self._add_levels(len(read))
             n_read = read[min(self.level, len(read) - 1)]
-            reserve, rows = None, None
-            if n_read < total:
-                rows = rows_at(spread_positions(grid, n_read))
+            rows = None if n_read == n_given else rows_at(n_read)
+            reserve = None
             if self.level + 1 < len(self._counters):
                 n_next = read[min(self.level + 1, len(read) - 1)]
                 if rows is None:
-                    reserve = rows_at(spread_positions(grid, n_next))
+                    reserve = rows_at(n_next)
                 else:
                     reserve = _take(rows, n_read, _places_among(grid, n_read, n_next))
             # Only now, so that what can't be read is not counted anywhere.
@@ -205,7 +239,6 @@ class ProbeCounter:
                 count_all(self.counter)
             else:
                 self.counter.update_packed(rows)
-            self.n_read = n_read
             if reserve is not None:
                 self._waiting.append(_Waiting(reserve, grid, read, self.level + 1))
                 self._n_waiting += reserve.nbytes
@@ -249,7 +282,17 @@ class ProbeCounter:
         if self._group_size is None:
             return counter_bytes(self.n_neurons, 0)
         whole, rest = divmod(self.n_neurons, min(self._group_size, self.n_neurons))
-        return 4 * ((whole << min(self._group_size, self.n_neurons)) + ((1 << rest) if rest else 0))
+        return COUNT_BYTES * (
+            (whole << min(self._group_size, self.n_neurons)) + ((1 << rest) if rest else 0)
+        )
+
+
+def thinned_to(level: int | None, n_wanted: int) -> tuple[int, int] | None:
+    """Return how many positions a level reads of those that were wanted; None where all."""
+    if level == 0:
+        return None
+    read = level_positions(n_wanted)
+    return 0 if level is None else read[min(level, len(read) - 1)], n_wanted
 
 
 def _take(rows: Rows, n_positions: int, places: npt.NDArray[np.intp]) -> Rows:

@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.recording.channel_axis import Axis, folded
+from tensorstate_callbacks.recording.budget import WHOLE, Budget, Sampling
+from tensorstate_callbacks.recording.channel_axis import Axis, folded, folded_sample_axis
+from tensorstate_callbacks.recording.probe_counter import Counter, ProbeCounter
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.report import EfficiencyReport
-from tensorstate_callbacks.states.counter import Memory, StateCounter
+from tensorstate_callbacks.states.counter import Memory
+from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.spectrum import Spectrum, add_spectra
 
 Entry = TypeVar("Entry")
@@ -51,13 +54,30 @@ class ProbeCounts(NamedTuple):
     """What was counted of one probe with one number of neurons.
 
     Attributes:
-        spectrum: Frequency spectrum of the states; of several processes, of each one's own share.
+        counted: Frequency spectrum of the states, of several processes of each one's own share;
+            or how often each unit was in each of its states, see `GroupCounter.tables`.
         fired: How often each neuron fired in the states that this process counted, shape
             `(n_neurons,)`, uint64.
+        group_size: Neurons of a unit; None where the layer is one unit.
     """
 
-    spectrum: Spectrum
+    counted: Spectrum | npt.NDArray[np.uint64]
     fired: npt.NDArray[np.uint64]
+    group_size: int | None = None
+
+    @classmethod
+    def of(cls, counter: Counter) -> "ProbeCounts":
+        """Return what a counter has counted."""
+        if isinstance(counter, GroupCounter):
+            return cls(counter.tables(), counter.fired(), counter.group_size)
+        return cls(counter.spectrum(), counter.fired())
+
+    def report(self, name: str, alpha: float) -> LayerReport:
+        """Return the report of the layer `name`."""
+        if isinstance(self.counted, Spectrum):
+            return LayerReport.from_spectrum(name, self.counted, self.fired, alpha)
+        size = self.group_size or len(self.fired)
+        return LayerReport.from_tables(name, self.counted, size, self.fired, alpha)
 
 
 class PassCounts(NamedTuple):
@@ -67,10 +87,13 @@ class PassCounts(NamedTuple):
         names: All probes.
         probes: Of each probe that saw a state, and each number of neurons that it saw them with,
             in forward order.
+        thinned: Where memory was short: the positions of a sample that a probe was read at in the
+            end, and of how many; 0 where it could not be counted at all.
     """
 
     names: tuple[str, ...]
     probes: Mapping[Width, ProbeCounts]
+    thinned: Mapping[str, tuple[int, int]] = MappingProxyType({})
 
     def seen(self) -> list[str]:
         """Return the probes that have seen a state, in forward order."""
@@ -84,7 +107,7 @@ class PassCounts(NamedTuple):
     def report(self, info: PassInfo) -> EfficiencyReport:
         """Return the report of all probes that saw a state; see `Recorder.report`."""
         layers = {
-            name: LayerReport.from_spectrum(name, counts.spectrum, counts.fired, info.alpha)
+            name: counts.report(name, info.alpha)
             for name, counts in name_widths(self.probes).items()
         }
         if not layers:
@@ -106,25 +129,39 @@ class Recorder:
         names: Names of the probes, in any order: reports list them in the order in which they
             first observed something, which is that of the forward pass.
         threshold: A neuron fires where its activation is above it; finite.
+        sampling: What is a unit, which positions are read, and how much memory there is.
 
     Attributes:
         error: The first error that `observe_later` kept, or None.
+        budget: Shares the memory out among the probes; None where there is no limit.
     """
 
-    def __init__(self, names: Iterable[str], *, threshold: float = 0.0) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        *,
+        threshold: float = 0.0,
+        sampling: Sampling = WHOLE,
+    ) -> None:
         self.names = tuple(names)
         self._threshold = threshold
-        self._counters: dict[Width, StateCounter] = {}
+        self._sampling = sampling
+        self.budget = None if sampling.max_memory is None else Budget(sampling.max_memory)
+        self._counters: dict[Width, ProbeCounter] = {}
         self._dropped: frozenset[str] = frozenset()
         self.error: ProbeError | None = None
 
     @property
-    def counters(self) -> Mapping[str, StateCounter]:
+    def counters(self) -> Mapping[str, Counter]:
         """Counter of each probe, in the order in which they were first reached, read-only."""
         return MappingProxyType(name_widths(self.by_width()))
 
-    def by_width(self) -> dict[Width, StateCounter]:
+    def by_width(self) -> dict[Width, Counter]:
         """Return the counter of each probe and number of neurons, in the order of `counters`."""
+        return {width: counter.counter for width, counter in self.probe_counters().items()}
+
+    def probe_counters(self) -> dict[Width, ProbeCounter]:
+        """Return what counts each probe and number of neurons, in the order of `counters`."""
         # A copy: another thread may be adding a probe's first batch.
         return {
             width: counter
@@ -144,7 +181,9 @@ class Recorder:
         self.names = tuple(name for name in self.names if name not in gone)
         # In place: another thread may be adding a probe's first batch.
         for width in [width for width in list(self._counters) if width.probe in gone]:
-            self._counters.pop(width, None)
+            counter = self._counters.pop(width, None)
+            if counter is not None and self.budget is not None:
+                self.budget.leave(counter)
 
     def observe(
         self,
@@ -152,6 +191,7 @@ class Recorder:
         activations: npt.ArrayLike | Memory,
         channel_axis: Axis,
         *,
+        sample_axis: int | None = 0,
         bfloat16: bool = False,
     ) -> None:
         """Count the states of one batch.
@@ -160,18 +200,19 @@ class Recorder:
             name: The probe.
             activations: Activations of any shape; see `StateCounter.update`.
             channel_axis: The axis of the neurons, or several that are one unit; may be negative.
+            sample_axis: The axis of the samples; None where there is one sample.
             bfloat16: The activations are the bits of bfloat16 numbers as 16-bit integers.
 
         Raises:
-            ProbeError: They can't be counted: a type that can't fire, no such axis, no memory. The
-                batch isn't counted, what was counted before stays.
+            ProbeError: They can't be counted: a type that can't fire, no such axis. The batch isn't
+                counted, what was counted before stays.
         """
         if name in self._dropped:
             return
         try:
-            array, axis = _on_one_axis(activations, channel_axis)
+            array, axis, samples = _on_one_axis(activations, channel_axis, sample_axis)
             counter = self._counter(name, array.shape, axis)
-            counter.update(array, axis, self._threshold, bfloat16=bfloat16)
+            counter.update(array, axis, self._threshold, sample_axis=samples, bfloat16=bfloat16)
         except KeyError:
             raise
         except Exception as error:
@@ -186,7 +227,7 @@ class Recorder:
 
     def seen(self) -> list[str]:
         """Return the probes that have seen a state, in forward order."""
-        return list(dict.fromkeys(w.probe for w, c in self.by_width().items() if c.n_states))
+        return list(dict.fromkeys(w.probe for w, c in self.probe_counters().items() if c.has_seen))
 
     def unseen(self) -> list[str]:
         """Return the probes that have seen none."""
@@ -206,12 +247,18 @@ class Recorder:
 
     def counts(self) -> PassCounts:
         """Return what was counted so far; `error` isn't raised."""
-        seen = {width: counter for width, counter in self.by_width().items() if counter.n_states}
+        if self.budget is not None:
+            self.budget.finish()
+        counters = {w: c for w, c in self.probe_counters().items() if c.has_seen}
+        thinned = {w: c.thinned for w, c in counters.items() if c.thinned is not None}
+        left_out = {w.probe for w, c in counters.items() if c.level is None}
         return PassCounts(
-            self.names, {width: ProbeCounts(c.spectrum(), c.fired()) for width, c in seen.items()}
+            tuple(name for name in self.names if name not in left_out),
+            {w: ProbeCounts.of(c.counter) for w, c in counters.items() if c.level is not None},
+            name_widths(thinned),
         )
 
-    def _counter(self, name: str, shape: tuple[int, ...], channel_axis: int) -> StateCounter:
+    def _counter(self, name: str, shape: tuple[int, ...], channel_axis: int) -> ProbeCounter:
         if not shape:
             raise ValueError(f"activations need an axis of neurons; got shape {shape}")
         if not -len(shape) <= channel_axis < len(shape):
@@ -222,12 +269,16 @@ class Recorder:
         counter = self._counters.get(width)
         return self._new_counter(width) if counter is None else counter
 
-    def _new_counter(self, width: Width) -> StateCounter:
+    def _new_counter(self, width: Width) -> ProbeCounter:
         if width.probe not in self.names:
             raise KeyError(f"no probe is named {width.probe!r}; there are {', '.join(self.names)}")
         width = Width(width.probe, int(width.n_neurons))
+        counter = ProbeCounter(width.n_neurons, self._sampling, self.budget)
         # One step, without a lock that an interrupt could leave: all threads get the same.
-        return self._counters.setdefault(width, StateCounter(width.n_neurons))
+        taken = self._counters.setdefault(width, counter)
+        if taken is counter and self.budget is not None:
+            self.budget.join(counter)
+        return taken
 
 
 def name_widths(entries: Mapping[Width, Entry]) -> dict[str, Entry]:
@@ -262,28 +313,24 @@ def merge_orders(orders: Iterable[Iterable[Name]]) -> list[Name]:
     return list(dict.fromkeys(name for order in orders for name in order))
 
 
-def merge_ranks(names: Iterable[str], shares: Mapping[Width, Iterable[ProbeCounts]]) -> PassCounts:
-    """Add up what several processes counted in one pass.
-
-    Args:
-        names: All probes, seen or not.
-        shares: For each probe and number of neurons that some process saw, in forward order, what
-            each process counted.
+def merge_counts(parts: Iterable[ProbeCounts]) -> ProbeCounts:
+    """Add up what several processes counted of one probe, each of states of its own.
 
     Returns:
-        The pass, as one process would have recorded it: exactly, since all is integers.
+        What one process would have counted: exactly, since all is integers.
     """
-    merged = {}
-    for width, parts in shares.items():
-        parts = list(parts)
-        fired = np.stack([part.fired for part in parts]).sum(axis=0, dtype=np.uint64)
-        merged[width] = ProbeCounts(add_spectra(part.spectrum for part in parts), fired)
-    return PassCounts(tuple(names), merged)
+    parts = list(parts)
+    fired = np.stack([part.fired for part in parts]).sum(axis=0, dtype=np.uint64)
+    spectra = [part.counted for part in parts if isinstance(part.counted, Spectrum)]
+    return ProbeCounts(add_spectra(spectra), fired)
 
 
-def _on_one_axis(activations: Any, axis: Axis) -> tuple[Any, int]:
+def _on_one_axis(
+    activations: Any, axis: Axis, sample_axis: int | None
+) -> tuple[Any, int, int | None]:
     if not hasattr(activations, "shape"):
         activations = np.asarray(activations)
+    samples = folded_sample_axis(sample_axis, axis, activations.shape)
     if isinstance(axis, int):
-        return activations, axis
-    return folded(np.asarray(activations), axis)
+        return activations, axis, samples
+    return *folded(np.asarray(activations), axis), samples
