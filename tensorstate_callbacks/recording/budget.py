@@ -27,8 +27,9 @@ STEP = 16
 COUNT_BYTES = 4
 """What a group's counter takes for each state that a unit may be in."""
 
-# Up to here a counter may become a plain array; above, a table of the states that were seen.
-_NARROW = 20
+# Up to here a counter is an array of all states; up to there it becomes one when that is smaller.
+_ARRAY = 16
+_MAY_BE_ARRAY = 21
 
 
 def counter_bytes(n_neurons: int, n_distinct: int) -> int:
@@ -38,14 +39,16 @@ def counter_bytes(n_neurons: int, n_distinct: int) -> int:
         n_neurons: Bits of a state.
         n_distinct: Distinct states seen.
     """
-    if n_neurons <= _NARROW:
-        return 4 << n_neurons
-    return bytes_per_state(n_neurons) * n_distinct
+    array = COUNT_BYTES << n_neurons
+    if n_neurons <= _ARRAY:
+        return array
+    table = bytes_per_state(n_neurons) * n_distinct
+    return min(table, array) if n_neurons <= _MAY_BE_ARRAY else table
 
 
 def bytes_per_state(n_neurons: int) -> int:
     """Return how much one more distinct state may take."""
-    if n_neurons <= _NARROW:
+    if n_neurons <= _ARRAY:
         return 0
     row = -(-n_neurons // 8)
     return 40 if row <= 8 else 56 + row * 3 // 2
@@ -142,6 +145,24 @@ class Sampling:
 
 WHOLE = Sampling()
 """All positions, the layer as one unit, whatever memory it takes."""
+
+
+def describe_thinned(thinned: Mapping[str, tuple[int, int]]) -> str:
+    """Return the warning of layers that are read at fewer positions since memory was short.
+
+    Args:
+        thinned: The positions of a sample that each is read at, and of how many; 0 where it could
+            not be counted at all.
+    """
+    fewer = [f"{name} ({n} of {total})" for name, (n, total) in thinned.items() if n]
+    gone = [name for name, (n, _) in thinned.items() if not n]
+    parts = [f"fewer positions of a sample are read of {', '.join(fewer)}"] * bool(fewer)
+    parts += [f"{', '.join(gone)} could not be counted at all"] * bool(gone)
+    return (
+        f"the counters would have passed max_memory: {'; '.join(parts)}. What is reported is exact "
+        "for what was read. Count groups of neurons (group_size=8), whose memory doesn't grow; or "
+        "read fewer positions of all layers (positions=16); or give more max_memory"
+    )
 
 
 class Sized(Protocol):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from tensorstate_callbacks.errors import StatesNotAvailableError, WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
+from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
 from tensorstate_callbacks.recording.selection import Patterns
@@ -250,24 +251,6 @@ def conclude(
     if limited is not None:
         warn("coverage", limited)
     return report
-
-
-def describe_thinned(thinned: Mapping[str, tuple[int, int]]) -> str:
-    """Return the warning of layers that are read at fewer positions since memory was short.
-
-    Args:
-        thinned: The positions of a sample that each is read at, and of how many; 0 where it could
-            not be counted at all.
-    """
-    fewer = [f"{name} ({n} of {total})" for name, (n, total) in thinned.items() if n]
-    gone = [name for name, (n, _) in thinned.items() if not n]
-    parts = [f"fewer positions of a sample are read of {', '.join(fewer)}"] * bool(fewer)
-    parts += [f"{', '.join(gone)} could not be counted at all"] * bool(gone)
-    return (
-        f"the counters would have passed max_memory: {'; '.join(parts)}. What is reported is exact "
-        "for what was read. Count groups of neurons (group_size=8), whose memory doesn't grow; or "
-        "read fewer positions of all layers (positions=16); or give more max_memory"
-    )
 
 
 def _describe_change(report: EfficiencyReport, before: Collection[str]) -> str:

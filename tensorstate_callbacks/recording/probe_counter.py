@@ -16,8 +16,8 @@ from tensorstate_callbacks.recording.budget import (
     Sampling,
     bytes_per_state,
     counter_bytes,
-    level_sizes,
     level_positions,
+    level_sizes,
 )
 from tensorstate_callbacks.states.counter import Memory, StateCounter, pack_states
 from tensorstate_callbacks.states.group_counter import GroupCounter
@@ -281,10 +281,9 @@ class ProbeCounter:
     def _fixed_bytes(self) -> int:
         if self._group_size is None:
             return counter_bytes(self.n_neurons, 0)
-        whole, rest = divmod(self.n_neurons, min(self._group_size, self.n_neurons))
-        return COUNT_BYTES * (
-            (whole << min(self._group_size, self.n_neurons)) + ((1 << rest) if rest else 0)
-        )
+        size = min(self._group_size, self.n_neurons)
+        whole, rest = divmod(self.n_neurons, size)
+        return COUNT_BYTES * ((whole << size) + ((1 << rest) if rest else 0))
 
 
 def thinned_to(level: int | None, n_wanted: int) -> tuple[int, int] | None:

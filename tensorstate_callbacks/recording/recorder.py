@@ -245,17 +245,22 @@ class Recorder:
             raise self.error
         return self.counts().report(PassInfo() if info is None else info)
 
-    def counts(self) -> PassCounts:
-        """Return what was counted so far; `error` isn't raised."""
+    def thinned(self) -> dict[str, tuple[int, int]]:
+        """Return what `PassCounts.thinned` says of the pass so far."""
+        counters = self.probe_counters()
         if self.budget is not None:
             self.budget.finish()
+        return name_widths({w: c.thinned for w, c in counters.items() if c.thinned is not None})
+
+    def counts(self) -> PassCounts:
+        """Return what was counted so far; `error` isn't raised."""
+        thinned = self.thinned()
         counters = {w: c for w, c in self.probe_counters().items() if c.has_seen}
-        thinned = {w: c.thinned for w, c in counters.items() if c.thinned is not None}
         left_out = {w.probe for w, c in counters.items() if c.level is None}
         return PassCounts(
             tuple(name for name in self.names if name not in left_out),
             {w: ProbeCounts.of(c.counter) for w, c in counters.items() if c.level is not None},
-            name_widths(thinned),
+            thinned,
         )
 
     def _counter(self, name: str, shape: tuple[int, ...], channel_axis: int) -> ProbeCounter:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import nn
 
 from tensorstate_callbacks.errors import TensorStateWarning
+from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.probe_counter import Counter
 from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
@@ -216,6 +217,9 @@ class Recording:
             return
         for text in self.conclude().values():
             warnings.warn(text, TensorStateWarning, stacklevel=2)
+        thinned = self.recorder.thinned()
+        if thinned:
+            warnings.warn(describe_thinned(thinned), TensorStateWarning, stacklevel=2)
         unseen = self.recorder.unseen()
         if unseen:
             warnings.warn(
@@ -275,9 +279,16 @@ class Recording:
         """Count nothing until `resume`: the model is run on data that is not to be counted."""
         self._watch.pause()
 
-    def resume(self, samples: BatchSamples | None = None) -> None:
-        """Go on counting, if `samples` is given a batch's own samples only."""
-        self._watch.rows.samples = samples
+    def resume(self, samples: BatchSamples | None = None, n_samples: int | None = None) -> None:
+        """Go on counting, if `samples` is given a batch's own samples only.
+
+        Args:
+            samples: Of the batch that follows; None counts all.
+            n_samples: How many it has, where that is known otherwise.
+        """
+        rows = self._watch.rows
+        rows.samples = samples
+        rows.n_samples = samples.n_all if samples is not None and samples.n_all else n_samples
         self._watch.resume()
 
     def conclude(self) -> Mapping[str, str]:

@@ -101,7 +101,12 @@ class TensorRecorder(Recorder):
             self._count_arrived(at_most=MOST_UNDER_WAY)
 
     def layout_of(
-        self, name: str, tensor: torch.Tensor, channel_axis: Axis, sample_axis: int | None = 0
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        channel_axis: Axis,
+        sample_axis: int | None,
+        strides: tuple[int, ...],
     ) -> "Layout | None":
         """Return how a tensor's memory is to be counted; None where it isn't counted in place.
 
@@ -110,6 +115,7 @@ class TensorRecorder(Recorder):
             tensor: Activations in strided memory on the host.
             channel_axis: As for `observe_tensor`.
             sample_axis: As for `observe_tensor`.
+            strides: Of the tensor that it is a view of, in entries.
         """
         if not isinstance(channel_axis, int) or lies_on_device(tensor):
             return None
@@ -124,7 +130,7 @@ class TensorRecorder(Recorder):
             sample_axis=folded_sample_axis(sample_axis, channel_axis, tensor.shape),
             bfloat16=bfloat16,
         )
-        return Layout(memory, tensor.dtype, tensor.stride(), count)
+        return Layout(memory, tensor.dtype, strides, count)
 
     def _start(
         self, name: str, tensor: torch.Tensor, channel_axis: int, sample_axis: int | None
