@@ -28,7 +28,7 @@ class UnitMetrics(NamedTuple):
         n_neurons: Neurons of the unit, int64.
         n_distinct: Distinct states seen, int64.
         n_singletons: States seen exactly once, int64.
-        largest: How often the most frequent state was seen, int64.
+        largest: How often the most frequent state was seen, uint64.
         entropy: Rényi entropy of the report's order, bits; the others are Shannon's.
         plug_in: Entropy as it was seen, bits.
         chao_shen: Estimate; see `entropy.chao_shen`.
@@ -40,7 +40,7 @@ class UnitMetrics(NamedTuple):
     n_neurons: npt.NDArray[np.int64]
     n_distinct: npt.NDArray[np.int64]
     n_singletons: npt.NDArray[np.int64]
-    largest: npt.NDArray[np.int64]
+    largest: npt.NDArray[np.uint64]
     entropy: npt.NDArray[np.float64]
     plug_in: npt.NDArray[np.float64]
     chao_shen: npt.NDArray[np.float64]
@@ -122,9 +122,9 @@ class UnitMetrics(NamedTuple):
     @classmethod
     def from_dict(cls, columns: Mapping[str, Any]) -> "UnitMetrics":
         """Build what `to_dict` was called on."""
-        whole = {"n_neurons", "n_distinct", "n_singletons", "largest"}
+        kinds = {name: np.int64 for name in ("n_neurons", "n_distinct", "n_singletons")}
         arrays: dict[str, npt.NDArray[Any]] = {
-            name: np.array(columns[name], np.int64 if name in whole else np.float64)
+            name: np.array(columns[name], {**kinds, "largest": np.uint64}.get(name, np.float64))
             for name in cls._fields
         }
         return cls(**arrays)
@@ -175,7 +175,7 @@ def _of_block(
     counts = whole.astype(np.float64)
     n_distinct = np.diff(starts, append=len(places))
     n_singletons = total((whole == 1).astype(np.int64))
-    largest = np.maximum.reduceat(whole, starts).astype(np.int64)
+    largest = np.maximum.reduceat(whole, starts)
     logs = np.log2(counts)
     log_n = math.log2(n_states)
     shares = counts / n_states
@@ -184,8 +184,8 @@ def _of_block(
     last = _last_count_bits(counts, logs)
     differences = _last_count_bits(np.array([float(n_states)]), np.array([log_n])) - last
     mean = total(shares * last)
-    covered = n_states - np.minimum(n_singletons, n_states - 1)
-    covered_shares = covered[units] / n_states * shares
+    covered = 1 - np.minimum(n_singletons / n_states, 1 - 1 / n_states)
+    covered_shares = covered[units] * shares
     seen = -np.expm1(n_states * np.log1p(-np.minimum(covered_shares, 1 - 2**-53)))
     numbers = _grassberger_numbers(whole)
     return (
