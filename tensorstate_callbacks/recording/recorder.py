@@ -210,8 +210,11 @@ class Recorder:
         if name in self._dropped:
             return
         try:
-            array, axis, samples = _on_one_axis(activations, channel_axis, sample_axis)
+            if not hasattr(activations, "shape"):
+                activations = np.asarray(activations)
+            array, axis = _on_one_axis(activations, channel_axis)
             counter = self._counter(name, array.shape, axis)
+            samples = folded_sample_axis(sample_axis, channel_axis, activations.shape)
             counter.update(array, axis, self._threshold, sample_axis=samples, bfloat16=bfloat16)
         except KeyError:
             raise
@@ -330,12 +333,5 @@ def merge_counts(parts: Iterable[ProbeCounts]) -> ProbeCounts:
     return ProbeCounts(add_spectra(spectra), fired)
 
 
-def _on_one_axis(
-    activations: Any, axis: Axis, sample_axis: int | None
-) -> tuple[Any, int, int | None]:
-    if not hasattr(activations, "shape"):
-        activations = np.asarray(activations)
-    samples = folded_sample_axis(sample_axis, axis, activations.shape)
-    if isinstance(axis, int):
-        return activations, axis, samples
-    return *folded(np.asarray(activations), axis), samples
+def _on_one_axis(activations: Any, axis: Axis) -> tuple[Any, int]:
+    return (activations, axis) if isinstance(axis, int) else folded(np.asarray(activations), axis)

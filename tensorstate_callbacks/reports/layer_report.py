@@ -254,7 +254,7 @@ class LayerReport:
     def _known_spectrum(self) -> Spectrum:
         if self.spectrum is None:
             raise StatesNotAvailableError(
-                f"the states of {self.name!r} aren't known: a checkpoint keeps those of its last "
+                f"the spectrum of {self.name!r} isn't known: a checkpoint keeps that of its last "
                 "evaluation only, and the metrics of those before. history.save('run.json') keeps "
                 "all of it"
             )
