@@ -14,18 +14,17 @@ from tensorstate_callbacks.metrics.entropy import spectrum_entropy
 from tensorstate_callbacks.states.counter import Memory, available_kernels, use_kernel
 from tensorstate_callbacks.states.group_counter import GroupCounter
 
-few = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 2**32 - 1)
-sizes = st.integers(1, 22)
+sizes = st.sampled_from([*range(1, 13), 16])
 widths = st.one_of(st.integers(1, 70), st.sampled_from([100, 127, 128, 129, 200, 512, 515]))
 
 
 @every_kernel
 @pytest.mark.parametrize("size", range(1, 23))
 def test_each_unit_of_any_size_is_counted(kernel, size):
-    for width in sorted({1, size, size + 1, 3 * size + 5, 64, 131}):
-        if size > 16 and width > size + 1:
-            continue  # many counts to copy
+    # Of large units there are many counts to copy.
+    for width in (size + 1, 3 * size + 5, 131) if size <= 12 else (size + 1,):
         states = recurring(150, width) > 0
         counter = new_groups(kernel, width, size)
         counter.update(states[:70], 1)
@@ -75,9 +74,8 @@ def test_tables_may_lie_in_memory_in_any_way(kernel):
 @few
 @given(data=st.data(), width=widths, size=sizes, seed=seeds)
 def test_any_view_of_any_dtype_is_counted(kernel, data, width, size, seed):
-    size = min(size, 12) if width > 70 else size
     dtype = data.draw(st.sampled_from(["f2", "f4", "f8", "i1", "u2", "i8", "?"]))
-    others = data.draw(st.lists(st.integers(0, 9), max_size=3))
+    others = data.draw(st.lists(st.integers(0, 9), max_size=2))
     axis = data.draw(st.integers(0, len(others)))
     step = data.draw(st.sampled_from([-2, -1, 1, 3]))
     threshold = data.draw(st.sampled_from([0.0, 0.5, -0.5, 1.0, 10**400, -(10**400)]))
@@ -109,7 +107,6 @@ def test_bfloat16_bits_and_memory_are_read_as_by_a_state_counter(kernel):
 @few
 @given(width=widths, size=sizes, seed=seeds, most=st.sampled_from([1, 300, 2**31, 2**33, 2**50]))
 def test_rows_with_counts_weigh_as_much(kernel, width, size, seed, most):
-    size = min(size, 12) if width > 70 else size
     rng = np.random.default_rng(seed)
     states = rng.random((60, width)) < 0.3
     times = rng.integers(0, most, 60, np.uint64, endpoint=True)
@@ -124,7 +121,6 @@ def test_rows_with_counts_weigh_as_much(kernel, width, size, seed, most):
 @few
 @given(width=widths, size=sizes, seed=seeds, n_shards=st.integers(1, 4))
 def test_numbers_do_not_depend_on_batches_order_or_shards(kernel, width, size, seed, n_shards):
-    size = min(size, 12)
     rng = np.random.default_rng(seed)
     activations = recurring(200, width, seed)
     whole = new_groups(kernel, width, size)
@@ -180,7 +176,7 @@ def test_entropy_grows_as_nested_groups_get_smaller():
 
 
 @every_kernel
-@pytest.mark.parametrize("size", [1, 3, 8, 11, 16])
+@pytest.mark.parametrize("size", [1, 3, 8, 12])
 def test_merging_adds_and_leaves_the_other_counter_alone(kernel, size):
     first, second = recurring(900, 37, 1) > 0, recurring(500, 37, 2) > 0
     for other_kernel in available_kernels():
@@ -252,7 +248,7 @@ def test_a_counter_that_is_full_to_the_last_state_refuses_and_loses_nothing(kern
 
 
 @every_kernel
-@pytest.mark.parametrize("size", [1, 3, 8, 16])
+@pytest.mark.parametrize("size", [3, 8, 12])
 def test_counts_pass_32_bits_between_two_rows(kernel, size):
     states = recurring(3000, 40) > 0
     counter = new_groups(kernel, 40, size)
@@ -363,7 +359,7 @@ def test_bad_input_is_named_and_leaves_the_counter_as_it_was(kernel):
 
 @every_kernel
 def test_counts_that_no_memory_holds_are_refused_with_the_way_out(kernel):
-    for width in (2**40, 2**62):
+    for width in (2**43, 2**62):
         with pytest.raises(MemoryError, match=rf"groups of 22 of {width}.*smaller group_size"):
             new_groups(kernel, width, 22)
 

@@ -93,13 +93,12 @@ def test_a_thread_that_writes_into_rows_and_counts_falsifies_nothing_else(kernel
 def test_bits_beyond_the_neurons_that_come_while_rows_are_counted_count_nowhere(kernel):
     counter, rows = new_groups(kernel, 12, 8), np.zeros((4000, 2), np.uint8)
     counted = 0
-    with writing_to(rows[-1:, 1:], 0, 32):
+    with writing_to(rows[-1:, 1:], 0, 20):
         for _ in range(100):
             with suppress(ValueError):
                 counter.update_packed(rows)
                 counted += 4000
             assert_sound(counter, counted)
-    assert counted > 0
 
 
 @every_kernel

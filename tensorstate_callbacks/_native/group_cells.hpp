@@ -87,7 +87,15 @@ inline void count_span(const OpenRows& rows, const Span& span, std::size_t parts
         return span.width == 8 ? count_span<8, 8>(rows, span, counts)
                                : count_span<4, 16>(rows, span, counts);
     }
-    switch (copies ? 10 * parts : parts) {
+    if (copies) {
+        switch (parts) {
+            case 1: return count_span<1, 0, true>(rows, span, counts);
+            case 2: return count_span<2, 0, true>(rows, span, counts);
+            case 3: return count_span<3, 0, true>(rows, span, counts);
+            default: return count_span<4, 0, true>(rows, span, counts);
+        }
+    }
+    switch (parts) {
         case 1: return count_span<1, 0>(rows, span, counts);
         case 2: return count_span<2, 0>(rows, span, counts);
         case 3: return count_span<3, 0>(rows, span, counts);
@@ -95,15 +103,11 @@ inline void count_span(const OpenRows& rows, const Span& span, std::size_t parts
         case 5: return count_span<5, 0>(rows, span, counts);
         case 6: return count_span<6, 0>(rows, span, counts);
         case 7: return count_span<7, 0>(rows, span, counts);
-        case 10: return count_span<1, 0, true>(rows, span, counts);
-        case 20: return count_span<2, 0, true>(rows, span, counts);
-        case 30: return count_span<3, 0, true>(rows, span, counts);
-        case 40: return count_span<4, 0, true>(rows, span, counts);
         default: return count_span<8, 0>(rows, span, counts);
     }
 }
 
-// How often the counts of all parts stand one after the other, to be added up.
+// How many arrays of all parts' counts stand one after the other, to be added up.
 inline std::size_t copies_of(const Division& division) noexcept {
     return division.parts() <= 4 && division.width <= 8 ? kCopies : 1;
 }
