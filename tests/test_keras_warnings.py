@@ -162,7 +162,7 @@ def test_low_coverage_is_told_once_a_fit_and_names_its_layers():
         assert coverages["conv_1"] > 0.5 > coverages["conv_2"]
         assert f"below 0.5 in conv_2 ({coverages['conv_2']:.2f})" in text
         assert "conv_1" not in text
-        assert "More validation data or fewer neurons would be needed." in text
+        assert "(group_size=8)" in text
         assert "report.layers['conv_2'].interval()" in text
         assert own(given) == []
 

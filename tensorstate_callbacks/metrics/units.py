@@ -122,7 +122,7 @@ class UnitMetrics(NamedTuple):
     @classmethod
     def from_dict(cls, columns: Mapping[str, Any]) -> "UnitMetrics":
         """Build what `to_dict` was called on."""
-        kinds = {name: np.int64 for name in ("n_neurons", "n_distinct", "n_singletons")}
+        kinds = dict.fromkeys(("n_neurons", "n_distinct", "n_singletons"), np.int64)
         arrays: dict[str, npt.NDArray[Any]] = {
             name: np.array(columns[name], {**kinds, "largest": np.uint64}.get(name, np.float64))
             for name in cls._fields

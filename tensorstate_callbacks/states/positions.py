@@ -101,7 +101,8 @@ def select_positions(
         moved = np.moveaxis(activations, channel_axis, -1)[np.newaxis]
     else:
         moved = np.moveaxis(activations, (sample_axis, channel_axis), (0, -1))
-    return moved[(slice(None), *np.unravel_index(places, moved.shape[1:-1]))]
+    grid = moved.shape[1:-1]
+    return moved[(slice(None), *np.unravel_index(places, grid))] if grid else moved[:, np.newaxis]
 
 
 def grid_of(shape: Sequence[int], channel_axis: int, sample_axis: int | None) -> tuple[int, ...]:

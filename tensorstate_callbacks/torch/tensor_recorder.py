@@ -147,7 +147,7 @@ class TensorRecorder(Recorder):
         grid = tuple(tensor.shape[1:-1])
         places = counter.places(grid)
         if places is not None:
-            tensor = tensor.flatten(1, -2)[:, torch.from_numpy(places).to(tensor.device)]
+            tensor = tensor.flatten(1, -2)[:, torch.tensor(places, device=tensor.device)]
         return _Copy(name, counter, HostCopy(pack(tensor, -1, self._threshold)), grid)
 
     def _count_arrived(self, at_most: int) -> None:
