@@ -1,5 +1,6 @@
 """Merge what the ranks of a process group recorded into one pass, the same on all of them."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -86,7 +87,7 @@ class RankPass(NamedTuple):
         dropped: The probes that it forgot, since they turned out not to be meant.
         seen: What each probe saw, and with how many neurons, in the order it saw them.
         memory: What its counters may hold together, in bytes; None where there is no limit.
-        most_taken: What they hold at most.
+        most_taken: What they hold at most; infinite where something had to be given up.
         accuracy: The accuracy it found.
         weight: How much of the data that accuracy is of.
         doubts: What it had to assume, for each probe where that was so.
@@ -98,7 +99,7 @@ class RankPass(NamedTuple):
     dropped: frozenset[str]
     seen: dict[Width, "Seen"]
     memory: int | None
-    most_taken: int
+    most_taken: float
     accuracy: FoundAccuracy
     weight: float
     doubts: Mapping[str, str]
@@ -146,7 +147,7 @@ def merge_passes(
         recorder.dropped,
         seen,
         None if budget is None else budget.n_bytes,
-        0 if budget is None else budget.most_taken,
+        0 if budget is None else math.inf if budget.was_short else budget.most_taken,
         accuracy,
         n_states if weight is None else weight,
         dict(doubts),
@@ -367,7 +368,8 @@ def _sizes_of(width: Width, merged: Mapping[Level, ProbeCounts]) -> list[int | N
         spectrum.n_distinct if isinstance(spectrum := counted.get(number), Spectrum) else None
         for number in range(max(counted, default=-1) + 1)
     ]
-    return level_sizes(width.n_neurons, distinct)
+    # Some rank may have had to give up all of them.
+    return level_sizes(width.n_neurons, distinct) or [None]
 
 
 def _gather(value: Any, group: ProcessGroup) -> list[Any]:
