@@ -12,7 +12,8 @@ CANNOT_RUN = 3
 SLOW = (
     "allocation or other_threads or many_distinct or large_tables or million"
     " or test_counter_rollback or test_counter_sizes"
-    " or test_group_counter and (each_unit or merging_adds or counts_stay or one_unit or copy)"
+    " or test_group_counter and (each_unit or merging_adds or counts_stay or one_unit or copy"
+    " or batches_order or weigh)"
 )
 
 
