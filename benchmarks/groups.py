@@ -14,7 +14,7 @@ from benchmarks.timing import medians
 from tensorstate_callbacks.states.group_counter import GroupCounter
 
 # Neurons to states.
-SIZES = {64: 400_000, 512: 100_000, 2048: 25_000}
+SIZES = {64: 400_000, 512: 100_000, 2048: 50_000}
 
 
 def run(options: Options) -> list[Row]:

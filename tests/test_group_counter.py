@@ -251,34 +251,42 @@ def test_a_counter_that_is_full_to_the_last_state_refuses_and_loses_nothing(kern
 @pytest.mark.parametrize("size", [3, 8, 12])
 def test_counts_pass_32_bits_between_two_rows(kernel, size):
     states = recurring(3000, 40) > 0
-    counter = new_groups(kernel, 40, size)
-    counter.add_counts(packed(states[:1]), np.array([2**32 - 1500], np.uint64))
-    counter.update(states, 1)
-    counter.update_packed(packed(states[::-1]))
-    times = np.full(3000, 2, np.uint64)
-    times[0] += np.uint64(2**32 - 1500)
+    states[1::2] = states[0]
+    almost = np.array([2**32 - 1000], np.uint64)
+    counter, other = new_groups(kernel, 40, size), new_groups(kernel, 40, size)
+    for _ in range(2):
+        counter.add_counts(packed(states[:1]), almost)
+        counter.update(states, 1)
+        counter.update_packed(packed(states[::-1]))
+    times = np.full(3000, 4, np.uint64)
+    times[0] += 2 * almost[0]
     assert_groups(counter, states, times)
-    other = new_groups(kernel, 40, size)
-    other.merge(counter)
-    other.merge(counter)
+    for _ in range(2):
+        other.merge(counter)
     assert_groups(other, states, 2 * times)
-    counter.reset()
-    counter.update(states, 1)
-    assert_groups(counter, states)
+    other.reset()
+    half = new_groups(kernel, 40, size)
+    half.add_counts(packed(states[:1]), almost // 2 + 1000)
+    for _ in range(2):
+        other.merge(half)
+    assert_groups(other, states[:1], 2 * (almost // 2 + 1000))
 
 
 @every_kernel
 @pytest.mark.parametrize("size", [1, 5, 8, 16])
-def test_reset_forgets_everything(kernel, size):
+@pytest.mark.parametrize("times", [2**28, 2**40])
+def test_reset_forgets_everything(kernel, size, times):
     counter = new_groups(kernel, 50, size)
     empty = counter.nbytes
-    counter.add_counts(packed(recurring(10, 50) > 0), np.full(10, 2**40, np.uint64))
+    counter.add_counts(packed(recurring(10, 50) > 0), np.full(10, times, np.uint64))
     assert counter.nbytes >= empty
     counter.reset()
     assert counter.nbytes == empty
     assert_groups(counter, np.empty((0, 50), bool))
     counter.update(recurring(100, 50, 3), 1)
     assert_groups(counter, recurring(100, 50, 3) > 0)
+    counter.add_counts(packed(np.zeros((1, 50), bool)), np.array([2**32 - 101], np.uint64))
+    assert counter.nbytes == empty  # counts of 32 bits have place again
 
 
 def pickled(counter):
