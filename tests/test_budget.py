@@ -42,9 +42,9 @@ def test_water_stands_where_all_of_it_is_used(sizes, budget, expected):
 
 
 def test_levels_read_a_sixteenth_each_down_to_one():
-    assert level_positions(112 * 112) == [12544, 784, 49, 4, 1]
-    assert level_positions(17) == [17, 2, 1]
-    assert level_positions(1) == [1]
+    assert level_positions(112 * 112) == (12544, 784, 49, 4, 1)
+    assert level_positions(17) == (17, 2, 1)
+    assert level_positions(1) == (1,)
 
 
 @pytest.mark.parametrize("seed", range(40))
