@@ -9,7 +9,6 @@ import os
 import statistics
 import time
 from collections.abc import Mapping
-from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -53,55 +52,89 @@ TIMES = {EIGHT_AT_64: Target(1.01, False), EIGHT_AT_ALL: Target(1.04, False)}
 BYTES = {("ResNet-50", EIGHT_AT_64): Target(64, False, "MB")}
 
 
+class Taken(NamedTuple):
+    """What a pass took, and what was held after it.
+
+    Attributes:
+        processor: Seconds.
+        wall: Seconds.
+        held: Bytes of all counters.
+    """
+
+    processor: float
+    wall: float
+    held: int
+
+
 def run(options: Options) -> list[Row]:
     """Measure each network at 224×224, with random weights, on smooth noise."""
     if not find_spec("timm"):
         return [not_installed(PART, name, "timm") for name in NETWORKS]
     rows = []
-    settings = FEW if options.quick else SETTINGS
     for name, timm_name in NETWORKS.items():
         model = untrained(timm_name)
         batches = batches_of(smooth_images(1 if options.quick else 64, 224), 8)
-        rows += _times(name, model, batches, 1, settings, options)
+        _use_threads(1)
+        taken = _measure(model, batches, FEW if options.quick else SETTINGS, options)
+        rows += _times(f"{name}, {{}}, 1 thread", taken, TIMES)
+        rows += _memory(name, len(batches[0][0]) * len(batches), taken)
         if not options.quick and (os.cpu_count() or 1) > 1:
-            rows += _times(name, model, batches, 2, FEW, options)
-        rows += _memory(name, model, batches, settings)
+            _use_threads(2)
+            rows += _times(f"{name}, {{}}, 2 threads", _measure(model, batches, FEW, options), {})
     return rows
 
 
 def _times(
-    name: str,
-    model: nn.Module,
-    batches: Batches,
-    threads: int,
-    settings: list[Setting],
-    options: Options,
+    case: str, taken: Mapping[Setting | None, Taken], targets: Mapping[Setting, Target]
 ) -> list[Row]:
-    _use_threads(threads)
-    calls = {setting: partial(_watched, model, batches, setting) for setting in settings}
-    taken = _medians({None: partial(validate, model, batches), **calls}, options.runs(3))
-    rows = []
-    for setting in settings:
-        for clock, ours, theirs in zip(
-            ("processor", "wall"), taken[setting], taken[None], strict=True
-        ):
-            case = f"{name}, {setting}, {threads} thread{'s' * (threads > 1)}, {clock}"
-            judged = threads == 1 and clock == "processor"
-            target = TIMES.get(setting) if judged else None
-            rows.append(
-                relative(PART, case, "the same loop", ours * 1e3, theirs * 1e3, "ms", target)
-            )
-    return rows
+    plain = taken[None]
+    return [
+        relative(PART, f"{case.format(setting)}, {clock}", "the same loop", ours * 1e3,
+                 theirs * 1e3, "ms", targets.get(setting) if clock == "processor" else None)
+        for setting, own in taken.items() if setting is not None
+        for clock, ours, theirs in (
+            ("processor", own.processor, plain.processor), ("wall", own.wall, plain.wall),
+        )
+    ]  # fmt: skip
 
 
-def _memory(name: str, model: nn.Module, batches: Batches, settings: list[Setting]) -> list[Row]:
-    held = {setting: _held(_watched(model, batches, setting)) / 1e6 for setting in settings}
-    n_images = sum(len(images) for images, _ in batches)
+def _memory(name: str, n_images: int, taken: Mapping[Setting | None, Taken]) -> list[Row]:
+    whole = taken[WHOLE].held / 1e6
     return [
         relative(PART, f"{name}, {setting}, memory after {n_images} images", str(WHOLE),
-                 held[setting], held[WHOLE], "MB", BYTES.get((name, setting)))
-        for setting in settings if setting != WHOLE
+                 own.held / 1e6, whole, "MB", BYTES.get((name, setting)))
+        for setting, own in taken.items() if setting not in (None, WHOLE)
     ]  # fmt: skip
+
+
+def _measure(
+    model: nn.Module, batches: Batches, settings: list[Setting], options: Options
+) -> dict[Setting | None, Taken]:
+    """Return the medians of a plain pass, under None, and of passes that are watched.
+
+    They run in turn, so that what slows the machine down for a while slows all of them down.
+    """
+    runs = options.runs(3)
+    found: dict[Setting | None, list[Taken]] = {each: [] for each in (None, *settings)}
+    for number in range(-min(1, runs - 1), runs):
+        for setting, taken in found.items():
+            gc.collect()
+            began, began_wall = time.process_time(), time.perf_counter()
+            recording = None if setting is None else _watched(model, batches, setting)
+            if recording is None:
+                validate(model, batches)
+            ended, ended_wall = time.process_time(), time.perf_counter()
+            held = 0 if recording is None else _held(recording)
+            if number >= 0:
+                taken.append(Taken(ended - began, ended_wall - began_wall, held))
+    return {
+        setting: Taken(
+            statistics.median(one.processor for one in taken),
+            statistics.median(one.wall for one in taken),
+            taken[-1].held,
+        )
+        for setting, taken in found.items()
+    }
 
 
 def _watched(model: nn.Module, batches: Batches, setting: Setting) -> Recording:
@@ -124,28 +157,4 @@ def _held(recording: Recording) -> int:
 def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
     if hasattr(os, "sched_setaffinity"):
-        cores = range(os.cpu_count() or 1)
-        os.sched_setaffinity(0, {*cores[-threads:]})
-
-
-def _medians(
-    calls: Mapping[Setting | None, partial[object]], runs: int
-) -> dict[Setting | None, tuple[float, float]]:
-    """Return the median seconds of each call, the processor's and the wall clock's.
-
-    They run in turn, so that what slows the machine down for a while slows all of them down.
-    """
-    taken: dict[Setting | None, list[tuple[float, float]]] = {name: [] for name in calls}
-    warm_up = min(1, runs - 1)
-    for number in range(-warm_up, runs):
-        for name, call in calls.items():
-            gc.collect()
-            began, began_wall = time.process_time(), time.perf_counter()
-            call()
-            ended = time.process_time() - began, time.perf_counter() - began_wall
-            if number >= 0:
-                taken[name].append(ended)
-    return {
-        name: (statistics.median(own), statistics.median(wall))
-        for name, (own, wall) in ((n, zip(*pairs, strict=True)) for n, pairs in taken.items())
-    }
+        os.sched_setaffinity(0, {*range(os.cpu_count() or 1)[-threads:]})
