@@ -172,11 +172,43 @@ class ChosenPositions {
     Packer packer_;
 };
 
+// At ascending places: all positions are packed, and those in between dropped.
+inline void pack_and_drop(const Kernel& kernel, const Batch& batch, const std::ptrdiff_t* places,
+                          std::size_t count, std::uint8_t* out) {
+    const std::size_t words = words_of(batch.channels.size), bytes = (batch.channels.size + 7) / 8;
+    const std::size_t most = std::clamp<std::size_t>(kChunkBytes / (8 * words), 1, kMostPositions);
+    const Memory packed = take_memory(std::max(kChunkBytes, 8 * words * most));
+    auto* const rows = static_cast<std::uint64_t*>(packed.get());
+    for (std::size_t sample = 0; sample < batch.samples.size; ++sample) {
+        const char* const first =
+            batch.data + static_cast<std::ptrdiff_t>(sample) * batch.samples.stride;
+        Activations source(kernel, first, batch.grid, batch.channels, batch.item_bytes,
+                           batch.folded, batch.firing);
+        std::size_t begin = 0, end = 0;
+        for (std::size_t i = 0; i < count; ++i, out += bytes) {
+            const auto place = static_cast<std::size_t>(places[i]);
+            while (place >= end) {
+                begin = end;
+                end += source.next(Room{rows, nullptr, most}).size;
+            }
+            std::memcpy(out, rows + (place - begin) * words, bytes);
+        }
+    }
+}
+
+// Positions side by side are compared five times as fast as they are gathered.
+inline bool better_all(const Batch& batch, const std::ptrdiff_t* places, std::size_t count) {
+    return !batch.grid.empty() && batch.channels.size > 1 &&
+           batch.grid.back().stride == static_cast<std::ptrdiff_t>(batch.item_bytes) &&
+           count > batch.positions() / 5 && std::is_sorted(places, places + count);
+}
+
 // At `count` places of each sample.
 inline void pack_chosen(const Kernel& kernel, const Batch& batch, const std::ptrdiff_t* places,
                         std::size_t count, std::uint8_t* out) {
     const InsideGate inside;
     const auto offsets = offsets_of(batch.grid, places, count, batch.positions());
+    if (better_all(batch, places, count)) return pack_and_drop(kernel, batch, places, count, out);
     ChosenPositions(kernel, batch).pack(offsets, out);
 }
 
