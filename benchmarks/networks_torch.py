@@ -84,9 +84,9 @@ def batches_of(images: torch.Tensor, size: int) -> Batches:
     return list(zip(images.split(size), labels.split(size), strict=True))
 
 
-def smooth_images(n: int, side: int) -> torch.Tensor:
+def smooth_images(n: int, side: int, seed: int = 1) -> torch.Tensor:
     """Return `(n, 3, side, side)` of noise whose amplitude falls with frequency, as in photos."""
-    noise = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
     frequency = torch.fft.fftfreq(side)[:, None] ** 2 + torch.fft.rfftfreq(side) ** 2
     amplitude = 1 / torch.clamp(frequency.sqrt(), min=1 / side)
     images = torch.fft.irfft2(torch.fft.rfft2(noise) * amplitude, s=(side, side))

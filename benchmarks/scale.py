@@ -5,6 +5,7 @@ the processor's time of one thread, which other processes disturb least.
 """
 
 import gc
+import math
 import os
 import statistics
 import time
@@ -81,7 +82,30 @@ def run(options: Options) -> list[Row]:
         if not options.quick and (os.cpu_count() or 1) > 1:
             _use_threads(2)
             rows += _times(f"{name}, {{}}, 2 threads", _measure(model, batches, FEW, options), {})
-    return rows
+    return rows + _growth([1, 2] if options.quick else [10, 100, 1000])
+
+
+def _growth(sizes: list[int]) -> list[Row]:
+    """Measure how memory grows with images, of which none comes twice."""
+    name, model = "ResNet-50", untrained(NETWORKS["ResNet-50"])
+    settings = (WHOLE, EIGHT_AT_ALL)
+    held: list[list[float]] = []
+    _use_threads(1)
+    whole, groups = (record(model, max_memory=math.inf, **each._asdict()) for each in settings)
+    done = 0
+    with whole, groups:
+        for size in sizes:
+            for seed in range(done, size, min(10, size - done)):
+                images = smooth_images(min(10, size - done), 224, seed)
+                validate(model, batches_of(images, 10))
+            done = size
+            held.append([_held(recording) / 1e6 for recording in (whole, groups)])
+    return [
+        relative(PART, f"{name}, {setting}, memory after {size} images",
+                 f"after {sizes[0]} images", own[number], held[0][number], "MB")
+        for number, setting in enumerate(settings)
+        for size, own in zip(sizes[1:], held[1:], strict=True)
+    ]  # fmt: skip
 
 
 def _times(
