@@ -17,6 +17,7 @@ PARTS = {
     "exchange": "benchmarks.exchange",
     "validation-torch": "benchmarks.validation_torch",
     "validation-keras": "benchmarks.validation_keras",
+    "scale": "benchmarks.scale",
     "training": "benchmarks.training",
     "display": "benchmarks.display",
 }

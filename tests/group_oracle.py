@@ -45,6 +45,9 @@ def assert_groups(counter, states, times=None):
     expected = expected_units(states, counter.group_size, times)
     n_states = len(states) if times is None else sum(times.tolist())
     tables, left = counter.tables(), states.shape[1]
+    both = counter.snapshot()
+    assert np.array_equal(both[0], tables)
+    assert both[1].tolist() == counter.fired().tolist()
     assert tables.dtype == counter.fired().dtype == counter.n_distinct.dtype == np.uint64
     assert counter.n_states == n_states
     assert counter.n_units == len(expected)

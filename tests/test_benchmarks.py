@@ -60,6 +60,7 @@ needs_matplotlib = pytest.mark.skipif(
         pytest.param("exchange", marks=needs_linux),
         pytest.param("validation-torch", marks=needs_torch),
         pytest.param("validation-keras", marks=needs_keras),
+        pytest.param("scale", marks=needs_torch),
         pytest.param("training", marks=needs_keras),
         pytest.param("display", marks=needs_matplotlib),
     ],

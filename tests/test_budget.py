@@ -42,9 +42,9 @@ def test_water_stands_where_all_of_it_is_used(sizes, budget, expected):
 
 
 def test_levels_read_a_sixteenth_each_down_to_one():
-    assert level_positions(112 * 112) == [12544, 784, 49, 4, 1]
-    assert level_positions(17) == [17, 2, 1]
-    assert level_positions(1) == [1]
+    assert level_positions(112 * 112) == (12544, 784, 49, 4, 1)
+    assert level_positions(17) == (17, 2, 1)
+    assert level_positions(1) == (1,)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -138,6 +138,41 @@ def test_what_is_kept_does_not_depend_on_batches_or_order(n_bytes):
         assert oracle.spectrum() == spectrum
         assert thinned == (None if level == 0 else (n_read, math.prod(grid)))
     assert any(level != 0 for level, *_ in expected) == (n_bytes < 3 * 10**6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channel_axis", "sample_axis"),
+    [
+        ((6, 64, 9, 8), 1, 0),
+        ((6, 9, 8, 64), -1, 0),
+        ((40, 6, 64), 2, 1),
+        ((9, 6, 64, 8), 2, 1),
+        ((64, 9, 8), 0, None),
+    ],
+)
+@pytest.mark.parametrize("positions", [None, 20])
+def test_each_level_counts_its_places_wherever_samples_and_neurons_lie(
+    shape, channel_axis, sample_axis, positions
+):
+    values = np.random.default_rng(6).integers(-3, 3, shape, np.int8)
+    if sample_axis is None:
+        samples = np.moveaxis(values, channel_axis, -1)[np.newaxis]
+    else:
+        samples = np.moveaxis(values, (sample_axis, channel_axis), (0, -1))
+    grid, rows = samples.shape[1:-1], samples.reshape(len(samples), -1, 64)
+    for threshold in (1, -300):
+        counter = ProbeCounter(64, Sampling(positions=positions), Budget(10**9))
+        for _ in range(2):
+            counter.update(values, channel_axis, threshold, sample_axis=sample_axis)
+        levels = counter.levels()
+        read = level_positions(positions or math.prod(grid))
+        assert len(levels) == len(read) == 3
+        for level, n_read in zip(levels, read, strict=True):
+            oracle = StateCounter(64)
+            for _ in range(2):
+                oracle.update(rows[:, spread_positions(grid, n_read)], -1, threshold)
+            assert level.states().tolist() == oracle.states().tolist()
+            assert level.counts().tolist() == oracle.counts().tolist()
 
 
 def test_a_batch_of_more_positions_than_those_before_has_its_reserves():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tensorstate_callbacks.states.positions import grid_of, select_positions, spread_positions
+from tensorstate_callbacks.states.positions import spread_positions
 
 GRIDS = [(112, 112), (7, 7), (197,), (16, 7, 7), (3, 200), (1, 9, 1), (2, 2, 2, 2), (1,), ()]
 
@@ -49,33 +49,3 @@ def test_they_are_even(grid, count, parts):
 def test_places_are_read_only():
     with pytest.raises(ValueError, match="read-only"):
         spread_positions((8, 8), 4)[0] = 1
-
-
-@pytest.mark.parametrize(
-    ("shape", "channel_axis", "sample_axis"),
-    [
-        ((3, 5, 4, 6), 1, 0),
-        ((3, 4, 6, 5), -1, 0),
-        ((3, 7, 5), 2, 0),
-        ((7, 3, 5), 2, 1),
-        ((5, 4, 6), 0, None),
-        ((3, 5), 1, 0),
-        ((5, 3), 0, 1),
-        ((2, 3, 4, 5, 6), 2, 0),
-    ],
-)
-def test_activations_of_chosen_positions(shape, channel_axis, sample_axis):
-    values = np.arange(math.prod(shape)).reshape(shape)
-    grid = grid_of(shape, channel_axis, sample_axis)
-    total = math.prod(grid)
-    places = spread_positions(grid, max(total // 2, 1))
-    found = select_positions(values, channel_axis, sample_axis, places)
-    n_samples = 1 if sample_axis is None else shape[sample_axis]
-    assert found.shape == (n_samples, len(places), shape[channel_axis])
-    for sample in range(n_samples):
-        own = values if sample_axis is None else values.take(sample, sample_axis)
-        axis = channel_axis % len(shape)
-        if sample_axis is not None and sample_axis < axis:
-            axis -= 1
-        rows = np.moveaxis(own, axis, -1).reshape(total, -1)
-        assert found[sample].tolist() == rows[places].tolist()

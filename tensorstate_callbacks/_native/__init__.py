@@ -6,11 +6,12 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tensorstate_callbacks._native import fallback
 from tensorstate_callbacks._native.fallback import NumpyEngine, NumpyGroupEngine
 from tensorstate_callbacks._native.layout import Firing, Layout, Memory
 from tensorstate_callbacks.errors import TensorStateWarning
@@ -24,6 +25,7 @@ try:
         before_fork,
         kernels,
     )
+    from tensorstate_callbacks._native._counter import pack_positions as _native_pack_positions
 except ImportError as error:
     _native_kernels: tuple[str, ...] = ()
     _missing: str | None = str(error)
@@ -135,6 +137,38 @@ def merge_group_engines(target: GroupEngine, source: GroupEngine) -> None:
         target.merge(source)
     else:
         target.add_tables(*source.snapshot())
+
+
+def pack_positions(
+    kernel: str,
+    activations: NDArray[Any] | Memory,
+    layout: Layout,
+    sample_axis: int | None,
+    places: NDArray[np.intp] | None,
+) -> NDArray[np.uint8]:
+    """The packed states of positions, sample after sample.
+
+    Args:
+        kernel: one of `available_kernels`.
+        activations: of the kind that `layout_of` was asked for.
+        layout: how they are read.
+        sample_axis: counted from 0, not the channel axis; None where there is one sample.
+        places: the positions, indices in C order of the other axes; None: all.
+
+    Returns:
+        (samples * places, ceil(neurons / 8)) uint8.
+
+    Raises:
+        ValueError: if a place is none of a sample's positions, or there is no memory.
+    """
+    if kernel == "numpy" or layout.always_alike:
+        array = activations.array() if isinstance(activations, Memory) else activations
+        return fallback.pack_positions(layout.firing(array), layout, sample_axis, places)
+    if places is not None:
+        places = np.ascontiguousarray(places, np.intp)
+    if not isinstance(activations, Memory):
+        activations = layout.unsigned_array(activations)
+    return _native_pack_positions(kernel, activations, layout, sample_axis, places)
 
 
 def _checked(name: str, asked_by: str) -> str:

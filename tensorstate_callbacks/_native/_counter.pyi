@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +30,13 @@ class NativeGroupEngine(_RowsEngine):
     def add_tables(self, tables: NDArray[np.uint64], n_states: int) -> None: ...
     def snapshot(self) -> tuple[NDArray[np.uint64], int]: ...
 
+def pack_positions(
+    kernel: str,
+    activations: NDArray[np.unsignedinteger[Any]] | Memory,
+    reading: Layout,
+    sample_axis: int | None,
+    places: NDArray[np.intp] | None,
+) -> NDArray[np.uint8]: ...
 def kernels() -> tuple[str, ...]: ...
 def before_fork() -> None: ...
 def after_fork_in_parent() -> None: ...

@@ -67,6 +67,26 @@ cdef extern from "groups.hpp" namespace "tensorstate" nogil:
         GroupTables tables() except +
 
 
+cdef extern from "chosen.hpp" namespace "tensorstate" nogil:
+    cdef cppclass Kernel:
+        pass
+
+    cdef struct Batch:
+        const char* data
+        Axis samples
+        vector[Axis] grid
+        Axis channels
+        size_t item_bytes
+        cbool folded
+        Firing firing
+        size_t positions() except +
+
+    const Kernel* find_kernel(string name) except +
+    void pack_all(const Kernel& kernel, const Batch& batch, uint8_t* out) except +
+    void pack_chosen(const Kernel& kernel, const Batch& batch, const Py_ssize_t* places,
+                     size_t count, uint8_t* out) except +
+
+
 cdef class _Words:
     """Owns the numbers of a vector and lends them to NumPy, without a copy."""
 
@@ -259,6 +279,75 @@ cdef class NativeGroupEngine(_RowsEngine):
         with nogil:
             found = self.counter.tables()
         return _array(found.counts), found.states
+
+
+def pack_positions(str kernel, activations, reading, sample_axis, const Py_ssize_t[::1] places):
+    """Packed rows of each sample at places, or at all positions where they are None.
+
+    Activations are a `Memory`, or an array of unsigned integers.
+    """
+    cdef Py_buffer view
+    cdef size_t address
+    cdef vector[Axis] axes
+    if isinstance(activations, tuple):
+        address, shape, strides, _ = activations
+        if address == 0 and 0 not in shape:
+            raise ValueError("the activations have no memory: it was freed")
+        for size, stride in zip(shape, strides):
+            axes.push_back(Axis(size, stride))
+        return _packed(kernel, <const char*> address, axes, reading, sample_axis, places)
+    PyObject_GetBuffer(activations, &view, PyBUF_STRIDED_RO)
+    try:
+        if view.itemsize != reading.unsigned.itemsize:
+            raise ValueError("the activations have another number type")
+        for axis in range(view.ndim):
+            axes.push_back(Axis(view.shape[axis], view.strides[axis]))
+        return _packed(kernel, <const char*> view.buf, axes, reading, sample_axis, places)
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef _packed(str kernel, const char* data, const vector[Axis]& axes, reading, sample_axis,
+             const Py_ssize_t[::1] places):
+    cdef const Kernel* found = find_kernel(kernel.encode())
+    cdef Batch batch
+    cdef size_t count
+    cdef const Py_ssize_t* first_place = NULL
+    cdef uint8_t[:, ::1] rows
+    cdef uint8_t* out = NULL
+    cdef size_t axis
+    order = reading.order
+    if <size_t> len(order) != axes.size() or max(order) >= axes.size():
+        raise ValueError("the activations have another number of axes")
+    batch.data = data
+    batch.samples = Axis(1, 0)
+    for axis in order:
+        if axis == sample_axis:
+            batch.samples = axes[axis]
+        else:
+            batch.grid.push_back(axes[axis])
+    batch.channels = batch.grid.back()
+    batch.grid.pop_back()
+    batch.item_bytes = reading.unsigned.itemsize
+    batch.folded = reading.folded
+    batch.firing = Firing(reading.first, reading.span)
+    if found == NULL or batch.channels.size < 1 or batch.item_bytes not in (1, 2, 4, 8):
+        raise ValueError("there is no such kernel, or nothing to pack")
+    if places is None:
+        count = batch.positions()
+    else:
+        count = places.shape[0]
+        first_place = &places[0] if count else NULL
+    packed = np.empty((batch.samples.size * count, (batch.channels.size + 7) // 8), np.uint8)
+    if len(packed):
+        rows = packed
+        out = &rows[0, 0]
+    with nogil:
+        if first_place != NULL:
+            pack_chosen(found[0], batch, first_place, count, out)
+        elif out != NULL:
+            pack_all(found[0], batch, out)
+    return packed
 
 
 def kernels():

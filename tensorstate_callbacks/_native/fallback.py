@@ -212,6 +212,30 @@ def pack_firing(firing: Firing) -> NDArray[np.uint8]:
     return np.packbits(fires.reshape(n_positions, keys.shape[-1]), axis=1, bitorder="little")
 
 
+def pack_positions(
+    firing: Firing,
+    layout: Layout,
+    sample_axis: int | None,
+    places: NDArray[np.intp] | None,
+) -> NDArray[np.uint8]:
+    """The packed states of positions, sample after sample; see `_native.pack_positions`."""
+    bits = firing.bits
+    if sample_axis is None:
+        bits = bits[np.newaxis]
+    else:
+        bits = np.moveaxis(bits, layout.order.index(sample_axis), 0)
+    if places is not None:
+        if bits.ndim == 2:
+            bits = bits[:, np.newaxis]
+        grid = bits.shape[1:-1]
+        n_positions = math.prod(grid)
+        for place in places[(places < 0) | (places >= n_positions)]:
+            raise ValueError(f"place {place} is none of a sample's {n_positions} positions")
+        chosen: tuple[Any, ...] = np.unravel_index(places, grid)
+        bits = bits[(slice(None), *chosen)]
+    return pack_firing(firing._replace(bits=bits))
+
+
 def _merged(parts: list[Counted]) -> Counted:
     """One part in key order, with equal keys added up as exact integers."""
     keys = np.concatenate([part[0] for part in parts])

@@ -150,7 +150,7 @@ def independent_entropy(fired: npt.NDArray[np.uint64], n_states: int, alpha: flo
         alpha: Order of the Rényi entropy.
     """
     tables = np.stack([np.uint64(n_states) - fired, fired], axis=1).reshape(-1)
-    return sum_of(UnitMetrics.of_tables(tables, len(fired), 1, alpha).entropy)
+    return sum_of(_entropies(_Counts.of_tables(tables, 2, len(fired)), alpha))
 
 
 def sum_of(values: npt.NDArray[np.float64]) -> float:
@@ -158,55 +158,79 @@ def sum_of(values: npt.NDArray[np.float64]) -> float:
     return math.fsum(values.tolist())
 
 
+class _Counts(NamedTuple):
+    """The counts of all units' states that were seen.
+
+    Attributes:
+        whole: Unit after unit.
+        units: Which unit each is of.
+        starts: Where each unit begins.
+        n_states: What the counts of each unit add up to.
+    """
+
+    whole: npt.NDArray[np.uint64]
+    units: npt.NDArray[np.intp]
+    starts: npt.NDArray[np.intp]
+    n_states: int
+
+    @classmethod
+    def of_tables(cls, tables: npt.NDArray[np.uint64], entries: int, n_units: int) -> "_Counts":
+        places = np.flatnonzero(tables)
+        if not len(places):
+            raise ValueError(
+                "the entropy of no states is not defined: count some activations first"
+            )
+        units = places // entries
+        starts = np.searchsorted(units, np.arange(n_units))
+        whole = tables[places]
+        n_states = int(whole[: starts[1] if len(starts) > 1 else None].sum())
+        return cls(whole, units, starts, n_states)
+
+    def total(self, terms: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the sum of the terms of each unit's counts."""
+        return np.add.reduceat(terms, self.starts)
+
+
+def _entropies(seen: _Counts, alpha: float) -> npt.NDArray[np.float64]:
+    """Return each unit's entropy in bits."""
+    if alpha != 1:
+        parts = np.split(seen.whole, seen.starts[1:])
+        return np.array([spectrum_entropy(Spectrum.from_counts(part), alpha) for part in parts])
+    counts = seen.whole.astype(np.float64)
+    bits = math.log2(seen.n_states) - seen.total(counts * np.log2(counts)) / seen.n_states
+    return np.maximum(bits, 0.0)
+
+
 def _of_block(
     tables: npt.NDArray[np.uint64], entries: int, sizes: npt.NDArray[np.int64], alpha: float
 ) -> tuple[npt.NDArray[Any], ...]:
-    places = np.flatnonzero(tables)
-    if not len(places):
-        raise ValueError("the entropy of no states is not defined: count some activations first")
-    units = places // entries
-    starts = np.searchsorted(units, np.arange(len(sizes)))
-    whole = tables[places]
-    n_states = int(whole[: starts[1] if len(starts) > 1 else None].sum())
-
-    def total(terms: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.add.reduceat(terms, starts)
-
+    seen = _Counts.of_tables(tables, entries, len(sizes))
+    whole, units, starts, n_states = seen
     counts = whole.astype(np.float64)
-    n_distinct = np.diff(starts, append=len(places))
-    n_singletons = total((whole == 1).astype(np.int64))
-    largest = np.maximum.reduceat(whole, starts)
-    logs = np.log2(counts)
-    log_n = math.log2(n_states)
+    n_distinct = np.diff(starts, append=len(whole))
+    n_singletons = seen.total((whole == 1).astype(np.int64))
     shares = counts / n_states
 
-    plug_in = np.maximum(log_n - total(counts * logs) / n_states, 0.0)
-    last = _last_count_bits(counts, logs)
+    plug_in = _entropies(seen, 1)
+    last = _last_count_bits(counts, np.log2(counts))
+    log_n = math.log2(n_states)
     differences = _last_count_bits(np.array([float(n_states)]), np.array([log_n])) - last
-    mean = total(shares * last)
+    mean = seen.total(shares * last)
     covered = 1 - np.minimum(n_singletons / n_states, 1 - 1 / n_states)
     covered_shares = covered[units] * shares
-    seen = -np.expm1(n_states * np.log1p(-np.minimum(covered_shares, 1 - 2**-53)))
-    numbers = _grassberger_numbers(whole)
+    drawn = -np.expm1(n_states * np.log1p(-np.minimum(covered_shares, 1 - 2**-53)))
     return (
         sizes,
         n_distinct,
         n_singletons,
-        largest,
-        plug_in if alpha == 1 else _renyi(whole, starts, alpha),
+        np.maximum.reduceat(whole, starts),
+        plug_in if alpha == 1 else _entropies(seen, alpha),
         plug_in,
-        total(covered_shares * -np.log2(covered_shares) / seen),
-        total(shares * (math.log(n_states) - numbers)) / math.log(2),
-        total(shares * differences),
-        total(shares * (last - mean[units]) ** 2),
+        seen.total(covered_shares * -np.log2(covered_shares) / drawn),
+        seen.total(shares * (math.log(n_states) - _grassberger_numbers(whole))) / math.log(2),
+        seen.total(shares * differences),
+        seen.total(shares * (last - mean[units]) ** 2),
     )
-
-
-def _renyi(
-    counts: npt.NDArray[np.uint64], starts: npt.NDArray[np.intp], alpha: float
-) -> npt.NDArray[np.float64]:
-    parts = np.split(counts, starts[1:])
-    return np.array([spectrum_entropy(Spectrum.from_counts(part), alpha) for part in parts])
 
 
 def _last_count_bits(

@@ -17,6 +17,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 Name = TypeVar("Name")
@@ -54,17 +55,18 @@ def bytes_per_state(n_neurons: int) -> int:
     return 40 if row <= 8 else 56 + row * 3 // 2
 
 
-def level_positions(n_positions: int) -> list[int]:
+@lru_cache(maxsize=1024)
+def level_positions(n_positions: int) -> tuple[int, ...]:
     """Return how many positions of a sample each level reads, the whole first.
 
     Example:
         >>> level_positions(112 * 112), level_positions(1)
-        ([12544, 784, 49, 4, 1], [1])
+        ((12544, 784, 49, 4, 1), (1,))
     """
     found = [n_positions]
     while found[-1] > 1:
         found.append(-(-found[-1] // STEP))
-    return found
+    return tuple(found)
 
 
 def water_level(sizes: Sequence[float | None], budget: float) -> float:

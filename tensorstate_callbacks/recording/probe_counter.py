@@ -19,9 +19,13 @@ from tensorstate_callbacks.recording.budget import (
     level_positions,
     level_sizes,
 )
-from tensorstate_callbacks.states.counter import Memory, StateCounter, pack_states
+from tensorstate_callbacks.states.counter import Memory, StateCounter
 from tensorstate_callbacks.states.group_counter import GroupCounter
-from tensorstate_callbacks.states.positions import grid_of, select_positions, spread_positions
+from tensorstate_callbacks.states.positions import (
+    PositionPacker,
+    grid_of,
+    spread_positions,
+)
 
 Counter = StateCounter | GroupCounter
 Rows = npt.NDArray[np.uint8]
@@ -29,6 +33,8 @@ Grid = tuple[int, ...]
 
 # States of reserves wait until there are so many bytes of them: most passes end before.
 _MOST_WAITING = 4 << 20
+# What the states of a batch take besides, at least.
+_WAITING_BYTES = 400
 
 
 class _Waiting(NamedTuple):
@@ -43,7 +49,7 @@ class _Waiting(NamedTuple):
 
     rows: Rows
     grid: Grid
-    read: list[int]
+    read: tuple[int, ...]
     level: int
 
 
@@ -52,7 +58,7 @@ class ProbeCounter:
 
     The counter of all positions that are to be read has reserves where it may grow: one of every
     sixteenth position, one of every sixteenth of these, down to one position. What they read is
-    packed at once, and counted only once it matters.
+    taken from the packed states at once, and counted only once it matters.
 
     Args:
         n_neurons: Bits of a state.
@@ -79,6 +85,7 @@ class ProbeCounter:
         self._may_grow = self._group_size is None and bytes_per_state(n_neurons) > 0
         if budget is not None and not self._may_grow:
             budget.take(self._fixed_bytes())
+        self._packer = PositionPacker(n_neurons)
         self._counters: list[Counter | None] = [self._new_counter()]
         # What the reserves have counted.
         self._n_counted = [0]
@@ -151,18 +158,23 @@ class ProbeCounter:
         """
         shape = activations.shape
         grid = grid_of(shape, channel_axis, sample_axis)
+        n_positions = math.prod(grid)
 
         def rows_at(n_read: int) -> Rows:
-            array = activations.array() if isinstance(activations, Memory) else activations
-            places = spread_positions(grid, n_read)
-            chosen = select_positions(array, channel_axis, sample_axis, places)
-            return pack_states(chosen, -1, threshold, bfloat16=bfloat16)
+            return self._packer.pack(
+                activations,
+                channel_axis,
+                threshold,
+                sample_axis=sample_axis,
+                places=None if n_read == n_positions else spread_positions(grid, n_read),
+                bfloat16=bfloat16,
+            )
 
         def count_all(counter: Counter) -> None:
             counter.update(activations, channel_axis, threshold, bfloat16=bfloat16)
 
         n_samples = 1 if sample_axis is None else shape[sample_axis]
-        self._count(grid, math.prod(grid), n_samples, rows_at, count_all)
+        self._count(grid, n_positions, n_samples, rows_at, count_all)
 
     def update_packed(self, rows: Rows, grid: Grid) -> None:
         """Count states that are packed already; see `StateCounter.update_packed`.
@@ -175,6 +187,8 @@ class ProbeCounter:
         n_given = self._wanted(grid)
 
         def rows_at(n_read: int) -> Rows:
+            if n_read == n_given:
+                return rows
             return _take(rows, n_given, _places_among(grid, n_given, n_read))
 
         n_samples = len(rows) // n_given if n_given else 0
@@ -211,12 +225,8 @@ class ProbeCounter:
             self.n_wanted = wanted
         budget = self._budget if self._may_grow else None
         if budget is None:
-            if self.level is None:
-                return
-            if wanted == n_given:
-                count_all(self.counter)
-            else:
-                self.counter.update_packed(rows_at(wanted))
+            if self.level is not None:
+                self._count_one(wanted, n_given, rows_at, count_all)
             return
         # Before the lock: others may have to give up something. A fifteenth is for reserves.
         budget.take(bytes_per_state(self.n_neurons) * n_samples * wanted * 16 // 15)
@@ -226,24 +236,31 @@ class ProbeCounter:
             read = level_positions(wanted)
             self._add_levels(len(read))
             n_read = read[min(self.level, len(read) - 1)]
-            rows = None if n_read == n_given else rows_at(n_read)
-            reserve = None
-            if self.level + 1 < len(self._counters):
-                n_next = read[min(self.level + 1, len(read) - 1)]
-                if rows is None:
-                    reserve = rows_at(n_next)
-                else:
-                    reserve = _take(rows, n_read, _places_among(grid, n_read, n_next))
+            if self.level + 1 == len(self._counters):
+                self._count_one(n_read, n_given, rows_at, count_all)
+                return
+            # Packed once for both: to read the activations again takes longer.
+            rows = rows_at(n_read)
+            n_next = read[min(self.level + 1, len(read) - 1)]
+            reserve = _take(rows, n_read, _places_among(grid, n_read, n_next))
             # Only now, so that what can't be read is not counted anywhere.
-            if rows is None:
-                count_all(self.counter)
-            else:
-                self.counter.update_packed(rows)
-            if reserve is not None:
-                self._waiting.append(_Waiting(reserve, grid, read, self.level + 1))
-                self._n_waiting += reserve.nbytes
-                if self._n_waiting > _MOST_WAITING:
-                    self._count_waiting()
+            self.counter.update_packed(rows)
+            self._waiting.append(_Waiting(reserve, grid, read, self.level + 1))
+            self._n_waiting += reserve.nbytes + _WAITING_BYTES
+            if self._n_waiting > _MOST_WAITING:
+                self._count_waiting()
+
+    def _count_one(
+        self,
+        n_read: int,
+        n_given: int,
+        rows_at: Callable[[int], Rows],
+        count_all: Callable[[Counter], None],
+    ) -> None:
+        if n_read == n_given:
+            count_all(self.counter)
+        else:
+            self.counter.update_packed(rows_at(n_read))
 
     def _add_levels(self, n_levels: int) -> None:
         """Add the reserves that a batch needs which has more positions than those before."""
@@ -296,7 +313,8 @@ def thinned_to(level: int | None, n_wanted: int) -> tuple[int, int] | None:
 
 def _take(rows: Rows, n_positions: int, places: npt.NDArray[np.intp]) -> Rows:
     by_sample = rows.reshape(-1, n_positions, rows.shape[1])
-    return by_sample[:, places].reshape(-1, rows.shape[1])
+    # A tenth of the time that indexing takes.
+    return by_sample.take(places, axis=1).reshape(-1, rows.shape[1])
 
 
 @lru_cache(maxsize=4096)

@@ -69,7 +69,7 @@ class ProbeCounts(NamedTuple):
     def of(cls, counter: Counter) -> "ProbeCounts":
         """Return what a counter has counted."""
         if isinstance(counter, GroupCounter):
-            return cls(counter.tables(), counter.fired(), counter.group_size)
+            return cls(*counter.snapshot(), counter.group_size)
         return cls(counter.spectrum(), counter.fired())
 
     def report(self, name: str, alpha: float) -> LayerReport:

@@ -158,7 +158,12 @@ class GroupCounter(RowCounter):
 
     def fired(self) -> NDArray[np.uint64]:
         """In how many states each neuron fired: (n_neurons,) uint64."""
-        return np.concatenate([_fired(units) for units in self._units()])
+        return self.snapshot()[1]
+
+    def snapshot(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """tables() and fired() of one moment, for little more than the work of one."""
+        tables = self.tables()
+        return tables, np.concatenate([_fired(units) for units in self._units_of(tables)])
 
     @property
     def _n_counts(self) -> int:

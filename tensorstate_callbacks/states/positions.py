@@ -1,11 +1,14 @@
 """Which positions of a sample are read where not all of them are."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from tensorstate_callbacks._native import kernel_report, pack_positions
+from tensorstate_callbacks._native.arguments import checked_axis
+from tensorstate_callbacks._native.layout import LastLayout, Memory
 
 _ONE = 2**64
 
@@ -28,7 +31,7 @@ def spread_positions(shape: tuple[int, ...], count: int) -> npt.NDArray[np.intp]
 
     Example:
         >>> spread_positions((8, 8), 4)
-        array([14, 17, 43, 52])
+        array([ 5, 16, 36, 49])
     """
     first = _sequence(shape, count)
     chosen = np.sort(first)
@@ -80,32 +83,68 @@ def _root(dimensions: int) -> float:
     return x
 
 
-def select_positions(
-    activations: npt.NDArray[Any],
-    channel_axis: int,
-    sample_axis: int | None,
-    places: npt.NDArray[np.intp],
-) -> npt.NDArray[Any]:
-    """Return a copy of the activations at some positions of each sample.
-
-    Args:
-        activations: Of any shape.
-        channel_axis: The axis of the neurons.
-        sample_axis: The axis of the samples; None where there is one sample.
-        places: Indices into the positions of the other axes, in C order.
-
-    Returns:
-        Shape `(samples, places, neurons)`.
-    """
-    if sample_axis is None:
-        moved = np.moveaxis(activations, channel_axis, -1)[np.newaxis]
-    else:
-        moved = np.moveaxis(activations, (sample_axis, channel_axis), (0, -1))
-    grid = moved.shape[1:-1]
-    return moved[(slice(None), *np.unravel_index(places, grid))] if grid else moved[:, np.newaxis]
-
-
-def grid_of(shape: Sequence[int], channel_axis: int, sample_axis: int | None) -> tuple[int, ...]:
+@lru_cache(maxsize=1024)
+def grid_of(shape: tuple[int, ...], channel_axis: int, sample_axis: int | None) -> tuple[int, ...]:
     """Return how many positions lie along each axis but those of samples and neurons."""
     axes = {channel_axis % len(shape), None if sample_axis is None else sample_axis % len(shape)}
     return tuple(size for axis, size in enumerate(shape) if axis not in axes)
+
+
+class PositionPacker:
+    """Packs the states of a layer at chosen positions of each sample.
+
+    Args:
+        n_neurons: Bits of a state, at least 1.
+
+    Example:
+        >>> activations = np.zeros((2, 3, 8, 8), np.float32)
+        >>> activations[1, 2] = 1
+        >>> PositionPacker(3).pack(activations, 1, places=spread_positions((8, 8), 2))
+        array([[0],
+               [0],
+               [4],
+               [4]], dtype=uint8)
+    """
+
+    def __init__(self, n_neurons: int) -> None:
+        self._n_neurons = n_neurons
+        self._kernel = kernel_report()[0]
+        self._last_layout = LastLayout(n_neurons)
+
+    def pack(
+        self,
+        activations: npt.NDArray[Any] | Memory,
+        channel_axis: int,
+        threshold: float = 0.0,
+        *,
+        sample_axis: int | None = 0,
+        places: npt.NDArray[np.intp] | None = None,
+        bfloat16: bool = False,
+    ) -> npt.NDArray[np.uint8]:
+        """Pack the states of a batch, reading the chosen positions alone, where they lie.
+
+        Args:
+            activations: See `StateCounter.update`.
+            channel_axis: The axis of the neurons.
+            threshold: A neuron fires where its activation is greater.
+            sample_axis: The axis of the samples; None where there is one sample.
+            places: Indices into the positions of the other axes, in C order; None packs all.
+            bfloat16: The activations are the bits of bfloat16 numbers as 16-bit integers.
+
+        Returns:
+            Shape `(samples * places, ceil(n_neurons / 8))`: sample after sample, the places of
+            each in the order given.
+
+        Raises:
+            TypeError: If the dtype is not supported, or an argument is no number.
+            ValueError: If an axis is not there, the channel axis does not have `n_neurons` entries,
+                both axes are the same, a place is none of a sample's positions, or the threshold
+                is not finite.
+        """
+        layout = self._last_layout.of(activations, channel_axis, threshold, bfloat16)
+        shape = activations.shape
+        if sample_axis is not None:
+            sample_axis = checked_axis(shape, sample_axis)
+            if sample_axis == layout.order[-1]:
+                raise ValueError(f"axis {sample_axis} cannot be that of samples and of neurons")
+        return pack_positions(self._kernel, activations, layout, sample_axis, places)

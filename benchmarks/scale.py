@@ -1,0 +1,185 @@
+"""Whole validation passes of today's networks: what groups and positions cost in time and memory.
+
+By the processor's time and by the clock on the wall, on one thread and on two; the targets are on
+the processor's time of one thread, which other processes disturb least.
+"""
+
+import gc
+import math
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from benchmarks.networks_torch import Batches, batches_of, smooth_images, untrained
+from benchmarks.rows import Options, Row, Target, not_installed, relative
+from benchmarks.validation_torch import validate
+from tensorstate_callbacks.torch import Recording, record
+
+PART = "scale"
+NETWORKS = {
+    "ResNet-50": "resnet50",
+    "ConvNeXt-tiny": "convnext_tiny",
+    "ViT-small": "vit_small_patch16_224",
+}
+
+
+class Setting(NamedTuple):
+    """Which states are counted.
+
+    Attributes:
+        group_size: Neurons of a unit; None: the whole layer.
+        positions: Of each sample; None: all.
+    """
+
+    group_size: int | None
+    positions: int | None
+
+    def __str__(self) -> str:
+        unit = "layers" if self.group_size is None else f"groups of {self.group_size}"
+        return f"{unit} at {self.positions or 'all'} positions"
+
+
+EIGHT_AT_64, EIGHT_AT_ALL, WHOLE = Setting(8, 64), Setting(8, None), Setting(None, None)
+SETTINGS = [Setting(group, positions) for group in (None, 8, 16) for positions in (16, 64, None)]
+# On two threads, and where the numbers don't matter.
+FEW = [WHOLE, EIGHT_AT_64, EIGHT_AT_ALL]
+TIMES = {EIGHT_AT_64: Target(1.01, False), EIGHT_AT_ALL: Target(1.04, False)}
+BYTES = {("ResNet-50", EIGHT_AT_64): Target(64, False, "MB")}
+
+
+class Taken(NamedTuple):
+    """What a pass took, and what was held after it.
+
+    Attributes:
+        processor: Seconds.
+        wall: Seconds.
+        held: Bytes of all counters.
+    """
+
+    processor: float
+    wall: float
+    held: int
+
+
+def run(options: Options) -> list[Row]:
+    """Measure each network at 224×224, with random weights, on smooth noise."""
+    if not find_spec("timm"):
+        return [not_installed(PART, name, "timm") for name in NETWORKS]
+    rows = []
+    for name, timm_name in NETWORKS.items():
+        model = untrained(timm_name)
+        # Many: a report takes its time however few there were, and a pass has thousands.
+        batches = batches_of(smooth_images(1 if options.quick else 128, 224), 8)
+        _use_threads(1)
+        taken = _measure(model, batches, FEW if options.quick else SETTINGS, options)
+        rows += _times(f"{name}, {{}}, 1 thread", taken, TIMES)
+        rows += _memory(name, len(batches[0][0]) * len(batches), taken)
+        if not options.quick and (os.cpu_count() or 1) > 1:
+            _use_threads(2)
+            rows += _times(f"{name}, {{}}, 2 threads", _measure(model, batches, FEW, options), {})
+    return rows + _growth([1, 2] if options.quick else [10, 100, 1000])
+
+
+def _growth(sizes: list[int]) -> list[Row]:
+    """Measure how memory grows with images, of which none comes twice."""
+    name, model = "ResNet-50", untrained(NETWORKS["ResNet-50"])
+    settings = (WHOLE, EIGHT_AT_ALL)
+    held: list[list[float]] = []
+    _use_threads(1)
+    whole, groups = (record(model, max_memory=math.inf, **each._asdict()) for each in settings)
+    done = 0
+    with whole, groups:
+        for size in sizes:
+            for seed in range(done, size, min(10, size - done)):
+                images = smooth_images(min(10, size - done), 224, seed)
+                validate(model, batches_of(images, 10))
+            done = size
+            held.append([_held(recording) / 1e6 for recording in (whole, groups)])
+    return [
+        relative(PART, f"{name}, {setting}, memory after {size} images",
+                 f"after {sizes[0]} images", own[number], held[0][number], "MB")
+        for number, setting in enumerate(settings)
+        for size, own in zip(sizes[1:], held[1:], strict=True)
+    ]  # fmt: skip
+
+
+def _times(
+    case: str, taken: Mapping[Setting | None, Taken], targets: Mapping[Setting, Target]
+) -> list[Row]:
+    plain = taken[None]
+    return [
+        relative(PART, f"{case.format(setting)}, {clock}", "the same loop", ours * 1e3,
+                 theirs * 1e3, "ms", targets.get(setting) if clock == "processor" else None)
+        for setting, own in taken.items() if setting is not None
+        for clock, ours, theirs in (
+            ("processor", own.processor, plain.processor), ("wall", own.wall, plain.wall),
+        )
+    ]  # fmt: skip
+
+
+def _memory(name: str, n_images: int, taken: Mapping[Setting | None, Taken]) -> list[Row]:
+    whole = taken[WHOLE].held / 1e6
+    return [
+        relative(PART, f"{name}, {setting}, memory after {n_images} images", str(WHOLE),
+                 own.held / 1e6, whole, "MB", BYTES.get((name, setting)))
+        for setting, own in taken.items() if setting not in (None, WHOLE)
+    ]  # fmt: skip
+
+
+def _measure(
+    model: nn.Module, batches: Batches, settings: list[Setting], options: Options
+) -> dict[Setting | None, Taken]:
+    """Return the medians of a plain pass, under None, and of passes that are watched.
+
+    They run in turn, so that what slows the machine down for a while slows all of them down.
+    """
+    runs = options.runs(3)
+    found: dict[Setting | None, list[Taken]] = {each: [] for each in (None, *settings)}
+    for number in range(-min(1, runs - 1), runs):
+        for setting, taken in found.items():
+            gc.collect()
+            began, began_wall = time.process_time(), time.perf_counter()
+            recording = None if setting is None else _watched(model, batches, setting)
+            if recording is None:
+                validate(model, batches)
+            ended, ended_wall = time.process_time(), time.perf_counter()
+            held = 0 if recording is None else _held(recording)
+            if number >= 0:
+                taken.append(Taken(ended - began, ended_wall - began_wall, held))
+    return {
+        setting: Taken(
+            statistics.median(one.processor for one in taken),
+            statistics.median(one.wall for one in taken),
+            taken[-1].held,
+        )
+        for setting, taken in found.items()
+    }
+
+
+def _watched(model: nn.Module, batches: Batches, setting: Setting) -> Recording:
+    with record(model, **setting._asdict()) as recording:
+        accuracy = validate(model, batches)
+    recording.report(accuracy=accuracy)
+    return recording
+
+
+def _held(recording: Recording) -> int:
+    """Return the bytes of all counters, those in reserve too."""
+    return sum(
+        counter.nbytes
+        for probe in recording.recorder.probe_counters().values()
+        for counter in probe.levels()
+        if counter is not None
+    )
+
+
+def _use_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {*range(os.cpu_count() or 1)[-threads:]})
