@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from keras_layer_oracle import BATCH, N, Y, check, head, normal
-from keras_models import compiled
+from keras_models import compiled, once
 from own_warnings import ours
 
 from tensorstate_callbacks import NoLayerMatchedError, ProbeError, TensorStateWarning
@@ -111,6 +111,7 @@ class Experts(layers.Layer):
         return ops.mean(ops.einsum("bi,eio->beo", x, self.kernels), axis=1)
 
 
+@once
 def test_layers_that_hold_much_of_the_weights_and_are_not_probed_are_named():
     inputs = keras.Input((6, 10))
     x = layers.LSTM(10, name="lstm")(layers.Dense(10, name="dense")(inputs))
