@@ -242,7 +242,7 @@ def test_a_layer_on_several_widths_is_counted_by_width(options):
     callback, texts = watch(model, x, "relu")
     assert texts == []
     assert list(callback.last.layers) == ["relu@6", "relu@12"]
-    tensors = [ops.relu(tensor) for tensor in (first, second)]
+    tensors = [layers.ReLU(name=f"oracle_{i}")(t) for i, t in enumerate((first, second))]
     found = keras.Model(inputs, tensors).predict(x, batch_size=BATCH, verbose=0)
     for report, activations in zip(callback.last.layers.values(), found, strict=True):
         check(report, activations)
