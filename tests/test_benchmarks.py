@@ -111,7 +111,7 @@ def test_an_unknown_part_is_refused_with_those_there_are():
     assert "no part is called cuont; there are pack, count" in done.stderr
 
 
-def test_quick_figures_are_not_saved():
+def test_quick_numbers_are_not_saved():
     done = run("count", "--quick", "--save")
     assert done.returncode == 2
     assert "say nothing about speed" in done.stderr
@@ -254,7 +254,7 @@ def test_memory_growth_is_measured_in_a_process_of_its_own():
         (not_installed("count", "x", "y", Target(3)), None),
     ],
 )
-def test_targets_are_judged_by_the_ratio_or_where_they_have_a_unit_by_our_figure(row, met):
+def test_targets_are_judged_by_the_ratio_or_where_they_have_a_unit_by_our_number(row, met):
     assert row.met is met
     cell = table.lines([row])[0]
     assert ("met" in cell, "missed" in cell) == (met is True, met is False)

@@ -35,7 +35,7 @@ def curve_of(folder, *tags):
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-def test_example_prints_logs_and_draws_the_same_figures(example):
+def test_example_prints_logs_and_draws_the_same_metrics(example):
     name, folder, done = example
     lines = LINE.findall(done.stdout)
     printed = {key: [float(line[i]) for line in lines] for i, key in [(1, "a"), (2, "e"), (3, "q")]}

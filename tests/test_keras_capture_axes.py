@@ -33,7 +33,7 @@ def test_the_graph_tells_the_axis_and_a_saved_layer_finds_it_again(tmp_path):
     model, x = channels_first(layers.ReLU(name="relu"), StateCapture("states")), normal(9, 8, 3)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    inner = keras.Model(model.inputs, model.get_layer("relu").output)
+    inner = keras.Model(model.input, model.get_layer("relu").output)
     activations = inner.predict(x, verbose=0)
     for each in (model, loaded, keras.models.clone_model(loaded)):
         each.set_weights(model.get_weights())
@@ -76,7 +76,7 @@ def test_an_efficiency_model_follows_the_axis_through_its_graph():
     model = build_efficiency_model(original, ["relu", "drop", "conv"], method="both")
     model.predict(x, verbose=0)
     names = ["conv", "norm", "relu", "relu", "drop"]
-    inner = keras.Model(original.inputs, [original.get_layer(name).output for name in names])
+    inner = keras.Model(original.input, [original.get_layer(name).output for name in names])
     found = [x, *inner.predict(x, verbose=0)]
     for capture, activations, axis in zip(
         model.efficiency_layers, found, [3, 3, 1, 1, 1, 1], strict=True

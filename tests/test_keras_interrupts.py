@@ -85,14 +85,21 @@ class Checks:
         self.variables = [(each, keras.ops.convert_to_numpy(each)) for each in variables]
 
     def give_back_state(self):
-        """Put right what Keras itself loses on JAX: the weights that a step was given."""
+        """Put right what frameworks themselves lose.
+
+        Keras on JAX the weights that a step was given, TensorFlow that no replica runs any more.
+        """
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            graph = tf.compat.v1.get_default_graph()
+            getattr(graph, "_distribution_strategy_stack", []).clear()
         for variable, value in self.variables:
             if getattr(variable, "_value", value) is None:
                 variable._value = keras.ops.convert_to_tensor(value, variable.dtype)
 
     def check(self, where, *, gone):
-        if BACKEND == "jax":
-            self.give_back_state()
+        self.give_back_state()
         before = counted(self.callback)
         assert np.array_equal(self.model.predict_on_batch(X), self.outputs), where
         assert evaluate(self.model) == self.results, where

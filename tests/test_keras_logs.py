@@ -64,7 +64,7 @@ def test_learning_rate_can_follow_aiq():
     assert history["learning_rate"] == pytest.approx([0.01] * 4 + [0.005, 0.0025])
 
 
-def test_csv_logger_writes_the_figures(tmp_path):
+def test_csv_logger_writes_the_metrics(tmp_path):
     ours = EfficiencyCallback("Conv2D")
     train([keras.callbacks.CSVLogger(tmp_path / "log.csv"), ours])
     with (tmp_path / "log.csv").open() as file:
@@ -72,7 +72,7 @@ def test_csv_logger_writes_the_figures(tmp_path):
     assert [float(row["val_aiq"]) for row in rows] == [report.aiq for report in ours.history]
 
 
-def test_progress_bar_shows_the_figures(capsys):
+def test_progress_bar_shows_the_metrics(capsys):
     ours = EfficiencyCallback("Conv2D")
     train([ours], epochs=1, verbose=2)
     assert f"val_aiq: {ours.last.aiq:.4f}" in capsys.readouterr().out

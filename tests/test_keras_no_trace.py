@@ -1,11 +1,15 @@
 """Watching changes nothing, and leaves nothing on the model."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
-from keras_models import BUILDERS, X_VAL, Y_VAL, X, Y, compiled, only_on, sequential
+from keras_models import BUILDERS, X_VAL, Y_VAL, X, Y, compiled, functional, only_on, sequential
 from keras_traces import fit, is_keras_own, traces
 
+from tensorstate_callbacks import build_efficiency_model
 from tensorstate_callbacks.keras import EfficiencyCallback, evaluation
 
 
@@ -157,3 +161,27 @@ def test_another_evaluation_within_ours_does_not_count(run):
         assert traces(model) == before
         assert is_keras_own(model.test_function)
     assert inner.last.layers["conv_1"].n_states == 300 * 64
+
+
+@pytest.mark.parametrize("options", [{}, {"run_eagerly": True}])
+def test_what_a_fit_has_counted_is_gone_with_its_callback(options):
+    model, left = compiled(functional(), **options), []
+    for _ in range(2):
+        callback = EfficiencyCallback("fc", missing_accuracy="raise")
+        model.fit(X, Y, validation_data=(X, Y), verbose=0, callbacks=[callback])
+        assert callback.last.layers["fc"].n_states == len(X)
+        left.append(weakref.ref(callback.watch))
+    del callback
+    gc.collect()
+    assert [watch() for watch in left] == [None, None]
+
+
+def test_a_capture_layer_is_gone_with_its_model():
+    model = build_efficiency_model(functional(), attach_to=["Conv2D"])
+    compiled(model).evaluate(X, Y, verbose=0)
+    left = [weakref.ref(layer) for layer in model.efficiency_layers]
+    assert [layer().state_count > 0 for layer in left] == [True] * len(left)
+    del model
+    keras.backend.clear_session()
+    gc.collect()
+    assert [layer() for layer in left] == [None] * len(left)

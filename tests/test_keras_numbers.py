@@ -43,7 +43,7 @@ def fit(model, callback, **options):
 
 @pytest.mark.parametrize("build", BUILDERS)
 @pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, SEVERAL_STEPS])
-def test_logged_figures_are_those_of_the_layers_outputs(build, options):
+def test_logged_metrics_are_those_of_the_layers_outputs(build, options):
     model, callback = compiled(build(), **options), EfficiencyCallback()
     history = fit(model, callback).history
     names = ["conv_1", "conv_2", "fc"]
@@ -103,7 +103,7 @@ def test_counts_are_those_of_numpy_on_the_very_same_activations(build, monkeypat
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 101, 500])
-def test_figures_do_not_depend_on_batch_size_or_order(batch_size, rng):
+def test_metrics_do_not_depend_on_batch_size_or_order(batch_size, rng):
     # Small integers, and weights too: sums are exact, so that only the counting is in question.
     x = rng.integers(-2, 3, size=X_VAL.shape).astype(np.float32)
     model = compiled(sequential())

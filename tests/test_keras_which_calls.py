@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from keras_models import BACKEND, compiled, count_states, only_on
+from keras_models import BACKEND, RELEASE, compiled, count_states, only_on
 
 from tensorstate_callbacks import entropy
 from tensorstate_callbacks.keras import EfficiencyCallback
@@ -77,6 +77,8 @@ class CallsToo(keras.callbacks.Callback):
 def test_another_callback_that_runs_the_model_does_not_count(options, action, hook, ours_first):
     if BACKEND == "jax" and action is not call and (options or hook == "on_test_batch_end"):
         pytest.skip("Keras's own state on JAX isn't made for that")
+    if RELEASE < (3, 4) and action is test_on_batch and hook == "on_test_batch_begin":
+        pytest.skip(f"Keras {keras.__version__} by itself ends an evaluation for that")
     model, callback = model_of(**options), EfficiencyCallback("fc", missing_accuracy="ignore")
     other = CallsToo(hook, action)
     callbacks = [callback, other] if ours_first else [other, callback]
@@ -110,7 +112,8 @@ def test_the_model_within_a_metric_does_not_count(options):
     )
     callback = EfficiencyCallback("fc", missing_accuracy="ignore")
     results = model.evaluate(X, Y, batch_size=10, verbose=0, callbacks=[callback], return_dict=True)
-    assert results["runs"] == pytest.approx(4 * 20)
+    # Keras 3.3 gives a variable.
+    assert float(keras.ops.convert_to_numpy(results["runs"])) == pytest.approx(4 * 20)
     check_counts(callback)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from keras_layer_oracle import BATCH, N, Y, check, head, normal
-from keras_models import compiled
+from keras_models import compiled, once
 from own_warnings import ours
 
 from tensorstate_callbacks import NoLayerMatchedError, ProbeError, TensorStateWarning
@@ -111,6 +111,7 @@ class Experts(layers.Layer):
         return ops.mean(ops.einsum("bi,eio->beo", x, self.kernels), axis=1)
 
 
+@once
 def test_layers_that_hold_much_of_the_weights_and_are_not_probed_are_named():
     inputs = keras.Input((6, 10))
     x = layers.LSTM(10, name="lstm")(layers.Dense(10, name="dense")(inputs))
@@ -241,7 +242,7 @@ def test_a_layer_on_several_widths_is_counted_by_width(options):
     callback, texts = watch(model, x, "relu")
     assert texts == []
     assert list(callback.last.layers) == ["relu@6", "relu@12"]
-    tensors = [ops.relu(tensor) for tensor in (first, second)]
+    tensors = [layers.ReLU(name=f"oracle_{i}")(t) for i, t in enumerate((first, second))]
     found = keras.Model(inputs, tensors).predict(x, batch_size=BATCH, verbose=0)
     for report, activations in zip(callback.last.layers.values(), found, strict=True):
         check(report, activations)

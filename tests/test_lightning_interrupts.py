@@ -103,8 +103,10 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_acts(checks: Checks) -> No
     assert n_lines >= 15
 
 
-# Where it arrives in a callback of a framework's own, that says so.
+# Where it arrives in a callback of a framework's own, that says so; Lightning's own metrics say
+# that they were asked before they were given anything.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric _ResultMetric")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timer signals")
 def test_an_interrupt_at_any_time_leaves_nothing_that_acts(checks: Checks) -> None:
     def interrupt(*_: Any) -> None:
@@ -114,7 +116,8 @@ def test_an_interrupt_at_any_time_leaves_nothing_that_acts(checks: Checks) -> No
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for _ in range(200 if ALL else 6):
-            with contextlib.suppress(Interrupt):
+            # Lightning may make an error of it, where it arrives in a loop of its own.
+            with contextlib.suppress(Interrupt, RuntimeError):
                 signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.001, 0.15))
                 try:
                     run(checks.model, checks.callback)

@@ -141,7 +141,7 @@ def test_report_survives_its_dict():
     assert json.loads(json.dumps(original.to_dict())) == original.to_dict()
 
 
-def test_rows_carry_the_networks_figures_and_the_layers():
+def test_rows_carry_the_networks_metrics_and_the_layers():
     rows = report(epoch=3).to_dicts()
     assert [row["name"] for row in rows] == ["conv", "fc"]
     assert rows[0]["epoch"] == 3
@@ -180,7 +180,7 @@ def test_prefix_and_stage_in_keys():
     assert "x_aiq" in report().scalars("x_", with_stage=False)
 
 
-def test_figures_of_layers_that_can_be_asked_for():
+def test_metrics_of_layers_that_can_be_asked_for():
     asked = report().scalars(layer_metrics=("entropy", "coverage", "dead", "distinct"))
     assert asked["val_entropy/conv"] == 1.75
     assert asked["val_coverage/conv"] == 0.75
@@ -189,14 +189,14 @@ def test_figures_of_layers_that_can_be_asked_for():
     assert "val_efficiency/conv" not in asked
 
 
-def test_every_figure_of_a_layer_can_be_logged():
+def test_every_metric_of_a_layer_can_be_logged():
     one = EfficiencyReport({"conv": layer(fired=(8, 7, 8, 0))})
     asked = one.scalars(layer_metrics=tuple(LAYER), with_stage=False)
     del asked["efficiency"]
     assert asked == pytest.approx({f"{name}/conv": value for name, value in LAYER.items()})
 
 
-def test_unknown_figure_of_layers_is_named():
+def test_unknown_metric_of_layers_is_named():
     with pytest.raises(ValueError, match="'entorpy'.*there are efficiency, entropy"):
         report().scalars(layer_metrics=("entorpy",))
 

@@ -46,7 +46,7 @@ def saved(reports, tmp_path, name="run.html"):
     return (tmp_path / name).read_text(encoding="utf-8")
 
 
-def test_notebooks_show_every_figure():
+def test_notebooks_show_every_metric():
     (table,) = fragment(report()._repr_html_()).iter("table")
     heading, conv, fc = rows(table)
     assert dict(zip(heading, conv, strict=True)) == {
@@ -71,7 +71,7 @@ def test_notebooks_show_every_figure():
     assert f"aIQ {report().aiq:.4f}" in report()._repr_html_()
 
 
-def test_notebooks_are_told_what_limits_the_figures():
+def test_notebooks_are_told_what_limits_the_metrics():
     thin = EfficiencyReport({"thin": layer("thin", [1] * 8)}, accuracy=0.5)
     assert thin.notes()[0] in text_of(fragment(thin._repr_html_()))
 
@@ -99,7 +99,7 @@ def test_names_of_layers_are_escaped(tmp_path):
         assert HOSTILE in cells
 
 
-def test_page_holds_the_figures_of_each_epoch_and_of_the_best_and_the_last(tmp_path):
+def test_page_holds_the_metrics_of_each_epoch_and_of_the_best_and_the_last(tmp_path):
     shown = history()
     page = parsed(saved(shown, tmp_path))
     epochs, *layers = page.iter("table")

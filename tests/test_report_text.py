@@ -25,7 +25,7 @@ def test_table_shows_each_layer_in_one_line_and_the_network_below():
     ]
 
 
-def test_full_table_shows_every_figure():
+def test_full_table_shows_every_metric():
     states, neurons = report().table(full=True).split("\n\n")
     heading, conv, _ = states.splitlines()
     assert heading.split("  ")[-1] == "max share"

@@ -9,7 +9,7 @@ from tensorstate_callbacks.tensorstate import build_efficiency_model, network_ef
 from tensorstate_callbacks.torch import record
 
 
-def test_lenet5_has_the_reference_figures() -> None:
+def test_lenet5_has_the_reference_metrics() -> None:
     model, (images, labels) = trained_lenet5(), digits()
     n_right = 0
     with torch.inference_mode(), record(model) as recording:
@@ -30,7 +30,7 @@ def test_lenet5_has_the_reference_figures() -> None:
         assert value == pytest.approx(expected, abs=1e-3)
 
 
-def test_efficiency_model_has_the_reference_figures() -> None:
+def test_efficiency_model_has_the_reference_metrics() -> None:
     model, (images, _) = build_efficiency_model(trained_lenet5(), attach_to="Conv2d"), digits()
     with torch.inference_mode():
         for batch in images.split(200):

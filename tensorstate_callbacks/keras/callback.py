@@ -66,7 +66,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     """
 
     _NOT_COPIED = (
-        *("watch", "built", "_warn", "_evaluation", "_epoch", "_trained", "_in_fit", "_seen"),
+        *("watch", "built", "_warn", "evaluation", "_epoch", "_trained", "_in_fit", "_seen"),
         *("_finished", "_trackers", "_layer_ids", "_reported", "_settings", "_model", "params"),
     )
 
@@ -79,7 +79,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         super()._forget_the_run()
         self.watch = Watch({}, {}, self._settings, None, WarnOnce())
         self.built: BuiltFunction | None = None
-        self._evaluation: Evaluation | None = None
+        self.evaluation: Evaluation | None = None
         self._epoch = 0
         # The model of the fit under way, None outside of one.
         self._trained: keras.Model | None = None
@@ -136,15 +136,15 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             self._trackers.begin(self._settings, self.watch.expected_names())
         if self._in_fit and not self._settings.is_due(self._epoch):
             return
-        if self._evaluation is not None:
+        if self.evaluation is not None:
             # Broken off: it isn't to be put back.
-            self._evaluation.close()
+            self.evaluation.close()
         self.watch.start_recording()
-        self._evaluation = Evaluation.join(self.model, self, in_evaluate=call is not None)
+        Evaluation.join(self.model, self, in_evaluate=call is not None)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Finish an evaluation that wasn't made by Keras's own `evaluate`."""
-        evaluation = self._evaluation
+        evaluation = self.evaluation
         if self.watch.recorder is not None and evaluation is not None:
             added = evaluation.conclude(logs or {})
             evaluation.close()
@@ -175,7 +175,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         Args:
             logs: Results of the evaluation, under their names without `val_`.
         """
-        recorder, self.watch.recorder, self._evaluation = self.watch.recorder, None, None
+        recorder, self.watch.recorder, self.evaluation = self.watch.recorder, None, None
         if not (self._in_fit or (self.built and self.built.is_bound)):
             self.built = None
         if recorder is None:

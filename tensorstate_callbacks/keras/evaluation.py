@@ -36,10 +36,12 @@ class Watcher(Protocol):
     Attributes:
         watch: Its probes.
         built: The test function it keeps for its next evaluation; see `Evaluation`.
+        evaluation: The evaluation that it joined last, which it closes before it joins another.
     """
 
     watch: Watch
     built: "BuiltFunction | None"
+    evaluation: "Evaluation | None"
 
     def finish(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """Take the results of the evaluation, return what is to join them."""
@@ -90,15 +92,16 @@ class Evaluation:
         self._has_begun = self._closed = False
 
     @classmethod
-    def join(cls, model: keras.Model, watcher: Watcher, *, in_evaluate: bool) -> "Evaluation":
-        """Return the evaluation that begins on the model, or a new one, with the watcher in it."""
+    def join(cls, model: keras.Model, watcher: Watcher, *, in_evaluate: bool) -> None:
+        """Let the watcher into the evaluation that begins on the model, or into a new one."""
         evaluation = _open.get(id(model))
         if evaluation is None or not evaluation._awaits(watcher):
             close(model)
             evaluation = cls(model, in_evaluate=in_evaluate)
             evaluation._put_on()
+        # First: what an interrupt leaves is the watcher's to close, or does nothing.
+        watcher.evaluation = evaluation
         evaluation._watchers.append(weakref.ref(watcher))
-        return evaluation
 
     def _awaits(self, watcher: Watcher) -> bool:
         """Tell whether it is about to begin for others: else it was broken off."""
@@ -166,7 +169,8 @@ class Evaluation:
         watches = [watcher.watch for watcher in watching]
         probes = [probe for watch in watches for probe in watch.probes]
         # Followed until all that is needed is known: from then on the probed layers are enough.
-        flow = next(filter(None, (watch.new_flow() for watch in watches)), None)
+        # No generator: one that isn't run to its end would lose an interrupt as it goes.
+        flow = next(filter(None, [watch.new_flow() for watch in watches]), None)
         others = {id(each): each for watch in watches for each in watch.others}
         step = self._step = Overrides()
         with step, step:

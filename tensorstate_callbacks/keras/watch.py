@@ -1,7 +1,6 @@
 """What the probes of one callback see in the evaluations of one model."""
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import keras
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from tensorstate_callbacks.errors import ProbeError, WarnOnce, list_some
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
-from tensorstate_callbacks.keras.backends import current_backend
+from tensorstate_callbacks.keras.backends import WeakObserver, current_backend
 from tensorstate_callbacks.keras.layers import account_weights
 from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site, guess_message
 from tensorstate_callbacks.keras.probes import Call, Probe, is_padded
@@ -153,7 +152,7 @@ class Watch:
             self._refuse(name, str(error))
             return None
         self._taken.add(name)
-        return self._backend.tap(tensor, partial(self._observe, site, decided))
+        return self._backend.tap(tensor, WeakObserver(self._observe, site, decided))
 
     def end_step(self, flow: AxisFlow | None) -> None:
         """Draw the conclusions from a test step, if the model was called or traced in it.

@@ -10,7 +10,11 @@ import numpy.typing as npt
 from tensorstate_callbacks.errors import ProbeError, WarnOnce
 from tensorstate_callbacks.keras.axis_flow import axes_of_tensor
 from tensorstate_callbacks.keras.axis_rules import LAST
-from tensorstate_callbacks.keras.backends import current_backend, in_symbolic_scope
+from tensorstate_callbacks.keras.backends import (
+    WeakObserver,
+    current_backend,
+    in_symbolic_scope,
+)
 from tensorstate_callbacks.keras.layers import first_tensor
 from tensorstate_callbacks.recording.channel_axis import Axis, folded, is_axis
 from tensorstate_callbacks.tensorstate.captured_states import CapturedStates
@@ -114,7 +118,7 @@ class StateCapture(StateReadings, keras.layers.Layer):
             )
         if in_symbolic_scope():
             return inputs
-        tapped = current_backend().tap_layer(seen, self._observe)
+        tapped = current_backend().tap_layer(seen, WeakObserver(self._observe))
         return keras.tree.map_structure(lambda leaf: tapped if leaf is seen else leaf, inputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -198,8 +198,8 @@ class Recording:
         try:
             self.open()
             if exit_ is not None:
-                held = weakref.ref(self)
-                self._hooks.block = weakref.ref(exit_, lambda _: _close(held))
+                hooks = self._hooks
+                hooks.block = weakref.ref(exit_, lambda _: hooks.take_off())
             return self
         except BaseException as error:
             self.close(error)
@@ -374,12 +374,6 @@ class Recording:
                 stage=stage,
             )
         )
-
-
-def _close(held: "weakref.ref[Recording]") -> None:
-    recording = held()
-    if recording is not None:
-        recording.close()
 
 
 record = Recording

@@ -1,5 +1,6 @@
 """Choose the module that knows how activations leave the test step of Keras's backend."""
 
+import weakref
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -35,6 +36,28 @@ class Backend(Protocol):
 
     def build_test_function(self, model: keras.Model) -> Callable[..., Any]:
         """Build a test function of the model's own test step, leaving the model's as it was."""
+
+
+class WeakObserver:
+    """Has a method take a tensor's values, as long as its object lives.
+
+    TensorFlow keeps what a graph calls on the host for as long as the process runs: with the graph
+    around the outermost function, which is that of eager execution.
+
+    Args:
+        method: Takes the values, after `args`.
+        args: What else it takes.
+    """
+
+    def __init__(self, method: Callable[..., None], *args: Any) -> None:
+        self._method = weakref.WeakMethod(method)
+        self._args = args
+
+    def __call__(self, values: npt.ArrayLike) -> None:
+        """Hand the values on."""
+        method = self._method()
+        if method is not None:
+            method(*self._args, values)
 
 
 def current_backend() -> Backend:
