@@ -280,7 +280,7 @@ class StateExchange:
         # As signed numbers, which wrap alike.
         tables = torch.from_numpy(counter.tables().view(np.int64))
         n_states = torch.tensor([counter.n_states], dtype=torch.int64)
-        for each in (n_states, *tables.split(self.round_bytes // 8)):
+        for each in (n_states, *torch.split(tables, self.round_bytes // 8)):
             dist.all_reduce(each, group=self._group)
         self.bytes_sent += 8 * len(tables)
         self.bytes_received += 8 * len(tables)
