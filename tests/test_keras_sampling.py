@@ -6,12 +6,10 @@ import keras
 import numpy as np
 import pytest
 from keras_models import BACKEND, compiled, data, functional, outputs_of
+from sampling_oracle import sampled_efficiency
 
 from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
-from tensorstate_callbacks.metrics.entropy import spectrum_entropy
-from tensorstate_callbacks.states.positions import spread_positions
-from tensorstate_callbacks.states.spectrum import Spectrum
 
 X, Y = data(101, seed=4)
 NAMES = ["conv_1", "conv_2", "fc"]
@@ -29,16 +27,7 @@ def evaluated(model, batch_size=50, order=slice(None), **options):
 
 
 def efficiency(values, group_size, positions):
-    """A layer's efficiency and states, by NumPy alone."""
-    n_neurons, grid = values.shape[-1], values.shape[1:-1]
-    by_sample = values.reshape(len(values), -1, n_neurons)
-    if positions is not None:
-        by_sample = by_sample[:, spread_positions(grid, positions)]
-    fires = by_sample.reshape(-1, n_neurons) > 0
-    step = group_size or n_neurons
-    units = [fires[:, at : at + step] for at in range(0, n_neurons, step)]
-    spectra = [Spectrum.from_counts(np.unique(u, axis=0, return_counts=True)[1]) for u in units]
-    return sum(map(spectrum_entropy, spectra)) / n_neurons, len(fires)
+    return sampled_efficiency(values, values.shape[1:-1], group_size, positions)
 
 
 @pytest.mark.parametrize("group_size", [None, 8, 1])

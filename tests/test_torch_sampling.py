@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sampling_oracle import sampled_efficiency
 from torch import nn
 
 from tensorstate_callbacks import TensorStateWarning
-from tensorstate_callbacks.metrics.entropy import spectrum_entropy
 from tensorstate_callbacks.states.positions import spread_positions
 from tensorstate_callbacks.states.spectrum import Spectrum
 from tensorstate_callbacks.torch import record
@@ -64,20 +64,6 @@ def outputs(model: nn.Module, names: list[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def efficiency(values: np.ndarray, grid: tuple[int, ...], group_size, positions) -> float:
-    """A layer's efficiency, by NumPy alone."""
-    n_neurons = values.shape[-1]
-    if positions is not None:
-        values = values[:, spread_positions(grid, positions)]
-    fires = values.reshape(-1, n_neurons) > 0
-    step = group_size or n_neurons
-    units = [fires[:, at : at + step] for at in range(0, n_neurons, step)]
-    spectra = [
-        Spectrum.from_counts(np.unique(unit, axis=0, return_counts=True)[1]) for unit in units
-    ]
-    return sum(map(spectrum_entropy, spectra)) / n_neurons
-
-
 @pytest.mark.parametrize("group_size", [None, 8, 5, 1])
 @pytest.mark.parametrize("positions", [None, 16, 1])
 @pytest.mark.parametrize("kind", LAYERS)
@@ -96,7 +82,8 @@ def test_layers_are_those_of_numpy_however_the_data_is_cut(kind, positions, grou
         grid = (values.shape[1],) if kind == "tokens" and name != "patches" else (side, side)
         layer = reports[0].layers[name]
         assert layer.n_states == len(X) * min(positions or values.shape[1], values.shape[1])
-        assert layer.efficiency == pytest.approx(efficiency(values, grid, group_size, positions))
+        expected, _ = sampled_efficiency(values, grid, group_size, positions)
+        assert layer.efficiency == pytest.approx(expected)
 
 
 def test_order_of_the_samples_changes_nothing():

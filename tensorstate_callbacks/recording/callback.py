@@ -222,7 +222,7 @@ def conclude(
     else:
         counts = recorder.counts()
     if counts.thinned:
-        warn("memory", describe_thinned(counts.thinned))
+        warn(f"memory {sorted(counts.thinned)}", describe_thinned(counts.thinned))
     unseen = counts.unseen()
     if counts.probes and before is not None:
         # What the report before had is told of as a change.
