@@ -1,7 +1,12 @@
-"""Efficiency of groups of neurons at chosen positions, by NumPy alone."""
+"""Groups of neurons at chosen positions, by NumPy alone, and counters without memory."""
+
+from typing import Any
 
 import numpy as np
+import pytest
 
+from tensorstate_callbacks.states.counter import StateCounter
+from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.positions import spread_positions
 
 
@@ -27,3 +32,24 @@ def sampled_efficiency(
         shares = np.unique(unit, axis=0, return_counts=True)[1] / len(fires)
         bits -= (shares * np.log2(shares)).sum()
     return bits / n_neurons, len(fires)
+
+
+def fail_to_count(monkeypatch: pytest.MonkeyPatch, n_neurons: int, after: int = 1) -> None:
+    """Let counters of so many neurons find no memory for states after the first calls."""
+    for kind in (StateCounter, GroupCounter):
+        for name in ("update", "update_packed"):
+            n_calls = iter(range(10**6))
+            original = getattr(kind, name)
+
+            def update(
+                self: Any,
+                *args: Any,
+                n_calls: Any = n_calls,
+                original: Any = original,
+                **kwargs: Any,
+            ) -> None:
+                if self.n_neurons == n_neurons and next(n_calls) >= after:
+                    raise MemoryError("no room")
+                original(self, *args, **kwargs)
+
+            monkeypatch.setattr(kind, name, update)

@@ -8,7 +8,9 @@ import textwrap
 
 import numpy as np
 import pytest
+from sampling_oracle import fail_to_count
 
+from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.recording.budget import (
     Budget,
     Sampling,
@@ -215,6 +217,63 @@ def test_layers_that_fit_at_no_level_are_left_out_and_told():
     assert "conv (4 of 64)" in text
     assert "dense could not be counted at all" in text
     assert text.index("group_size=8") < text.index("positions=16")
+
+
+@pytest.mark.parametrize("group_size", [None, 8])
+@pytest.mark.parametrize("max_memory", [None, 10**9])
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_counter_that_finds_no_memory_costs_the_layer(monkeypatch, group_size, max_memory, after):
+    fail_to_count(monkeypatch, 40, after)
+    values = np.random.default_rng(4).normal(size=(6, 40, 5, 5)).astype("f4")
+    sampling = Sampling(group_size=group_size, max_memory=max_memory)
+    recorder, alone = Recorder(["wide", "small"], sampling=sampling), Recorder(["small"])
+    for batch in np.split(values, 3):
+        recorder.observe("wide", batch, 1)
+        recorder.observe("small", batch[:, :7], 1)
+        alone.observe("small", batch[:, :7], 1)
+    counts = recorder.counts()
+    assert counts.thinned == {"wide": (0, 25)}
+    assert counts.names == ("small",)
+    assert counts.unseen() == []
+    small = recorder.report().layers["small"]
+    assert (small.n_states, small.efficiency) == (150, alone.report().layers["small"].efficiency)
+
+
+def test_counts_that_can_not_be_read_for_want_of_memory_cost_the_layer(monkeypatch):
+    recorder = Recorder(["wide", "small"])
+    for name, n_neurons in (("wide", 40), ("small", 7)):
+        recorder.observe(name, np.eye(n_neurons), 1)
+    spectrum = StateCounter.spectrum
+
+    def fail(self):
+        if self.n_neurons == 40:
+            raise MemoryError
+        return spectrum(self)
+
+    monkeypatch.setattr(StateCounter, "spectrum", fail)
+    assert list(recorder.report().layers) == ["small"]
+    assert recorder.thinned() == {"wide": (0, 1)}
+
+
+def test_neurons_that_can_not_be_put_on_one_axis_for_want_of_memory_cost_the_layer(monkeypatch):
+    def fail(activations, axis):
+        raise MemoryError
+
+    monkeypatch.setattr("tensorstate_callbacks.recording.recorder.folded", fail)
+    layer = Recorder(["q", "small"])
+    layer.observe("q", np.zeros((5, 3, 2, 4)), (-2, -1))
+    layer.observe("small", np.eye(7), 1)
+    assert layer.counts().thinned == {"q": (0, 3)}
+
+
+def test_arrays_that_no_machine_has_room_for_cost_the_layer():
+    recorder = Recorder(["huge", "small"], sampling=Sampling(group_size=22))
+    # 16 TB of counts.
+    recorder.observe("huge", np.zeros((1, 22 * 10**6), bool), 1)
+    with pytest.raises(ProbeError, match="no layer could be counted.*huge could not be counted at"):
+        recorder.report()
+    recorder.observe("small", np.eye(7), 1)
+    assert list(recorder.report().layers) == ["small"]
 
 
 def test_groups_need_the_same_memory_whatever_is_counted():

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras_models import BACKEND, compiled, data, functional, outputs_of
-from sampling_oracle import sampled_efficiency
+from sampling_oracle import fail_to_count, sampled_efficiency
 
 from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
@@ -89,7 +89,7 @@ def test_a_budget_thins_the_widest_layers_and_says_so():
     found = []
     for batch_size in (101, 8):
         callback = EfficiencyCallback(["wide", "narrow"], max_memory=100_000)
-        with pytest.warns(TensorStateWarning, match=r"max_memory: fewer positions .* wide \("):
+        with pytest.warns(TensorStateWarning, match=r"max_memory .*: fewer positions .* wide \("):
             model.evaluate(X, Y, batch_size=batch_size, verbose=0, callbacks=[callback])
         found.append(callback.last.layers)
     n_all = math.prod(model.get_layer("wide").output.shape[1:3])
@@ -102,6 +102,18 @@ def test_a_budget_thins_the_widest_layers_and_says_so():
     assert asked.last.layers["wide"].efficiency == pytest.approx(
         found[0]["wide"].efficiency, rel=2e-3
     )
+
+
+@pytest.mark.parametrize("group_size", [None, 8])
+def test_a_counter_that_finds_no_memory_costs_the_layer(model, group_size, monkeypatch):
+    # Whatever was traced stays: the counters are looked up as they are called.
+    fail_to_count(monkeypatch, model.get_layer("fc").units)
+    with pytest.warns(TensorStateWarning, match="memory.*fc could not be counted at all"):
+        report = evaluated(model, group_size=group_size).last
+    assert list(report.layers) == ["conv_1", "conv_2"]
+    for name, values in outputs_of(model, ["conv_1", "conv_2"], X).items():
+        expected, _ = efficiency(values, group_size, None)
+        assert report.layers[name].efficiency == pytest.approx(expected, rel=2e-3)
 
 
 def test_tokens_are_positions():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_models import QUIET, Classifier, Curves, loader, pl, trainer
-from sampling_oracle import sampled_efficiency
+from sampling_oracle import fail_to_count, sampled_efficiency
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -105,8 +105,22 @@ def test_a_budget_thins_layers_and_says_so() -> None:
         return callback
 
     model = Convolutions()
-    text = r"max_memory: fewer positions .* net\.0 \(4 of 63\), net\.2 \(3 of 35\)"
+    text = r"max_memory .*: fewer positions .* net\.0 \(4 of 63\), net\.2 \(3 of 35\)"
     with pytest.warns(TensorStateWarning, match=text):
         short = evaluated(max_memory=60_000).last.layers
     assert short["net.0"] == evaluated(positions=4).last.layers["net.0"]
     assert short["net.2"] == evaluated(positions=3).last.layers["net.2"]
+
+
+@pytest.mark.parametrize("group_size", [None, 8])
+def test_a_counter_that_finds_no_memory_costs_the_layer(
+    group_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_to_count(monkeypatch, 20)
+    callback, curves = EfficiencyCallback("Conv2d", group_size=group_size), Curves()
+    with pytest.warns(TensorStateWarning, match=r"memory.*net\.0 could not be counted at all"):
+        trainer(callback, curves, max_epochs=2).fit(Convolutions(), loader(TRAIN), loader(VAL, 6))
+    assert [list(report.layers) for report in callback.history] == [["net.2"]] * 2
+    for epoch, weights in enumerate(curves.weights):
+        efficiency, _ = expected(weights, group_size, None)["net.2"]
+        assert curves.of("val_efficiency")[epoch] == pytest.approx(efficiency, rel=2e-3)

@@ -49,7 +49,7 @@ def test_threshold_is_applied():
 def test_a_failing_batch_names_its_layer_and_loses_nothing():
     recorder = Recorder(["fc"])
     recorder.observe("fc", np.eye(3), 1)
-    with pytest.raises(ProbeError, match=r"layer 'fc'.*shape \(4, 4\), have no axis 2"):
+    with pytest.raises(ProbeError, match=r"layer 'fc'.*shape \(4, 4\) has no axis 2"):
         recorder.observe("fc", np.eye(4), 2)
     with pytest.raises(ProbeError, match="layer 'fc'.*complex"):
         recorder.observe("fc", np.eye(3) * 1j, 1)

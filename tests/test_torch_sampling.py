@@ -6,13 +6,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sampling_oracle import sampled_efficiency
+from sampling_oracle import fail_to_count, sampled_efficiency
 from torch import nn
 
 from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.states.positions import spread_positions
 from tensorstate_callbacks.states.spectrum import Spectrum
-from tensorstate_callbacks.torch import record
+from tensorstate_callbacks.torch import record, tensor_recorder
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 
 X = torch.randn(24, 3, 14, 14, generator=torch.Generator().manual_seed(1))
@@ -151,8 +151,6 @@ def test_components_of_nested_tensors_are_samples():
 
 @pytest.mark.parametrize("options", [{}, {"positions": 6}, {"group_size": 8, "positions": 6}])
 def test_what_lies_on_a_device_is_read_at_the_same_positions(options, monkeypatch):
-    from tensorstate_callbacks.torch import tensor_recorder
-
     model, found = network("NCHW"), []
     for on_device in (False, True):
         monkeypatch.setattr(tensor_recorder, "lies_on_device", lambda _, on=on_device: on)
@@ -174,6 +172,44 @@ def test_a_budget_thins_the_widest_layers_and_says_so():
     with torch.no_grad(), record(model, "0", positions=9) as asked:
         model(X)
     assert report.layers["0"] == asked.report().layers["0"]
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("options", [{}, {"group_size": 8}, {"positions": 6}])
+def test_a_counter_that_finds_no_memory_costs_the_layer(options, on_device, monkeypatch):
+    monkeypatch.setattr(tensor_recorder, "lies_on_device", lambda _: on_device)
+    model = network("NCHW")
+    with torch.no_grad(), record(model, "2", **options) as alone:
+        model(X)
+    fail_to_count(monkeypatch, 20)
+    recording = record(model, "Conv2d", **options)
+    recording.__enter__()
+    with torch.no_grad():
+        for batch in X.split(5):
+            model(batch)
+    with pytest.warns(TensorStateWarning, match="memory.*0 could not be counted"):
+        recording.__exit__(None, None, None)
+    assert recording.report().layers == alone.report().layers
+
+
+def test_a_device_without_memory_costs_the_layer(monkeypatch):
+    pack = tensor_recorder.pack
+
+    def fail(tensor, *args):
+        if tensor.shape[-1] == 20:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return pack(tensor, *args)
+
+    monkeypatch.setattr(tensor_recorder, "lies_on_device", lambda _: True)
+    monkeypatch.setattr(tensor_recorder, "pack", fail)
+    model = network("NCHW")
+    recording = record(model, "Conv2d")
+    recording.__enter__()
+    with torch.no_grad():
+        model(X)
+    with pytest.warns(TensorStateWarning, match="memory.*0 could not be counted"):
+        recording.__exit__(None, None, None)
+    assert recording.report().layers["2"].n_states == 24 * 100
 
 
 def test_there_is_a_budget_unless_it_is_lifted():

@@ -161,9 +161,10 @@ def describe_thinned(thinned: Mapping[str, tuple[int, int]]) -> str:
     parts = [f"fewer positions of a sample are read of {', '.join(fewer)}"] * bool(fewer)
     parts += [f"{', '.join(gone)} could not be counted at all"] * bool(gone)
     return (
-        f"the counters would have passed max_memory: {'; '.join(parts)}. What is reported is exact "
-        "for what was read. Count groups of neurons (group_size=8), whose memory doesn't grow; or "
-        "read fewer positions of all layers (positions=16); or give more max_memory"
+        "the counters need more memory than max_memory gives them or the machine has: "
+        f"{'; '.join(parts)}. What is reported is exact for what was read. Count groups of neurons "
+        "(group_size=8), whose memory doesn't grow; or read fewer positions of all layers "
+        "(positions=16); or give more max_memory"
     )
 
 

@@ -58,7 +58,8 @@ class ProbeCounter:
 
     The counter of all positions that are to be read has reserves where it may grow: one of every
     sixteenth position, one of every sixteenth of these, down to one position. What they read is
-    taken from the packed states at once, and counted only once it matters.
+    taken from the packed states at once, and counted only once it matters. Where the machine has no
+    memory for a counter, all of them are given up.
 
     Args:
         n_neurons: Bits of a state.
@@ -86,7 +87,11 @@ class ProbeCounter:
         if budget is not None and not self._may_grow:
             budget.take(self._fixed_bytes())
         self._packer = PositionPacker(n_neurons)
-        self._counters: list[Counter | None] = [self._new_counter()]
+        self._counters: list[Counter | None] = [None]
+        try:
+            self._counters = [self._new_counter()]
+        except MemoryError:
+            self.level = None
         # What the reserves have counted.
         self._n_counted = [0]
         self._waiting: list[_Waiting] = []
@@ -98,7 +103,7 @@ class ProbeCounter:
     def counter(self) -> Counter:
         """The counter that is read; an empty one where none fits."""
         found = None if self.level is None else self._counters[self.level]
-        return self._new_counter() if found is None else found
+        return StateCounter(self.n_neurons) if found is None else found
 
     @property
     def progress(self) -> tuple[int | None, int]:
@@ -118,7 +123,10 @@ class ProbeCounter:
     def levels(self) -> list[Counter | None]:
         """Return the counters of all levels, up to date; None for those that were given up."""
         with self._lock:
-            self._count_waiting()
+            try:
+                self._count_waiting()
+            except MemoryError:
+                self.keep(None)
             return list(self._counters)
 
     def sizes(self) -> list[int | None]:
@@ -137,6 +145,11 @@ class ProbeCounter:
             self.level = level
             n_gone = len(self._counters) if level is None else level
             self._counters[:n_gone] = [None] * n_gone
+
+    def give_up(self, grid: Grid) -> None:
+        """Count nothing: there is no memory to read a batch with such positions."""
+        self.n_wanted = self._wanted(grid) or self.n_wanted
+        self.keep(None)
 
     def update(
         self,
@@ -223,6 +236,20 @@ class ProbeCounter:
         wanted = self._wanted(grid)
         if wanted and n_samples:
             self.n_wanted = wanted
+        try:
+            self._count_wanted(grid, wanted, n_given, n_samples, rows_at, count_all)
+        except MemoryError:
+            self.keep(None)
+
+    def _count_wanted(
+        self,
+        grid: Grid,
+        wanted: int,
+        n_given: int,
+        n_samples: int,
+        rows_at: Callable[[int], Rows],
+        count_all: Callable[[Counter], None],
+    ) -> None:
         budget = self._budget if self._may_grow else None
         if budget is None:
             if self.level is not None:

@@ -9,8 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.recording.budget import WHOLE, Budget, Sampling
-from tensorstate_callbacks.recording.channel_axis import Axis, folded, folded_sample_axis
+from tensorstate_callbacks.recording.budget import WHOLE, Budget, Sampling, describe_thinned
+from tensorstate_callbacks.recording.channel_axis import (
+    Axis,
+    folded,
+    folded_sample_axis,
+    n_neurons,
+    normal_axes,
+)
 from tensorstate_callbacks.recording.probe_counter import Counter, ProbeCounter
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.report import EfficiencyReport
@@ -110,6 +116,8 @@ class PassCounts(NamedTuple):
             name: counts.report(name, info.alpha)
             for name, counts in name_widths(self.probes).items()
         }
+        if not layers and self.thinned:
+            raise ProbeError(f"no layer could be counted: {describe_thinned(self.thinned)}")
         if not layers:
             raise ProbeError(
                 f"no probe saw any activations: {', '.join(self.names)}. Run the model on "
@@ -212,9 +220,15 @@ class Recorder:
         try:
             if not hasattr(activations, "shape"):
                 activations = np.asarray(activations)
-            array, axis = _on_one_axis(activations, channel_axis)
-            counter = self._counter(name, array.shape, axis)
+            counter = self._counter(name, activations.shape, channel_axis)
             samples = folded_sample_axis(sample_axis, channel_axis, activations.shape)
+            try:
+                array, axis = _on_one_axis(activations, channel_axis)
+            except MemoryError:
+                taken = {*normal_axes(channel_axis, activations.shape), sample_axis}
+                sizes = enumerate(activations.shape)
+                counter.give_up(tuple(size for axis, size in sizes if axis not in taken))
+                return
             counter.update(array, axis, self._threshold, sample_axis=samples, bfloat16=bfloat16)
         except KeyError:
             raise
@@ -257,23 +271,25 @@ class Recorder:
 
     def counts(self) -> PassCounts:
         """Return what was counted so far; `error` isn't raised."""
-        thinned = self.thinned()
-        counters = {w: c for w, c in self.probe_counters().items() if c.has_seen}
-        left_out = {w.probe for w, c in counters.items() if c.level is None}
-        return PassCounts(
-            tuple(name for name in self.names if name not in left_out),
-            {w: ProbeCounts.of(c.counter) for w, c in counters.items() if c.level is not None},
-            thinned,
-        )
+        # Decides which counters are read.
+        self.thinned()
+        probes: dict[Width, ProbeCounts] = {}
+        for width, counter in self.probe_counters().items():
+            if counter.has_seen and counter.level is not None:
+                try:
+                    probes[width] = ProbeCounts.of(counter.counter)
+                except MemoryError:
+                    counter.keep(None)
+        left_out = {
+            w.probe for w, c in self.probe_counters().items() if c.has_seen and c.level is None
+        }
+        names = tuple(name for name in self.names if name not in left_out)
+        return PassCounts(names, probes, self.thinned())
 
-    def _counter(self, name: str, shape: tuple[int, ...], channel_axis: int) -> ProbeCounter:
+    def _counter(self, name: str, shape: tuple[int, ...], channel_axis: Axis) -> ProbeCounter:
         if not shape:
             raise ValueError(f"activations need an axis of neurons; got shape {shape}")
-        if not -len(shape) <= channel_axis < len(shape):
-            raise ValueError(
-                f"its activations, of shape {tuple(shape)}, have no axis {channel_axis}"
-            )
-        width = Width(name, shape[channel_axis])
+        width = Width(name, n_neurons(channel_axis, shape))
         counter = self._counters.get(width)
         return self._new_counter(width) if counter is None else counter
 

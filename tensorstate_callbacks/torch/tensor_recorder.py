@@ -17,10 +17,13 @@ from tensorstate_callbacks.recording.channel_axis import Axis, folded_sample_axi
 from tensorstate_callbacks.recording.probe_counter import ProbeCounter
 from tensorstate_callbacks.recording.recorder import Recorder, Width
 from tensorstate_callbacks.states.counter import Memory
+from tensorstate_callbacks.states.positions import grid_of
 from tensorstate_callbacks.torch.activations import host_memory, on_one_axis, strided
 
 # Copies under way at a time: enough for a device to go on, few enough for its memory.
 MOST_UNDER_WAY = 16
+# A device's own, and the host's.
+_OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
 _WIDER = {torch.uint16: torch.int64, torch.uint32: torch.int64}
 
 
@@ -95,7 +98,13 @@ class TensorRecorder(Recorder):
             activations, bfloat16 = host_memory(tensor)
             self.observe(name, activations, axis, sample_axis=samples, bfloat16=bfloat16)
             return
-        copy = self._start(name, tensor, axis, samples)
+        # Reached now: layers that lie elsewhere may be counted before the copy is here.
+        counter = self._counter(name, tuple(tensor.shape), axis)
+        try:
+            copy = self._start(name, counter, tensor, axis, samples)
+        except _OUT_OF_MEMORY:
+            counter.give_up(grid_of(tensor.shape, axis, samples))
+            return
         with self._copies_lock:
             self._under_way.append(copy)
             self._count_arrived(at_most=MOST_UNDER_WAY)
@@ -133,10 +142,13 @@ class TensorRecorder(Recorder):
         return Layout(memory, tensor.dtype, strides, count)
 
     def _start(
-        self, name: str, tensor: torch.Tensor, channel_axis: int, sample_axis: int | None
+        self,
+        name: str,
+        counter: ProbeCounter,
+        tensor: torch.Tensor,
+        channel_axis: int,
+        sample_axis: int | None,
     ) -> "_Copy":
-        # Reached now: layers that lie elsewhere may be counted before the copy is here.
-        counter = self._counter(name, tuple(tensor.shape), channel_axis)
         # Sample after sample, the neurons last.
         tensor = tensor.movedim(channel_axis, -1)
         if sample_axis is None:

@@ -87,7 +87,7 @@ class RankPass(NamedTuple):
         dropped: The probes that it forgot, since they turned out not to be meant.
         seen: What each probe saw, and with how many neurons, in the order it saw them.
         memory: What its counters may hold together, in bytes; None where there is no limit.
-        most_taken: What they hold at most; infinite where something had to be given up.
+        most_taken: What they hold at most, in bytes; infinite where something had to be given up.
         accuracy: The accuracy it found.
         weight: How much of the data that accuracy is of.
         doubts: What it had to assume, for each probe where that was so.
@@ -141,13 +141,15 @@ def merge_passes(
         failure = failure or error
     failure = failure or recorder.error
     budget = recorder.budget
+    gave_up = any(None in each.distinct for each in seen.values())
+    gave_up = gave_up or (budget is not None and budget.was_short)
     own = RankPass(
         dict(settings),
         recorder.names,
         recorder.dropped,
         seen,
         None if budget is None else budget.n_bytes,
-        0 if budget is None else math.inf if budget.was_short else budget.most_taken,
+        math.inf if gave_up else 0 if budget is None else budget.most_taken,
         accuracy,
         n_states if weight is None else weight,
         dict(doubts),
@@ -321,14 +323,17 @@ def _exchange(
     dropped = {name for p in passes for name in p.dropped}
     widths = [w for w in merge_orders(p.seen for p in passes) if w.probe not in dropped]
     budget = min((p.memory for p in passes if p.memory is not None), default=None)
-    is_short = budget is not None and sum(p.most_taken for p in passes) > budget
+    most_taken = sum(p.most_taken for p in passes)
+    is_short = most_taken == math.inf or (budget is not None and most_taken > budget)
     own: dict[Level, ProbeCounts] = {}
     merged: dict[Level, ProbeCounts] = {}
     for width in widths:
         seen = [p.seen[width] for p in passes if width in p.seen]
-        group_size = seen[0].group_size
+        group_size = next((each.group_size for each in seen if each.group_size), None)
         levels = counters.get(width, ())
         if group_size is not None:
+            if any(None in each.distinct for each in seen):
+                continue
             own_tables = levels[0] if levels else None
             if not isinstance(own_tables, GroupCounter):
                 own_tables = GroupCounter(width.n_neurons, group_size)
@@ -346,8 +351,9 @@ def _exchange(
     gathered = _gather(own, group)
     merged |= {key: merge_counts([part[key] for part in gathered]) for key in own}
     kept: dict[Width, int | None] = dict.fromkeys(widths, 0)
-    if budget is not None and is_short:
-        kept = kept_levels({width: _sizes_of(width, merged) for width in widths}, budget)
+    if is_short:
+        sizes = {width: _sizes_of(width, merged) for width in widths}
+        kept = kept_levels(sizes, math.inf if budget is None else budget)
     n_wanted = {w: max(p.seen[w].n_wanted for p in passes if w in p.seen) for w in widths}
     left_out = {width.probe for width, level in kept.items() if level is None}
     thinned = {w: to for w, level in kept.items() if (to := thinned_to(level, n_wanted[w]))}
