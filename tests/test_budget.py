@@ -21,8 +21,9 @@ from tensorstate_callbacks.recording.budget import (
     level_sizes,
     water_level,
 )
+from tensorstate_callbacks.recording.pass_counts import PassInfo
 from tensorstate_callbacks.recording.probe_counter import ProbeCounter
-from tensorstate_callbacks.recording.recorder import PassInfo, Recorder
+from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.positions import spread_positions
 
@@ -296,7 +297,7 @@ def test_a_pass_of_twenty_gigabytes_ends_within_its_budget():
         import resource
         import numpy as np
         from tensorstate_callbacks.recording.budget import Sampling
-        from tensorstate_callbacks.recording.recorder import Recorder
+        from tensorstate_callbacks.recording.recorder import (Recorder)
         shapes = {RESNET!r}
         rng = np.random.default_rng(0)
         recorder = Recorder(map(str, range(len(shapes))), sampling=Sampling(max_memory=64 << 20))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorstate_callbacks import StateCounter
-from tensorstate_callbacks.recording.recorder import ProbeCounts, merge_counts, merge_orders
+from tensorstate_callbacks.recording.pass_counts import ProbeCounts, merge_counts, merge_orders
 from tensorstate_callbacks.states.partition import join_states, part_of, partition_states
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tensorstate_callbacks import ProbeError, entropy
-from tensorstate_callbacks.recording.recorder import PassInfo, Recorder
+from tensorstate_callbacks.recording.pass_counts import PassInfo
+from tensorstate_callbacks.recording.recorder import Recorder
 
 
 def test_report_is_what_numpy_counts(rng):

@@ -8,7 +8,8 @@ from tensorstate_callbacks.errors import StatesNotAvailableError, WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
+from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
+from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
 from tensorstate_callbacks.reports.limits import describe_low_coverage

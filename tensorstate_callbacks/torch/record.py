@@ -13,8 +13,9 @@ from torch import nn
 from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.probe_counter import Counter
-from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
+from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Method, Settings, describe_value
 from tensorstate_callbacks.reports.report import EfficiencyReport

@@ -14,8 +14,9 @@ import torch
 from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.recording.budget import WHOLE, Sampling
 from tensorstate_callbacks.recording.channel_axis import Axis, folded_sample_axis, normal_axes
+from tensorstate_callbacks.recording.pass_counts import Width
 from tensorstate_callbacks.recording.probe_counter import ProbeCounter
-from tensorstate_callbacks.recording.recorder import Recorder, Width
+from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.states.counter import Memory
 from tensorstate_callbacks.states.positions import grid_of
 from tensorstate_callbacks.torch.activations import host_memory, on_one_axis, strided

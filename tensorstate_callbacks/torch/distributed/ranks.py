@@ -14,16 +14,16 @@ from tensorstate_callbacks.errors import ProbeError, RankError, TensorStateWarni
 from tensorstate_callbacks.metrics.efficiency import aIQ
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, merge_accuracies
 from tensorstate_callbacks.recording.budget import COUNT_BYTES, kept_levels, level_sizes
-from tensorstate_callbacks.recording.probe_counter import Counter, ProbeCounter, thinned_to
-from tensorstate_callbacks.recording.recorder import (
+from tensorstate_callbacks.recording.pass_counts import (
     PassCounts,
     ProbeCounts,
-    Recorder,
     Width,
     merge_counts,
     merge_orders,
     name_widths,
 )
+from tensorstate_callbacks.recording.probe_counter import Counter, ProbeCounter, thinned_to
+from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.partition import join_states, n_words, partition_states
