@@ -6,6 +6,7 @@ import pytest
 from tensorstate_callbacks import ProbeError, entropy
 from tensorstate_callbacks.recording.pass_counts import PassInfo
 from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.states.counter import StateCounter
 
 
 def test_report_is_what_numpy_counts(rng):
@@ -96,6 +97,20 @@ def test_an_error_kept_for_later_is_raised_by_report():
     recorder.observe_later("fc", np.eye(3) * 1j, 1)
     with pytest.raises(ProbeError, match="layer 'fc'.*complex"):
         recorder.report()
+
+
+def test_a_layer_whose_first_batch_was_interrupted_has_seen_nothing(monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    recorder = Recorder(["a", "b"])
+    recorder.observe("a", np.eye(3), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(StateCounter, "update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.observe("b", np.eye(3), 1)
+    assert (recorder.seen(), recorder.unseen()) == (["a"], ["b"])
+    assert list(recorder.report().layers) == ["a"]
 
 
 def test_probes_that_saw_nothing_are_told():

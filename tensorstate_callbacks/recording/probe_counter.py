@@ -112,8 +112,8 @@ class ProbeCounter:
 
     @property
     def has_seen(self) -> bool:
-        """Whether any states were seen, counted or not."""
-        return self.n_wanted > 0
+        """Whether any states were counted, or would have been if there were memory."""
+        return self.n_wanted > 0 and (self.level is None or self.counter.n_states > 0)
 
     @property
     def thinned(self) -> tuple[int, int] | None:
