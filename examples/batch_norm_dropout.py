@@ -199,7 +199,7 @@ def write(runs: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> None
 
 def main() -> None:
     """Train, compare."""
-    parser = study_parser(__doc__ or "", "runs/batch_norm_dropout", epochs=6)
+    parser = study_parser(__doc__ or "", "runs/batch_norm_dropout", seeds=5, epochs=6)
     parser.add_argument("--network", choices=(*NETWORKS, "both"), default="both")
     parser.add_argument("--dropout", type=float, default=0.5, help="PyTorch's default is 0.5")
     arguments = parser.parse_args()
