@@ -66,8 +66,10 @@ class ProbeCounts(NamedTuple):
     group_size: int | None = None
 
     @classmethod
-    def of(cls, counter: Counter) -> "ProbeCounts":
+    def of(cls, counter: "Counter | ProbeCounts") -> "ProbeCounts":
         """Return what a counter has counted."""
+        if isinstance(counter, ProbeCounts):
+            return counter
         if isinstance(counter, GroupCounter):
             return cls(*counter.snapshot(), counter.group_size)
         return cls(counter.spectrum(), counter.fired())
@@ -86,13 +88,14 @@ class PassCounts(NamedTuple):
     Attributes:
         names: All probes.
         probes: Of each probe that saw a state, and each number of neurons that it saw them with,
-            in forward order.
+            in forward order: what was counted, or its counter, which is read only for the report,
+            as the tables of all layers may take more memory than their counters.
         thinned: Where memory was short: the positions of a sample that a probe was read at in the
             end, and of how many; 0 where it could not be counted at all.
     """
 
     names: tuple[str, ...]
-    probes: Mapping[Width, ProbeCounts]
+    probes: Mapping[Width, Counter | ProbeCounts]
     thinned: Mapping[str, tuple[int, int]] = MappingProxyType({})
 
     def seen(self) -> list[str]:
@@ -107,7 +110,7 @@ class PassCounts(NamedTuple):
     def report(self, info: PassInfo) -> EfficiencyReport:
         """Return the report of all probes that saw a state; see `Recorder.report`."""
         layers = {
-            name: counts.report(name, info.alpha)
+            name: ProbeCounts.of(counts).report(name, info.alpha)
             for name, counts in name_widths(self.probes).items()
         }
         if not layers:
@@ -262,7 +265,7 @@ class Recorder:
         left_out = {w.probe for w, c in counters.items() if c.level is None}
         return PassCounts(
             tuple(name for name in self.names if name not in left_out),
-            {w: ProbeCounts.of(c.counter) for w, c in counters.items() if c.level is not None},
+            {w: c.counter for w, c in counters.items() if c.level is not None},
             thinned,
         )
 
