@@ -9,6 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -17,11 +18,14 @@ from torch import nn
 
 from benchmarks.networks_torch import Batches, batches_of, lenet5, smooth_images, untrained
 from benchmarks.rows import Options, Row, Target, not_installed, relative
+from benchmarks.timing import timed_calls
 from benchmarks.validation_torch import validate
+from tensorstate_callbacks.recording.probe_counter import ProbeCounter
 from tensorstate_callbacks.recording.recorder import Recorder
-from tensorstate_callbacks.torch import Recording, record
+from tensorstate_callbacks.torch import record
 
 PART = "scale"
+BATCH = 8
 NETWORKS = {
     "ResNet-50": "resnet50",
     "ConvNeXt-tiny": "convnext_tiny",
@@ -60,14 +64,23 @@ class Taken(NamedTuple):
     Attributes:
         processor: Seconds.
         wall: Seconds.
+        counting: Seconds of the processor that counters took of it.
         report: Seconds of the processor for the report, which are the same however much was seen.
         held: Bytes of all counters.
     """
 
     processor: float
     wall: float
+    counting: float
     report: float
-    held: int
+
+    @property
+    def note(self) -> str:
+        """What the counters took beside the rest of the pass, and what the report took."""
+        share = self.counting / (self.processor - self.counting)
+        return f"counting {share:.2%}, report {self.report * 1e3:.0f} ms"
+
+    held: float
 
 
 def run(options: Options) -> list[Row]:
@@ -78,7 +91,7 @@ def run(options: Options) -> list[Row]:
         return rows + [not_installed(PART, name, "timm") for name in NETWORKS]
     for name, timm_name in NETWORKS.items():
         model = untrained(timm_name)
-        batches = batches_of(smooth_images(1 if options.quick else 48, 224), 8)
+        batches = batches_of(smooth_images(1 if options.quick else BATCH, 224), BATCH)
         _use_threads(1)
         taken = _measure(model, batches, FEW if options.quick else SETTINGS, options)
         rows += _times(f"{name}, {{}}, 1 thread", taken, TIMES)
@@ -105,7 +118,7 @@ def _times(
     return [
         relative(PART, f"{case.format(setting)}, {clock}", "the same loop", ours * 1e3,
                  theirs * 1e3, "ms", targets.get(setting) if clock == "processor" else None,
-                 f"report {own.report * 1e3:.0f} ms" if clock == "processor" else "")
+                 own.note if clock == "processor" else "")
         for setting, own in taken.items() if setting is not None
         for clock, ours, theirs in (
             ("processor", own.processor, plain.processor), ("wall", own.wall, plain.wall),
@@ -133,33 +146,32 @@ def _measure(
     found: dict[Setting | None, list[Taken]] = {each: [] for each in (None, *settings)}
     for number in range(-min(1, runs - 1), runs):
         for setting, taken in found.items():
-            gc.collect()
-            began, began_wall = time.process_time(), time.perf_counter()
-            recording = None if setting is None else _watched(model, batches, setting)
-            if recording is None:
-                validate(model, batches)
-            ended, ended_wall = time.process_time(), time.perf_counter()
-            if recording is not None:
-                recording.report(accuracy=1)
-            report = time.process_time() - ended
-            n_bytes = 0 if recording is None else held_bytes(recording.recorder)
+            one = _pass(model, batches, setting)
             if number >= 0:
-                taken.append(Taken(ended - began, ended_wall - began_wall, report, n_bytes))
+                taken.append(one)
     return {
-        setting: Taken(
-            statistics.median(one.processor for one in taken),
-            statistics.median(one.wall for one in taken),
-            statistics.median(one.report for one in taken),
-            taken[-1].held,
-        )
+        setting: Taken(*map(statistics.median, zip(*taken, strict=True)))
         for setting, taken in found.items()
     }
 
 
-def _watched(model: nn.Module, batches: Batches, setting: Setting) -> Recording:
-    with record(model, **setting._asdict()) as recording:
+def _pass(model: nn.Module, batches: Batches, setting: Setting | None) -> Taken:
+    gc.collect()
+    recording = None if setting is None else record(model, **setting._asdict())
+    first, labels = batches[0]
+    with recording or nullcontext(), timed_calls(ProbeCounter, "update") as counting:
+        # The first batch of thousands also finds out where the neurons are.
+        validate(model, [(first[:1], labels[:1])])
+        counting.clear()
+        began, began_wall = time.process_time(), time.perf_counter()
         validate(model, batches)
-    return recording
+        ended, ended_wall = time.process_time(), time.perf_counter()
+    times = ended - began, ended_wall - began_wall, sum(counting)
+    if recording is None:
+        return Taken(*times, 0, 0)
+    began = time.process_time()
+    recording.report(accuracy=1)
+    return Taken(*times, time.process_time() - began, held_bytes(recording.recorder))
 
 
 def held_bytes(recorder: Recorder) -> int:

@@ -14,7 +14,9 @@ from keras.callbacks import Callback
 
 from benchmarks.networks_keras import lenet5
 from benchmarks.rows import Options, Row, Target, relative
+from benchmarks.timing import timed_calls
 from tensorstate_callbacks.keras import EfficiencyCallback
+from tensorstate_callbacks.recording.probe_counter import ProbeCounter
 
 PART = "scale-keras"
 # Group size and positions, and what the processor's time is to be of that of the plain pass.
@@ -33,14 +35,23 @@ class Pass(NamedTuple):
     validation: tf.data.Dataset
 
 
+class _Taken(NamedTuple):
+    """What a pass took without its report: seconds of the processor, on the wall, of counting."""
+
+    processor: float
+    wall: float
+    counting: float
+    report: float
+
+
 def run(options: Options) -> list[Row]:
     """Measure LeNet-5, and the networks of `keras.applications` at 224×224 with random weights."""
     networks: dict[str, Callable[[], Pass]] = {"LeNet-5": partial(_lenet5, options)}
     if not options.quick:
         applications = keras.applications
-        networks["ResNet-50"] = partial(_untrained, applications.ResNet50, 32)
+        networks["ResNet-50"] = partial(_untrained, applications.ResNet50, 8)
         # Its depthwise convolutions take TensorFlow a second an image.
-        networks["ConvNeXt-tiny"] = partial(_untrained, applications.ConvNeXtTiny, 16)
+        networks["ConvNeXt-tiny"] = partial(_untrained, applications.ConvNeXtTiny, 2)
     return [row for name, load in networks.items() for row in _compare(name, load(), options)]
 
 
@@ -72,25 +83,36 @@ def _compare(name: str, network: Pass, options: Options) -> list[Row]:
     callbacks: dict[str, list[Callback]] = {PLAIN: []}
     for setting, (group_size, positions, _) in SETTINGS.items():
         callbacks[setting] = [EfficiencyCallback(group_size=group_size, positions=positions)]
-    taken: dict[str, list[tuple[float, float]]] = {setting: [] for setting in callbacks}
-    runs = options.runs(3)
+    taken: dict[str, list[_Taken]] = {setting: [] for setting in callbacks}
     # The first passes build the test functions.
-    for number in range(-2, runs):
-        for setting, own in callbacks.items():
+    for number in range(-2, options.runs(3)):
+        for setting, watching in callbacks.items():
             gc.collect()
             began, began_wall = time.process_time(), time.perf_counter()
-            network.model.evaluate(network.validation, verbose=0, callbacks=own)
+            with (
+                timed_calls(ProbeCounter, "update") as counting,
+                timed_calls(EfficiencyCallback, "finish") as report,
+            ):
+                network.model.evaluate(network.validation, verbose=0, callbacks=watching)
             if number >= 0:
-                times = time.process_time() - began, time.perf_counter() - began_wall
-                taken[setting].append(times)
+                processor, wall = time.process_time() - began, time.perf_counter() - began_wall
+                times = processor - sum(report), wall - sum(report), sum(counting), sum(report)
+                taken[setting].append(_Taken(*times))
+    median = {
+        setting: _Taken(*map(statistics.median, zip(*passes, strict=True)))
+        for setting, passes in taken.items()
+    }
+    plain = median[PLAIN]
     rows = []
     for setting, (_, _, target) in SETTINGS.items():
-        for clock, title in enumerate(("processor", "wall")):
-            ours, theirs = (
-                statistics.median(times[clock] for times in taken[one]) * 1e3
-                for one in (setting, PLAIN)
-            )
-            judged = target if clock == 0 and name != "LeNet-5" else None
-            case = f"{name}, {setting}, {title}"
-            rows.append(relative(PART, case, PLAIN, ours, theirs, "ms", judged))
+        own = median[setting]
+        share = own.counting / (own.processor - own.counting)
+        note = f"counting {share:.2%}, report {own.report * 1e3:.0f} ms"
+        target = None if name == "LeNet-5" else target
+        for clock, ours, theirs, judged, said in (
+            ("processor", own.processor, plain.processor, target, note),
+            ("wall", own.wall, plain.wall, None, ""),
+        ):
+            case = f"{name}, {setting}, {clock}"
+            rows.append(relative(PART, case, PLAIN, ours * 1e3, theirs * 1e3, "ms", judged, said))
     return rows
