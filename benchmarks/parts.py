@@ -18,6 +18,8 @@ PARTS = {
     "validation-torch": "benchmarks.validation_torch",
     "validation-keras": "benchmarks.validation_keras",
     "scale": "benchmarks.scale",
+    "scale-keras": "benchmarks.scale_keras",
+    "scale-memory": "benchmarks.scale_memory",
     "training": "benchmarks.training",
     "display": "benchmarks.display",
 }

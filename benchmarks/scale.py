@@ -5,23 +5,27 @@ the processor's time of one thread, which other processes disturb least.
 """
 
 import gc
-import math
 import os
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from benchmarks.networks_torch import Batches, batches_of, smooth_images, untrained
+from benchmarks.networks_torch import Batches, batches_of, lenet5, smooth_images, untrained
 from benchmarks.rows import Options, Row, Target, not_installed, relative
+from benchmarks.timing import timed_calls
 from benchmarks.validation_torch import validate
-from tensorstate_callbacks.torch import Recording, record
+from tensorstate_callbacks.recording.probe_counter import ProbeCounter
+from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.torch import record
 
 PART = "scale"
+BATCH = 8
 NETWORKS = {
     "ResNet-50": "resnet50",
     "ConvNeXt-tiny": "convnext_tiny",
@@ -45,12 +49,13 @@ class Setting(NamedTuple):
         return f"{unit} at {self.positions or 'all'} positions"
 
 
-EIGHT_AT_64, EIGHT_AT_ALL, WHOLE = Setting(8, 64), Setting(8, None), Setting(None, None)
+AT_64, AT_ALL, WHOLE = Setting(8, 64), Setting(8, None), Setting(None, None)
 SETTINGS = [Setting(group, positions) for group in (None, 8, 16) for positions in (16, 64, None)]
 # On two threads, and where the numbers don't matter.
-FEW = [WHOLE, EIGHT_AT_64, EIGHT_AT_ALL]
-TIMES = {EIGHT_AT_64: Target(1.01, False), EIGHT_AT_ALL: Target(1.04, False)}
-BYTES = {("ResNet-50", EIGHT_AT_64): Target(64, False, "MB")}
+FEW = [WHOLE, AT_64, AT_ALL]
+TIMES = {AT_64: Target(1.01, False), AT_ALL: Target(1.04, False)}
+EQUAL = Target(1, False)
+BYTES = {("ResNet-50", AT_64): Target(64, False, "MB")}
 
 
 class Taken(NamedTuple):
@@ -59,23 +64,34 @@ class Taken(NamedTuple):
     Attributes:
         processor: Seconds.
         wall: Seconds.
+        counting: Seconds of the processor that counters took of it.
+        report: Seconds of the processor for the report, which are the same however much was seen.
         held: Bytes of all counters.
     """
 
     processor: float
     wall: float
-    held: int
+    counting: float
+    report: float
+
+    @property
+    def note(self) -> str:
+        """What the counters took beside the rest of the pass, and what the report took."""
+        share = self.counting / (self.processor - self.counting)
+        return f"counting {share:.2%}, report {self.report * 1e3:.0f} ms"
+
+    held: float
 
 
 def run(options: Options) -> list[Row]:
-    """Measure each network at 224×224, with random weights, on smooth noise."""
+    """Measure LeNet-5, and each network at 224×224 with random weights on smooth noise."""
+    _use_threads(1)
+    rows = _lenet5(options)
     if not find_spec("timm"):
-        return [not_installed(PART, name, "timm") for name in NETWORKS]
-    rows = []
+        return rows + [not_installed(PART, name, "timm") for name in NETWORKS]
     for name, timm_name in NETWORKS.items():
         model = untrained(timm_name)
-        # Many: a report takes its time however few there were, and a pass has thousands.
-        batches = batches_of(smooth_images(1 if options.quick else 128, 224), 8)
+        batches = batches_of(smooth_images(1 if options.quick else BATCH, 224), BATCH)
         _use_threads(1)
         taken = _measure(model, batches, FEW if options.quick else SETTINGS, options)
         rows += _times(f"{name}, {{}}, 1 thread", taken, TIMES)
@@ -83,30 +99,16 @@ def run(options: Options) -> list[Row]:
         if not options.quick and (os.cpu_count() or 1) > 1:
             _use_threads(2)
             rows += _times(f"{name}, {{}}, 2 threads", _measure(model, batches, FEW, options), {})
-    return rows + _growth([1, 2] if options.quick else [10, 100, 1000])
+    return rows
 
 
-def _growth(sizes: list[int]) -> list[Row]:
-    """Measure how memory grows with images, of which none comes twice."""
-    name, model = "ResNet-50", untrained(NETWORKS["ResNet-50"])
-    settings = (WHOLE, EIGHT_AT_ALL)
-    held: list[list[float]] = []
-    _use_threads(1)
-    whole, groups = (record(model, max_memory=math.inf, **each._asdict()) for each in settings)
-    done = 0
-    with whole, groups:
-        for size in sizes:
-            for seed in range(done, size, min(10, size - done)):
-                images = smooth_images(min(10, size - done), 224, seed)
-                validate(model, batches_of(images, 10))
-            done = size
-            held.append([_held(recording) / 1e6 for recording in (whole, groups)])
-    return [
-        relative(PART, f"{name}, {setting}, memory after {size} images",
-                 f"after {sizes[0]} images", own[number], held[0][number], "MB")
-        for number, setting in enumerate(settings)
-        for size, own in zip(sizes[1:], held[1:], strict=True)
-    ]  # fmt: skip
+def _lenet5(options: Options) -> list[Row]:
+    """Measure where groups are not needed: they are to cost no more than whole layers."""
+    taken = _measure(*lenet5(options.quick), FEW, options)
+    whole, groups = ((taken[one].processor + taken[one].report) * 1e3 for one in (WHOLE, AT_ALL))
+    rows = _times("LeNet-5, {}, 1 thread", taken, {})
+    row = relative(PART, f"LeNet-5, {AT_ALL}, with report", str(WHOLE), groups, whole, "ms", EQUAL)
+    return [*rows, row]
 
 
 def _times(
@@ -115,7 +117,8 @@ def _times(
     plain = taken[None]
     return [
         relative(PART, f"{case.format(setting)}, {clock}", "the same loop", ours * 1e3,
-                 theirs * 1e3, "ms", targets.get(setting) if clock == "processor" else None)
+                 theirs * 1e3, "ms", targets.get(setting) if clock == "processor" else None,
+                 own.note if clock == "processor" else "")
         for setting, own in taken.items() if setting is not None
         for clock, ours, theirs in (
             ("processor", own.processor, plain.processor), ("wall", own.wall, plain.wall),
@@ -143,37 +146,39 @@ def _measure(
     found: dict[Setting | None, list[Taken]] = {each: [] for each in (None, *settings)}
     for number in range(-min(1, runs - 1), runs):
         for setting, taken in found.items():
-            gc.collect()
-            began, began_wall = time.process_time(), time.perf_counter()
-            recording = None if setting is None else _watched(model, batches, setting)
-            if recording is None:
-                validate(model, batches)
-            ended, ended_wall = time.process_time(), time.perf_counter()
-            held = 0 if recording is None else _held(recording)
+            one = _pass(model, batches, setting)
             if number >= 0:
-                taken.append(Taken(ended - began, ended_wall - began_wall, held))
+                taken.append(one)
     return {
-        setting: Taken(
-            statistics.median(one.processor for one in taken),
-            statistics.median(one.wall for one in taken),
-            taken[-1].held,
-        )
+        setting: Taken(*map(statistics.median, zip(*taken, strict=True)))
         for setting, taken in found.items()
     }
 
 
-def _watched(model: nn.Module, batches: Batches, setting: Setting) -> Recording:
-    with record(model, **setting._asdict()) as recording:
-        accuracy = validate(model, batches)
-    recording.report(accuracy=accuracy)
-    return recording
+def _pass(model: nn.Module, batches: Batches, setting: Setting | None) -> Taken:
+    gc.collect()
+    recording = None if setting is None else record(model, **setting._asdict())
+    first, labels = batches[0]
+    with recording or nullcontext(), timed_calls(ProbeCounter, "update") as counting:
+        # The first batch of thousands also finds out where the neurons are.
+        validate(model, [(first[:1], labels[:1])])
+        counting.clear()
+        began, began_wall = time.process_time(), time.perf_counter()
+        validate(model, batches)
+        ended, ended_wall = time.process_time(), time.perf_counter()
+    times = ended - began, ended_wall - began_wall, sum(counting)
+    if recording is None:
+        return Taken(*times, 0, 0)
+    began = time.process_time()
+    recording.report(accuracy=1)
+    return Taken(*times, time.process_time() - began, held_bytes(recording.recorder))
 
 
-def _held(recording: Recording) -> int:
+def held_bytes(recorder: Recorder) -> int:
     """Return the bytes of all counters, those in reserve too."""
     return sum(
         counter.nbytes
-        for probe in recording.recorder.probe_counters().values()
+        for probe in recorder.probe_counters().values()
         for counter in probe.levels()
         if counter is not None
     )

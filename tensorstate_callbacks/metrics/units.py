@@ -175,7 +175,7 @@ class _Counts(NamedTuple):
 
     @classmethod
     def of_tables(cls, tables: npt.NDArray[np.uint64], entries: int, n_units: int) -> "_Counts":
-        places = np.flatnonzero(tables)
+        places = np.flatnonzero(tables != 0)
         if not len(places):
             raise ValueError(
                 "the entropy of no states is not defined: count some activations first"

@@ -1,6 +1,7 @@
 """What was counted in one evaluation pass, by one process or by several, and its report."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
@@ -8,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tensorstate_callbacks.errors import ProbeError
+from tensorstate_callbacks.errors import ProbeError, TensorStateWarning
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.probe_counter import Counter
 from tensorstate_callbacks.reports.layer_report import LayerReport
@@ -64,8 +65,10 @@ class ProbeCounts(NamedTuple):
     group_size: int | None = None
 
     @classmethod
-    def of(cls, counter: Counter) -> "ProbeCounts":
+    def of(cls, counter: "Counter | ProbeCounts") -> "ProbeCounts":
         """Return what a counter has counted."""
+        if isinstance(counter, ProbeCounts):
+            return counter
         if isinstance(counter, GroupCounter):
             return cls(*counter.snapshot(), counter.group_size)
         return cls(counter.spectrum(), counter.fired())
@@ -84,13 +87,14 @@ class PassCounts(NamedTuple):
     Attributes:
         names: All probes.
         probes: Of each probe that saw a state, and each number of neurons that it saw them with,
-            in forward order.
+            in forward order: what was counted, or its counter, which is read only for the report,
+            as the tables of all layers may take more memory than their counters.
         thinned: Where memory was short: the positions of a sample that a probe was read at in the
             end, and of how many; 0 where it could not be counted at all.
     """
 
     names: tuple[str, ...]
-    probes: Mapping[Width, ProbeCounts]
+    probes: Mapping[Width, Counter | ProbeCounts]
     thinned: Mapping[str, tuple[int, int]] = MappingProxyType({})
 
     def seen(self) -> list[str]:
@@ -103,13 +107,23 @@ class PassCounts(NamedTuple):
         return [name for name in self.names if name not in seen]
 
     def report(self, info: PassInfo) -> EfficiencyReport:
-        """Return the report of all probes that saw a state; see `Recorder.report`."""
-        layers = {
-            name: counts.report(name, info.alpha)
-            for name, counts in name_widths(self.probes).items()
-        }
-        if not layers and self.thinned:
-            raise ProbeError(f"no layer could be counted: {describe_thinned(self.thinned)}")
+        """Return the report of all probes that saw a state; see `Recorder.report`.
+
+        Warns:
+            TensorStateWarning: There is no memory to read what was counted of some.
+        """
+        layers: dict[str, LayerReport] = {}
+        unread: dict[str, tuple[int, int]] = {}
+        for name, counts in name_widths(self.probes).items():
+            try:
+                layers[name] = ProbeCounts.of(counts).report(name, info.alpha)
+            except MemoryError:
+                unread[name] = 0, 0
+        lost = {**self.thinned, **unread}
+        if not layers and lost:
+            raise ProbeError(f"no layer could be counted: {describe_thinned(lost)}")
+        if unread:
+            warnings.warn(describe_thinned(unread), TensorStateWarning, stacklevel=3)
         if not layers:
             raise ProbeError(
                 f"no probe saw any activations: {', '.join(self.names)}. Run the model on "

@@ -19,7 +19,6 @@ from tensorstate_callbacks.recording.channel_axis import (
 from tensorstate_callbacks.recording.pass_counts import (
     PassCounts,
     PassInfo,
-    ProbeCounts,
     Width,
     name_widths,
 )
@@ -173,20 +172,14 @@ class Recorder:
 
     def counts(self) -> PassCounts:
         """Return what was counted so far; `error` isn't raised."""
-        # Decides which counters are read.
-        self.thinned()
-        probes: dict[Width, ProbeCounts] = {}
-        for width, counter in self.probe_counters().items():
-            if counter.has_seen and counter.level is not None:
-                try:
-                    probes[width] = ProbeCounts.of(counter.counter)
-                except MemoryError:
-                    counter.keep(None)
-        left_out = {
-            w.probe for w, c in self.probe_counters().items() if c.has_seen and c.level is None
-        }
-        names = tuple(name for name in self.names if name not in left_out)
-        return PassCounts(names, probes, self.thinned())
+        thinned = self.thinned()
+        counters = {w: c for w, c in self.probe_counters().items() if c.has_seen}
+        left_out = {w.probe for w, c in counters.items() if c.level is None}
+        return PassCounts(
+            tuple(name for name in self.names if name not in left_out),
+            {w: c.counter for w, c in counters.items() if c.level is not None},
+            thinned,
+        )
 
     def _counter(self, name: str, shape: tuple[int, ...], channel_axis: Axis) -> ProbeCounter:
         if not shape:
