@@ -242,7 +242,7 @@ def check_order(table):
             assert all(smaller <= larger for smaller, larger in pairs)
 
 
-@pytest.mark.parametrize("network", ["ResNet-50", "ConvNeXt-tiny"])
+@pytest.mark.parametrize("network", ["ResNet-50", "ConvNeXt-tiny", "ViT-small"])
 def test_smaller_units_show_more_in_the_tables_of_the_page(network):
     _, _, rest = SCALE.partition(f"<!-- {network} -->\n")
     lines = rest.partition(f"<!-- end of {network} -->")[0].splitlines()
