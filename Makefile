@@ -20,7 +20,8 @@ demo: $(READY)
 demo-lightning: $(READY)
 	$(RUN) examples/lightning_mnist.py
 
-# What docs/does_it_help.md tells, in some 25 minutes of processor time; goes on where it was stopped.
+# What docs/does_it_help.md tells, in some 100 minutes of processor time on a busy machine; goes on
+# where it was stopped.
 study: $(READY)
 	$(RUN) examples/label_noise.py
 	$(RUN) examples/batch_norm_dropout.py

@@ -215,7 +215,7 @@ def write(runs: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> None
 
 def main() -> None:
     """Train, stop, compare."""
-    parser = study_parser(__doc__ or "", "runs/label_noise", seeds=10, epochs=15)
+    parser = study_parser(__doc__ or "", "runs/label_noise", seeds=10, epochs=10)
     parser.add_argument(
         "--patience", type=int, default=5, help="stop after so many epochs without progress"
     )

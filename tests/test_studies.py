@@ -192,19 +192,29 @@ def test_batch_norm_and_dropout(tmp_path):
         "dropout, without batch normalization": ((False, 0.5), (False, 0.0)),
         "dropout, with batch normalization": ((True, 0.5), (True, 0.0)),
     }
-    tables = read_tables(output)
-    for neurons, cells, changes in (
-        ([20, 50, 100], *tables[:2]),
-        ([8, 8, 8], *tables[2:]),
+    judged, *tables = read_tables(output)
+    for neurons, grouped, cells, changes in (
+        ([20, 50, 100], False, *tables[:2]),
+        ([20, 50, 100], True, *tables[2:4]),
+        # Groups of 8 are the whole layers here.
+        ([8, 8, 8], False, *tables[4:]),
     ):
         found = {}
         for x in runs:
             training = x["training"]
             if training["neurons"] == neurons:
                 key = training["batch_norm"], training["dropout"]
-                found.setdefault(key, {})[training["seed"]] = x["epochs"]
-        states = [57_600, 6_400, 100]
-        ceilings = [min(1, math.log2(n) / k) for n, k in zip(states, neurons, strict=True)]
+                found.setdefault(key, {})[training["seed"]] = [
+                    epoch | epoch["grouped"] if grouped else epoch for epoch in x["epochs"]
+                ]
+        ceilings = [
+            sum(min(unit, math.log2(states)) for unit in units) / sum(units)
+            for states, units in zip(
+                [57_600, 6_400, 100],
+                [[8] * (k // 8) + [k % 8] if grouped else [k] for k in neurons],
+                strict=True,
+            )
+        ]
         assert list(map(float, cells[0][3:6])) == pytest.approx(ceilings, abs=6e-4)
         for row, key in zip(
             cells[1:], [(False, 0), (True, 0), (False, 0.5), (True, 0.5)], strict=True
@@ -225,6 +235,19 @@ def test_batch_norm_and_dropout(tmp_path):
                 for pair in pairs
             ]
             assert_interval(row[8], [a - b for a, b in best])
+            network = "narrow" if neurons == [8, 8, 8] else "LeNet-5"
+            (summed,) = [x for x in judged if x[:3] == [network, "PyTorch", row[1]]]
+            # 2 networks and 4 additions, and twice 4 of groups.
+            gains = [a[-1]["efficiency"] - b[-1]["efficiency"] for a, b in pairs]
+            assert_interval(summed[3 + grouped], gains, n_comparisons=16)
+            if grouped:
+                late = [[x[-1]["layers"]["conv_3"]["efficiency"] for x in pair] for pair in pairs]
+                assert_interval(summed[5], [a - b for a, b in late], n_comparisons=16)
+            else:
+                assert_interval(
+                    summed[6], [a[-1]["val_accuracy"] - b[-1]["val_accuracy"] for a, b in pairs]
+                )
+                assert_interval(summed[7], [a[-1]["aiq"] - b[-1]["aiq"] for a, b in pairs])
         assert [row[1] for row in changes] == list(effects)
 
     # What is in the file already is not trained again.
@@ -236,7 +259,7 @@ def test_batch_norm_and_dropout(tmp_path):
     assert more[:16] == runs
     for x in more[16:]:
         assert (x["training"]["framework"], x["training"]["neurons"]) == ("keras", [8, 8, 8])
-    cells, _ = read_tables(output)
+    _, cells, _ = read_tables(output)
     ends = [x["epochs"][-1] for x in more[16:]]
     # One seed has no interval.
     assert [float(row[2]) for row in cells[1:5]] == pytest.approx(
