@@ -137,7 +137,7 @@ def main() -> None:
     with custom_scalars(arguments.folder) as driver:
         # Of the paper and of groups: the network's and the layers', with the accuracy in training.
         charts(driver, 4, 14)
-        photograph(driver, arguments.picture, 1180, 1180)
+        photograph(driver, arguments.picture, 1180, 1040)
 
 
 if __name__ == "__main__":
