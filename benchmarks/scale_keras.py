@@ -85,7 +85,7 @@ def _compare(name: str, network: Pass, options: Options) -> list[Row]:
         callbacks[setting] = [EfficiencyCallback(group_size=group_size, positions=positions)]
     taken: dict[str, list[_Taken]] = {setting: [] for setting in callbacks}
     # The first passes build the test functions.
-    for number in range(-2, options.runs(3)):
+    for number in range(-2, options.runs(9)):
         for setting, watching in callbacks.items():
             gc.collect()
             began, began_wall = time.process_time(), time.perf_counter()
