@@ -27,9 +27,9 @@ study: $(READY)
 	$(RUN) examples/batch_norm_dropout.py
 
 # Two at a time, the longest first; what each prints stays together.
-TESTS := test-without-keras test-keras-jax test-keras-tensorflow test-keras-torch
+TESTS := test-without-keras types test-keras-jax test-keras-tensorflow test-keras-torch
 
-test: lint types
+test: lint
 	$(MAKE) --jobs=2 --keep-going --output-sync=target --no-print-directory $(TESTS)
 
 # Each keeps a cache of its own, and one thread to compute with: two of them share the processor.
