@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tensorstate_callbacks import ProbeError, entropy
+from tensorstate_callbacks.recording.budget import WHOLE, Sampling
 from tensorstate_callbacks.recording.pass_counts import PassInfo
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.states.counter import StateCounter
@@ -79,6 +80,24 @@ def test_several_axes_are_one_unit():
     folded = np.packbits(data.reshape(15, 8) > 0, axis=1, bitorder="little")
     assert recorder.counters["q"].n_neurons == 8
     assert recorder.counters["q"].states().tolist() == np.unique(folded, axis=0).tolist()
+
+
+@pytest.mark.parametrize(
+    "sampling", [WHOLE, Sampling(8), Sampling(None, 1), Sampling(None, None, 10**9)], ids=str
+)
+def test_whatever_is_read_arrays_may_be_of_any_kind_and_masks_are_refused(sampling):
+    class Lazy:
+        shape = 4, 70, 20
+
+        def __array__(self, dtype=None, copy=None):
+            return np.ones(self.shape)
+
+    recorder = Recorder(["fc"], sampling=sampling)
+    recorder.observe("fc", Lazy(), 1)
+    assert recorder.report().layers["fc"].n_states == 4 * (sampling.positions or 20)
+    masked = np.ma.masked_array(np.ones(Lazy.shape), mask=np.ones(Lazy.shape))
+    with pytest.raises(ProbeError, match="layer 'fc' could not be counted.*mask"):
+        recorder.observe("fc", masked, 1)
 
 
 def test_a_dropped_probe_is_forgotten_and_counts_no_more():

@@ -13,6 +13,7 @@ from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.states.positions import spread_positions
 from tensorstate_callbacks.states.spectrum import Spectrum
 from tensorstate_callbacks.torch import record, tensor_recorder
+from tensorstate_callbacks.torch.batch_rows import BatchRows
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 
 X = torch.randn(24, 3, 14, 14, generator=torch.Generator().manual_seed(1))
@@ -134,6 +135,16 @@ def test_windows_that_lie_one_after_the_other_belong_to_their_sample():
         found.append(recording.report())
     assert found[0] == found[1] == found[2]
     assert found[0].layers["mix"].n_states == 10 * 24
+
+
+def test_rows_belong_to_their_sample_however_they_lie_in_memory():
+    rows = BatchRows()
+    rows.n_samples = 4
+    tensor = torch.randn(12, 5)
+    for values in (tensor, tensor.t().contiguous().t()):
+        view, channel_axis, sample_axis = rows.by_sample(nn.Linear(5, 5), values, -1)
+        assert (tuple(view.shape), channel_axis, sample_axis) == ((4, 3, 5), 2, 0)
+        assert torch.equal(view.flatten(0, 1), tensor)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

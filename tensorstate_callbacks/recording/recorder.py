@@ -25,6 +25,7 @@ from tensorstate_callbacks.recording.pass_counts import (
 from tensorstate_callbacks.recording.probe_counter import Counter, ProbeCounter
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.states.counter import Memory
+from tensorstate_callbacks.states.row_counter import memory_or_array
 
 
 class Recorder:
@@ -201,4 +202,5 @@ class Recorder:
 
 
 def _on_one_axis(activations: Any, axis: Axis) -> tuple[Any, int]:
-    return (activations, axis) if isinstance(axis, int) else folded(np.asarray(activations), axis)
+    array = memory_or_array(activations)
+    return (array, axis) if isinstance(axis, int) else folded(np.asarray(array), axis)

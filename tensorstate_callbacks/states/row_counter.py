@@ -78,11 +78,7 @@ class RowCounter:
             ValueError: if the channel axis is not there or does not have `n_neurons` entries,
                 or the threshold is not finite.
         """
-        given: NDArray[Any] | Memory = (
-            activations
-            if isinstance(activations, Memory)
-            else plain_array(activations, "activations")
-        )
+        given = memory_or_array(activations)
         layout = self._last_layout.of(given, channel_axis, threshold, bfloat16)
         if layout.always_alike:
             alike = np.full((1, self._n_neurons), layout.span > 0)
@@ -146,3 +142,8 @@ class RowCounter:
         Up to 64 MiB of it wait for the next counter of the process; the rest goes to the system.
         """
         self._engine.reset()
+
+
+def memory_or_array(given: ArrayLike | Memory) -> NDArray[Any] | Memory:
+    """Return activations as a plain array, unless they are a `Memory`."""
+    return given if isinstance(given, Memory) else plain_array(given, "activations")

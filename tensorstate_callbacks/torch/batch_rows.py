@@ -44,7 +44,7 @@ class BatchRows:
 
         Args:
             module: The probed module.
-            tensor: What it took or gave in one call.
+            tensor: What it took or gave in one call, in strided memory.
             channel_axis: The axis of its neurons.
         """
         shape = tuple(tensor.shape)
@@ -55,9 +55,9 @@ class BatchRows:
         n_all = self.n_samples
         if 0 in axes or n_all is None or shape[0] == n_all or not n_all:
             return tensor, channel_axis, None if 0 in axes else 0
-        if shape[0] % n_all == 0 and tensor.is_contiguous():
+        if shape[0] % n_all == 0:
             further = [axis + 1 for axis in axes]
-            view = tensor.view(n_all, shape[0] // n_all, *shape[1:])
+            view = tensor.unflatten(0, (n_all, shape[0] // n_all))
             return view, further[0] if isinstance(channel_axis, int) else tuple(further), 0
         among = [axis for axis, size in enumerate(shape) if size == n_all and axis not in axes]
         return tensor, channel_axis, min(among, default=0)

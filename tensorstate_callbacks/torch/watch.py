@@ -21,6 +21,7 @@ from tensorstate_callbacks.torch.activations import (
     no_tensor_error,
     output_tensor,
     plain,
+    strided,
     under_transform,
 )
 from tensorstate_callbacks.torch.batch_rows import BatchRows
@@ -313,7 +314,8 @@ class Watch:
         if own.is_nested:
             self._recorder.observe_tensor(probe, own, found.axis)
         else:
-            self._recorder.observe_tensor(probe, *self.rows.by_sample(module, own, found.axis))
+            samples = self.rows.by_sample(module, strided(own), found.axis)
+            self._recorder.observe_tensor(probe, *samples)
 
     def _check_width(self, probe: str, width: int, found: Found) -> None:
         """Raise an error where a later run of the model has another number of neurons."""
