@@ -57,7 +57,8 @@ class BatchRows:
             return tensor, channel_axis, None if 0 in axes else 0
         if shape[0] % n_all == 0:
             further = [axis + 1 for axis in axes]
-            view = tensor.unflatten(0, (n_all, shape[0] // n_all))
+            # No copy: an axis can be divided wherever the entries lie.
+            view = tensor.reshape(n_all, shape[0] // n_all, *shape[1:])
             return view, further[0] if isinstance(channel_axis, int) else tuple(further), 0
         among = [axis for axis, size in enumerate(shape) if size == n_all and axis not in axes]
         return tensor, channel_axis, min(among, default=0)
