@@ -67,10 +67,30 @@ def resnet(quick: bool) -> tuple[nn.Module, Batches]:
 def of_timm(name: str, quick: bool) -> tuple[nn.Module, Batches]:
     """Return one of timm's networks with random weights, with random images in batches of 8."""
     n = 1 if quick else 24
-    torch.manual_seed(0)
-    model = import_timm().create_model(name, pretrained=False).eval()
     images = torch.randn(n, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    return model, list(zip(images.split(8), torch.zeros(n, dtype=torch.long).split(8), strict=True))
+    return untrained(name), batches_of(images, 8)
+
+
+def untrained(name: str) -> nn.Module:
+    """Return one of timm's networks with random weights, always the same."""
+    torch.manual_seed(0)
+    model: nn.Module = import_timm().create_model(name, pretrained=False).eval()
+    return model
+
+
+def batches_of(images: torch.Tensor, size: int) -> Batches:
+    """Return batches of images that all have the label 0."""
+    labels = torch.zeros(len(images), dtype=torch.long)
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+def smooth_images(n: int, side: int, seed: int = 1) -> torch.Tensor:
+    """Return `(n, 3, side, side)` of noise whose amplitude falls with frequency, as in photos."""
+    noise = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
+    frequency = torch.fft.fftfreq(side)[:, None] ** 2 + torch.fft.rfftfreq(side) ** 2
+    amplitude = 1 / torch.clamp(frequency.sqrt(), min=1 / side)
+    images = torch.fft.irfft2(torch.fft.rfft2(noise) * amplitude, s=(side, side))
+    return images / images.std((1, 2, 3), keepdim=True)
 
 
 TIMM = {

@@ -11,11 +11,15 @@ from benchmarks.rows import Part
 PARTS = {
     "pack": "benchmarks.pack",
     "count": "benchmarks.count",
+    "groups": "benchmarks.groups",
     "memory": "benchmarks.memory",
     "growth": "benchmarks.growth",
     "exchange": "benchmarks.exchange",
     "validation-torch": "benchmarks.validation_torch",
     "validation-keras": "benchmarks.validation_keras",
+    "scale": "benchmarks.scale",
+    "scale-keras": "benchmarks.scale_keras",
+    "scale-memory": "benchmarks.scale_memory",
     "training": "benchmarks.training",
     "display": "benchmarks.display",
 }

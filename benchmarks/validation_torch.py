@@ -38,7 +38,7 @@ def run(options: Options) -> list[Row]:
     for name, load in NETWORKS.items():
         model, batches = load(options.quick)
         _check(model, batches, _watched(model, batches))
-        plain, watched = partial(_validate, model, batches), partial(_watched, model, batches)
+        plain, watched = partial(validate, model, batches), partial(_watched, model, batches)
         case = f"{name}, torch.record"
         rows.append(_compare(case, "the same loop", plain, watched, name, options))
         if not find_spec("pytorch_lightning"):
@@ -59,7 +59,7 @@ def _deep(options: Options) -> list[Row]:
         model, batches = of_timm(timm_name, options.quick)
         own = {type(module).__name__ for module in model.modules()}
         probed = [kind for kind in ACTIVATIONS if kind in own]
-        plain = partial(_validate, model, batches)
+        plain = partial(validate, model, batches)
         for what, kinds in (("default layers", None), ("activations", probed)):
             watched = partial(_watched, model, batches, kinds)
             case = f"{name} at 224×224, {what}"
@@ -82,7 +82,8 @@ def _compare(
     )
 
 
-def _validate(model: nn.Module, batches: Batches) -> float:
+def validate(model: nn.Module, batches: Batches) -> float:
+    """Return a model's accuracy."""
     with torch.inference_mode():
         right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
     return right / sum(len(y) for _, y in batches)
@@ -92,7 +93,7 @@ def _watched(
     model: nn.Module, batches: Batches, attach_to: list[str] | None = None
 ) -> EfficiencyReport:
     with record(model, attach_to) as recording:
-        accuracy = _validate(model, batches)
+        accuracy = validate(model, batches)
     return recording.report(accuracy=accuracy)
 
 
@@ -114,7 +115,7 @@ def _lightning(model: nn.Module, batches: Batches) -> tuple[Callable[[], Any], C
             right = (self.model(x).argmax(1) == y).float().mean()
             self.log("val_accuracy", right, batch_size=len(y))
 
-    def validate(callbacks: list[Any]) -> Callable[[], Any]:
+    def in_trainer(callbacks: list[Any]) -> Callable[[], Any]:
         # Of the Trainer's own, only what a validation pass can't do without.
         trainer = pl.Trainer(
             accelerator="cpu",
@@ -128,7 +129,7 @@ def _lightning(model: nn.Module, batches: Batches) -> tuple[Callable[[], Any], C
         loader = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
         return lambda: trainer.validate(module, loader, verbose=False)
 
-    return validate([]), validate([EfficiencyCallback()])
+    return in_trainer([]), in_trainer([EfficiencyCallback()])
 
 
 def _check(model: nn.Module, batches: Batches, report: EfficiencyReport) -> None:
@@ -140,7 +141,7 @@ def _check(model: nn.Module, batches: Batches, report: EfficiencyReport) -> None
                 np.packbits((output > 0).movedim(1, -1).flatten(0, -2).numpy(), axis=1)
             )
         )
-        _validate(model, batches)
+        validate(model, batches)
         handle.remove()
         rows = np.concatenate(packed)
         n_distinct = len(np.unique(rows.view(f"V{rows.shape[1]}")))

@@ -75,6 +75,9 @@ def small_digits() -> tuple[Images, Labels]:
     return (pixels.reshape(-1, 28, 28) / 255).astype(np.float32), labels.astype(np.int64)
 
 
+_OF_LAYERS = "val_g8_efficiency/"
+
+
 class EpochProgress:
     """A progress bar over the batches of an epoch; in the end a line of its metrics instead.
 
@@ -96,14 +99,15 @@ class EpochProgress:
         """Print accuracy, efficiency and aIQ of the validation pass, and each layer's efficiency.
 
         Args:
-            logs: What was logged: `val_accuracy`, and the keys of the callback if there is one.
+            logs: What was logged: `val_accuracy`, and the keys of the callbacks if there are any;
+                of the layers, the efficiency in groups.
         """
         self._bar.close()
         names = {"val_accuracy": "accuracy", "val_efficiency": "efficiency", "val_aiq": "aIQ"}
         metrics = {name: logs[key] for key, name in names.items() if key in logs}
         for key in logs:
-            if key.startswith("val_efficiency/"):
-                metrics[key.removeprefix("val_efficiency/")] = logs[key]
+            if key.startswith(_OF_LAYERS):
+                metrics[key.removeprefix(_OF_LAYERS)] = logs[key]
         line = "  ".join(f"{name} {float(value):.4f}" for name, value in metrics.items())
         seconds = time.perf_counter() - self._started
         print(f"epoch {self._epoch + 1:3}  {line}  ({seconds:.1f} s)", flush=True)
@@ -114,11 +118,17 @@ def run_name() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
-def print_result(history: list[EfficiencyReport], stopped: int | None, output_dir: Path) -> None:
+def print_result(
+    history: list[EfficiencyReport],
+    in_groups: list[EfficiencyReport],
+    stopped: int | None,
+    output_dir: Path,
+) -> None:
     """Print the best epoch, and draw all of them.
 
     Args:
         history: One report per epoch.
+        in_groups: As many, of groups of neurons: what is drawn.
         stopped: Number of epochs after which training was stopped early, or None.
         output_dir: Where the drawing goes.
     """
@@ -128,7 +138,8 @@ def print_result(history: list[EfficiencyReport], stopped: int | None, output_di
     if stopped is not None:
         print(f"Stopped early: aIQ has not risen for {stopped - epoch} epochs.")
     print(f"Best aIQ, in epoch {epoch}:\n\n{best.table()}\n")
-    plot_history(history).savefig(output_dir / "curves.png")
+    print(f"In groups of 8 neurons:\n\n{in_groups[history.index(best)].table()}\n")
+    plot_history(in_groups).savefig(output_dir / "curves.png")
     print(f"The curves are drawn in {output_dir / 'curves.png'}. Watch them with one of")
 
 

@@ -1,4 +1,4 @@
-"""One training of a study in Keras: settings and digits in, metrics of each epoch out."""
+"""Run one training of a study in Keras."""
 
 import os
 from collections.abc import Callable
@@ -32,6 +32,9 @@ def train(training: Training, parts: Parts, on_epoch: Callable[[], None]) -> lis
         defaults=True,
     )
     efficiency = tensorstate_callbacks.keras.EfficiencyCallback()
+    grouped = tensorstate_callbacks.keras.EfficiencyCallback(
+        group_size=training.group_size, prefix="grouped_"
+    )
     test_accuracies = []
 
     def test(epoch: int, logs: dict[str, Any]) -> None:
@@ -49,6 +52,8 @@ def train(training: Training, parts: Parts, on_epoch: Callable[[], None]) -> lis
         validation_data=(parts.x_val[..., None], parts.y_val),
         validation_batch_size=500,
         verbose=0,
-        callbacks=[efficiency, keras.callbacks.LambdaCallback(on_epoch_end=test)],
+        callbacks=[efficiency, grouped, keras.callbacks.LambdaCallback(on_epoch_end=test)],
     ).history
-    return collect_metrics(efficiency.history, logs["loss"], logs["val_loss"], test_accuracies)
+    return collect_metrics(
+        efficiency.history, grouped.history, logs["loss"], logs["val_loss"], test_accuracies
+    )

@@ -81,6 +81,8 @@ def main() -> None:
     digits = load_digits(arguments, load_full)
 
     efficiency = tensorstate_callbacks.lightning.EfficiencyCallback(beta=2)
+    # Each layer as one unit, as the paper has it, stands at its ceiling; groups of neurons move.
+    groups = tensorstate_callbacks.lightning.EfficiencyCallback(group_size=8, prefix="g8_")
     stop = EarlyStopping("val_aiq", mode="max", patience=arguments.patience)
     run = run_name()
     mlflow_logger = MLFlowLogger(
@@ -93,7 +95,7 @@ def main() -> None:
     trainer = Trainer(
         max_epochs=arguments.epochs,
         devices=1,
-        callbacks=[efficiency, stop, EpochLines()],
+        callbacks=[efficiency, groups, stop, EpochLines()],
         logger=[TensorBoardLogger(output, name="tensorboard", version=run), mlflow_logger],
         default_root_dir=output,
         enable_checkpointing=False,
@@ -107,7 +109,7 @@ def main() -> None:
         loader(digits.x_val, digits.y_val, arguments.batch_size, shuffle=False),
     )
     stopped = trainer.current_epoch if stop.stopped_epoch else None
-    print_result(efficiency.history, stopped, output)
+    print_result(efficiency.history, groups.history, stopped, output)
     print_commands(output)
 
 

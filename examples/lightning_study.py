@@ -1,4 +1,4 @@
-"""One training of a study in Lightning: settings and digits in, metrics of each epoch out."""
+"""Run one training of a study in Lightning."""
 
 import logging
 import warnings
@@ -79,12 +79,15 @@ def train(training: Training, parts: Parts, on_epoch: Callable[[], None]) -> lis
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     seed_everything(training.seed, verbose=False)
     efficiency = tensorstate_callbacks.lightning.EfficiencyCallback()
+    grouped = tensorstate_callbacks.lightning.EfficiencyCallback(
+        group_size=training.group_size, prefix="grouped_"
+    )
     curves = Curves(loader(parts.x_test, parts.y_test, 500, shuffle=False), on_epoch)
     trainer = Trainer(
         max_epochs=training.epochs,
         accelerator="cpu",
         devices=1,
-        callbacks=[efficiency, curves],
+        callbacks=[efficiency, grouped, curves],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -103,5 +106,9 @@ def train(training: Training, parts: Parts, on_epoch: Callable[[], None]) -> lis
         loader(parts.x_val, parts.y_val, 500, shuffle=False),
     )
     return collect_metrics(
-        efficiency.history, curves.losses, curves.val_losses, curves.test_accuracies
+        efficiency.history,
+        grouped.history,
+        curves.losses,
+        curves.val_losses,
+        curves.test_accuracies,
     )

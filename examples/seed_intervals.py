@@ -1,4 +1,4 @@
-"""Figures of several seeds in, their mean with an interval out, and tables of them."""
+"""Estimate means over seeds with their intervals, and lay them out in tables."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class Interval(NamedTuple):
 
     Attributes:
         mean: Mean over the seeds.
-        half: Half the width of Student's 95 % interval; NaN for a single seed.
+        half: Half the width of Student's interval; NaN for a single seed.
     """
 
     mean: float
@@ -39,25 +39,44 @@ class Interval(NamedTuple):
         return "lower" if self.mean + self.half < 0 else "undecided"
 
 
-def interval_of(values: Sequence[float]) -> Interval:
+def interval_of(values: Sequence[float], n_comparisons: int = 1) -> Interval:
     """Return the mean of some seeds' values and its interval.
 
     Given the differences between two arms that share their seeds, this is the paired t interval.
 
     Args:
         values: One value per seed.
+        n_comparisons: Number of intervals that hold the truth together in 95 % of all cases, by
+            Bonferroni's correction.
     """
-    mean, half = bands_of([[value] for value in values])
+    mean, half = bands_of([[value] for value in values], n_comparisons)
     return Interval(float(mean[0]), float(half[0]))
 
 
+def describe_difference(values: Sequence[float], n_comparisons: int) -> str:
+    """Return a difference with its corrected interval, bold where that leaves one sign only.
+
+    The half width without the correction follows in parentheses.
+
+    Args:
+        values: One difference per seed.
+        n_comparisons: Number of comparisons that the correction is for.
+    """
+    corrected, alone = interval_of(values, n_comparisons), interval_of(values)
+    if math.isnan(alone.half):
+        return corrected.signed()
+    text = f"{corrected.signed()} ({alone.half:.3f})"
+    return text if corrected.verdict() == "undecided" else f"**{text}**"
+
+
 def bands_of(
-    curves: Sequence[Sequence[float]],
+    curves: Sequence[Sequence[float]], n_comparisons: int = 1
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the mean of some seeds' curves, and half of its interval, at each epoch.
 
     Args:
         curves: One curve per seed, all of one length.
+        n_comparisons: As for `interval_of`.
 
     Returns:
         Two arrays, a number for each epoch.
@@ -66,7 +85,7 @@ def bands_of(
     n_seeds = len(array)
     if n_seeds < 2:
         return array.mean(axis=0), np.full(array.shape[1], np.nan)
-    quantile = stats.t.ppf((1 + LEVEL) / 2, n_seeds - 1)
+    quantile = stats.t.isf((1 - LEVEL) / (2 * n_comparisons), n_seeds - 1)
     return array.mean(axis=0), quantile * stats.sem(array, axis=0)
 
 

@@ -52,6 +52,7 @@ class Training:
         batch_norm: Whether batch normalization follows each of them.
         dropout: Share of activations dropped after each of them, 0 to 1.
         noise: Share of the labels to train and to validate on that are random, 0 to 1.
+        group_size: Neurons of a group, whose efficiency is measured beside that of whole layers.
     """
 
     framework: str
@@ -63,6 +64,7 @@ class Training:
     batch_norm: bool = True
     dropout: float = 0.0
     noise: float = 0.0
+    group_size: int = 8
 
     def as_json(self) -> dict[str, Any]:
         """Return the attributes as JSON gives them back."""
@@ -70,18 +72,21 @@ class Training:
         return fields
 
 
-def study_parser(description: str, output_dir: str, epochs: int) -> argparse.ArgumentParser:
+def study_parser(
+    description: str, output_dir: str, *, seeds: int, epochs: int
+) -> argparse.ArgumentParser:
     """Return the command line that the studies share.
 
     Args:
         description: What the study does.
         output_dir: Where it writes, unless told otherwise.
+        seeds: How often it trains, unless told otherwise.
         epochs: How long it trains, unless told otherwise.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
+    parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds")
     parser.add_argument("--epochs", type=int, default=epochs, help="epochs of each training")
     parser.add_argument("--framework", choices=("keras", "torch", "both"), default="both")
     parser.add_argument("--batch-size", type=int, default=32, help="Keras's default is 32")

@@ -31,6 +31,7 @@ from tensorstate_callbacks.metrics.intervals import Interval
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 from tensorstate_callbacks.states.counter import StateCounter, available_kernels, use_kernel
+from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.packed_states import (
     compress_states,
     decompress_states,
@@ -61,6 +62,7 @@ _LAZY_NAMES = ("StateCapture", "StateCaptureHook")
 
 __all__ = [
     "EfficiencyReport",
+    "GroupCounter",
     "History",
     "Interval",
     "LayerReport",

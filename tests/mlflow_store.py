@@ -8,6 +8,8 @@ from typing import Any
 import mlflow
 import pandas as pd
 
+from tensorstate_callbacks import History
+
 # What MLflow makes of the newest SQLAlchemy.
 QUIET = "ignore:The ``noload`` loader strategy is deprecated"
 
@@ -64,6 +66,16 @@ def table(client: mlflow.MlflowClient, run_id: str, name: str = "layers.json") -
     """Return a table of a run."""
     path = client.download_artifacts(run_id, f"efficiency/{name}")
     return pd.read_json(path, orient="split")
+
+
+def check_table(client: mlflow.MlflowClient, run_id: str, history: History) -> None:
+    """Check that a run's table has all that the history has."""
+    rows, found = pd.DataFrame(history.to_dicts()), table(client, run_id)
+    assert list(found) == list(rows)
+    # What isn't there is None in one, not a number in the other.
+    known = rows.dropna(axis="columns", how="all")
+    pd.testing.assert_frame_equal(found[list(known)], known, check_dtype=False, rtol=1e-9)
+    assert found.drop(columns=list(known)).isna().all(axis=None)
 
 
 def png(client: mlflow.MlflowClient, run_id: str, name: str = "history.png") -> bytes:

@@ -190,6 +190,7 @@ def two_ranks() -> dict[str, Any]:
         "tensor_parallel": tensor_parallel(),
         "side_group": side_group(),
         "many_rounds": many_rounds(),
+        "sampled": sampled(),
         "accuracies": accuracies(),
         "unlike": unlike(),
     }
@@ -253,6 +254,36 @@ def many_rounds() -> dict[str, Any]:
         return loop(small_net(), images(13))
     finally:
         ranks.StateExchange.round_bytes = bytes_at_once
+
+
+SAMPLED: list[dict[str, Any]] = [
+    {"group_size": 8},
+    {"group_size": 1, "positions": 5},
+    {"positions": 5},
+    # Of one rank's own data all of it would fit; and of that of all ranks nothing but one position.
+    *({"max_memory": n_bytes} for n_bytes in (600_000, 250_000, 100_000, 30_000, 10_000, 1_000)),
+]
+
+
+def sampled() -> list[dict[str, Any]]:
+    """Groups, positions and budgets that are short, of states that are nearly all distinct."""
+    torch.manual_seed(7)
+    layers = [nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 70, 3), nn.ReLU(), nn.Conv2d(70, 9, 3)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(2304, 4)).eval()
+    data = torch.randn(13, 3, 22, 22, generator=torch.Generator().manual_seed(8))
+    found: list[dict[str, Any]] = []
+    for options in SAMPLED:
+        with warnings.catch_warnings():
+            # What each rank says of itself.
+            warnings.simplefilter("ignore")
+            with record(model, ["Conv2d", "Linear"], **options) as recording, torch.no_grad():
+                for (batch,) in recording.batches(dealt(data, 3)):
+                    model(batch)
+        try:
+            found.append(recording.report(process_group=group()).to_dict())
+        except ProbeError as error:
+            found.append({"error": str(error)})
+    return found
 
 
 def accuracies() -> list[Any]:

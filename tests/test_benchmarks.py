@@ -1,5 +1,6 @@
 """The benchmarks run, and compare only what gives the same answer; how fast is not for a test."""
 
+import itertools
 import mmap
 import os
 import shlex
@@ -54,11 +55,15 @@ needs_matplotlib = pytest.mark.skipif(
     "part",
     [
         pytest.param("count", marks=needs_torch),
+        "groups",
         pytest.param("memory", marks=needs_linux),
         pytest.param("growth", marks=needs_linux),
         pytest.param("exchange", marks=needs_linux),
         pytest.param("validation-torch", marks=needs_torch),
         pytest.param("validation-keras", marks=needs_keras),
+        pytest.param("scale", marks=needs_torch),
+        pytest.param("scale-keras", marks=needs_keras),
+        pytest.param("scale-memory", marks=[needs_torch, needs_linux]),
         pytest.param("training", marks=needs_keras),
         pytest.param("display", marks=needs_matplotlib),
     ],
@@ -201,6 +206,63 @@ def test_runs_are_interleaved_and_the_median_is_taken():
     )
     assert order == ["a", "b"] * 4
     assert taken == {"a": 2.0, "b": 4.0}
+
+
+def test_calls_of_a_method_are_timed_and_do_what_they_did():
+    class Adder:
+        def add(self, number, more=0):
+            if number < 0:
+                raise ValueError(number)
+            return number + more
+
+    own = Adder.add
+    with timing.timed_calls(Adder, "add") as spent:
+        assert Adder().add(1, more=2) == 3
+        with pytest.raises(ValueError, match="-1"):
+            Adder().add(-1)
+    assert Adder.add is own
+    assert len(spent) == 2
+    assert all(seconds >= 0 for seconds in spent)
+
+
+SCALE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+
+
+def scale_table(lines):
+    """Return the efficiencies of a table of docs/scale.md by unit and positions."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return {(unit, at): list(map(float, shown)) for unit, at, _, _, *shown in cells}
+
+
+def check_order(table):
+    for at in ("16", "64", "all"):
+        order = ["layer", "groups of 16", "groups of 8"] + ["rate bound"] * (at == "all")
+        for less, more in itertools.pairwise(order):
+            pairs = zip(table[less, at], table[more, at], strict=True)
+            assert all(smaller <= larger for smaller, larger in pairs)
+
+
+@pytest.mark.parametrize("network", ["ResNet-50", "ConvNeXt-tiny", "ViT-small"])
+def test_smaller_units_show_more_in_the_tables_of_the_page(network):
+    _, _, rest = SCALE.partition(f"<!-- {network} -->\n")
+    lines = rest.partition(f"<!-- end of {network} -->")[0].splitlines()
+    assert len(lines) == 2 + 10
+    check_order(scale_table(lines))
+
+
+@needs_torch
+def test_all_settings_count_the_same_pass():
+    import torch
+
+    from benchmarks.scale_metrics import measure
+
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 32, 3, 4), torch.nn.ReLU(), torch.nn.Conv2d(32, 40, 3, 4)]
+    head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(40, 2)]
+    lines = list(measure(torch.nn.Sequential(*layers, *head), 3))
+    table = scale_table(lines)
+    check_order(table)
+    assert len({tuple(shown) for shown in table.values()}) == len(table)
 
 
 @needs_linux

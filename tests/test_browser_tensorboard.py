@@ -10,16 +10,19 @@ from browser import in_browser
 from matplotlib.image import imread
 
 COLORS = [(255, 112, 67), (0, 119, 187)]
-EXPECTED = {
-    "keras_mnist": {
-        NETWORK: ["epoch_accuracy", "epoch_accuracy", "epoch_aiq", "epoch_efficiency"],
-        LAYERS: [f"epoch_efficiency/conv_{number}" for number in (1, 2, 3)],
-    },
-    "lightning_mnist": {
-        NETWORK: ["val_accuracy", "val_aiq", "val_efficiency"],
-        LAYERS: [f"val_efficiency/conv_{number}" for number in (1, 2, 3)],
-    },
+PAPER, GROUPS = "Efficiency", "Efficiency (g8_)"
+LEADS = {
+    "keras_mnist": ("epoch_", ["epoch_accuracy", "epoch_accuracy"]),
+    "lightning_mnist": ("val_", ["val_accuracy"]),
 }
+
+
+def expected_tags(name: str, category: str, chart: str) -> list[str]:
+    lead, accuracies = LEADS[name]
+    lead += "g8_" if category == GROUPS else ""
+    if chart == LAYERS:
+        return [f"{lead}efficiency/conv_{number}" for number in (1, 2, 3)]
+    return [*accuracies, f"{lead}aiq", f"{lead}efficiency"]
 
 
 @in_browser
@@ -28,13 +31,14 @@ def test_the_charts_are_drawn_as_they_were_logged(
 ) -> None:
     name, root, _ = example
     folder = root / "runs" / name / "tensorboard"
-    logged, expected = BoardFolder(folder), EXPECTED[name]
+    logged = BoardFolder(folder)
+    places = [(category, chart) for category in (PAPER, GROUPS) for chart in (NETWORK, LAYERS)]
     with custom_scalars(folder) as driver:
-        drawn = charts(driver, 2, sum(map(len, expected.values())))
-        assert [chart["title"] for chart in drawn] == [NETWORK, LAYERS]
-        for chart in drawn:
-            curves = logged.curves("Efficiency", chart["title"])
-            assert sorted(tag for _, tag in curves) == expected[chart["title"]]
+        drawn = charts(driver, 4, sum(len(logged.curves(*place)) for place in places))
+        assert [chart["title"] for chart in drawn] == [NETWORK, LAYERS] * 2
+        for place, chart in zip(places, drawn, strict=True):
+            curves = logged.curves(*place)
+            assert sorted(tag for _, tag in curves) == expected_tags(name, *place)
             legend = {(run.strip("()"), tag) for _, tag, run in chart["legend"]}
             assert legend == set(curves)
             # One line for each, whose points are where the logged values belong on the axis.
@@ -44,7 +48,7 @@ def test_the_charts_are_drawn_as_they_were_logged(
     pixels = imread(tmp_path / "tab.png")
     assert pixels.shape[:2] == (930, 1770)
     # TensorBoard's colours of the first and the second run, in lines, markers and the legend.
-    runs = sorted({run for run, _ in logged.curves("Efficiency", NETWORK)})
+    runs = sorted({run for run, _ in logged.curves(PAPER, NETWORK)})
     for run, color in zip(runs, COLORS, strict=False):
         near = abs(pixels[:, 400:, :3] - np.divide(color, 255)).max(axis=2) < 0.02
         assert near.sum() > 1000, run

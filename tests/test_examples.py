@@ -42,8 +42,13 @@ def test_example_prints_logs_and_draws_the_same_metrics(example):
     assert [int(line[0]) for line in lines] == [1, 2]
     for accuracy, eta, aiq in zip(*printed.values(), strict=True):
         assert aiq == pytest.approx((eta * accuracy**2) ** (1 / 3), abs=1e-3)
-    # conv_3: 1,000 images can't carry more than log2(1000) of 100 bits.
-    assert [float(line[6]) for line in lines] == [0.0997, 0.0997]
+    # conv_3: 1,000 images can't carry more than log2(1000) of 100 bits; in groups it moves.
+    best, in_groups = re.findall(r"^conv_3 .*", done.stdout, re.MULTILINE)
+    assert best.split()[4:6] == ["0.0997", "0.0997"]
+    assert in_groups.split()[2] == "8"
+    first, second = (float(line[6]) for line in lines)
+    assert 0.3 < first != second
+    assert in_groups.split()[5] in (f"{first:.4f}", f"{second:.4f}")
 
     output = folder / "runs" / name
     logged = curve_of(output / "tensorboard", "epoch_aiq", "val_aiq")
@@ -55,7 +60,8 @@ def test_example_prints_logs_and_draws_the_same_metrics(example):
     assert [metric.value for metric in history] == pytest.approx(printed["q"], abs=1e-4)
     assert run.data.params["efficiency.beta"] == "2"
     kept = {path.name: path for path in (output / "artifacts").rglob("*.*")}
-    assert sorted(kept) == ["history.png", "layers.json"]
+    files = ["history.png", "layers.json"]
+    assert sorted(kept) == sorted([*files, *(f"g8_{name}" for name in files)])
     assert str(kept["layers.json"]).endswith(f"{run.info.run_id}/artifacts/efficiency/layers.json")
 
     best = f"Best aIQ, in epoch {printed['q'].index(max(printed['q'])) + 1}:"
@@ -96,7 +102,7 @@ def test_closing_words_name_the_epoch_that_was_best(tmp_path, monkeypatch, capsy
         EfficiencyReport({"conv": layer}, accuracy=accuracy, epoch=epoch)
         for epoch, accuracy in enumerate([0.5, 0.9, 0.7, 0.6])
     ]
-    print_result(history, 4, tmp_path)
+    print_result(history, history, 4, tmp_path)
     words = capsys.readouterr().out
     assert "Stopped early: aIQ has not risen for 2 epochs." in words
     assert "Best aIQ, in epoch 2:" in words

@@ -194,7 +194,7 @@ def test_an_error_in_a_training_step_leaves_what_is_inert(monkeypatch):
 
 def test_an_error_in_the_probe_names_the_layer_and_leaves_nothing(monkeypatch):
     def fails(self, *args, **kwargs):
-        raise MemoryError("no room")
+        raise OSError("no room")
 
     model = compiled(sequential())
     fit(model, epochs=1)

@@ -7,10 +7,9 @@ from pathlib import Path
 import keras
 import mlflow
 import numpy as np
-import pandas as pd
 import pytest
 from keras_models import X_VAL, Y_VAL, once, train
-from mlflow_store import QUIET, Counted, curve, files, png, sqlite_store, table
+from mlflow_store import QUIET, Counted, check_table, curve, files, png, sqlite_store, table
 
 import tensorstate_callbacks
 from tensorstate_callbacks import History, TensorStateWarning
@@ -73,8 +72,7 @@ def test_a_plain_run_gets_metrics_parameters_table_and_figure(client, monkeypatc
     assert {name: params[f"efficiency.version.{name}"] for name in versions} == versions
 
     assert files(client, run_id) == ["efficiency/history.png", "efficiency/layers.json"]
-    rows = pd.DataFrame(ours.history.to_dicts())
-    pd.testing.assert_frame_equal(table(client, run_id), rows, check_dtype=False, rtol=1e-9)
+    check_table(client, run_id, ours.history)
     assert png(client, run_id) == PNG
 
 

@@ -9,7 +9,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from keras_models import X_VAL, Y_VAL, X, Y, compiled, once, sequential, since, train
+from keras_models import X_VAL, Y_VAL, X, Y, compiled, once, sequential, since, train, twice
 from own_warnings import of_coverage
 from own_warnings import ours as own
 
@@ -20,6 +20,8 @@ from tensorstate_callbacks import (
     TensorStateWarning,
 )
 from tensorstate_callbacks.keras import EfficiencyCallback
+
+pytestmark = twice
 
 
 def test_missing_accuracy_logs_efficiency_and_says_which_keys_there_are():
@@ -162,7 +164,7 @@ def test_low_coverage_is_told_once_a_fit_and_names_its_layers():
         assert coverages["conv_1"] > 0.5 > coverages["conv_2"]
         assert f"below 0.5 in conv_2 ({coverages['conv_2']:.2f})" in text
         assert "conv_1" not in text
-        assert "More validation data or fewer neurons would be needed." in text
+        assert "(group_size=8)" in text
         assert "report.layers['conv_2'].interval()" in text
         assert own(given) == []
 

@@ -16,7 +16,8 @@ from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.lightning import EfficiencyCallback
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.callback import conclude
-from tensorstate_callbacks.recording.recorder import PassInfo, Recorder
+from tensorstate_callbacks.recording.pass_counts import PassInfo
+from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.settings import Settings
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in QUIET]

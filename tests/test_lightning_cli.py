@@ -116,6 +116,7 @@ def test_each_argument_is_kept_under_its_own_name() -> None:
     given = {
         **{"attach_to": "net.0", "exclude": "net.2", "method": "both", "beta": 3, "alpha": 4},
         **{"accuracy": "top1", "threshold": 0.5, "channel_axis": 1, "every_n_epochs": 6},
+        **{"group_size": 8, "positions": 64, "max_memory": 10**9},
         **{"prefix": "x_", "layer_metrics": False, "missing_accuracy": "ignore"},
         **{"log_extras": None, "output_fn": lambda name, output: output, "dataloader_idx": 7},
     }

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import pandas as pd
 import pytest
 import torch
 from lightning_models import NAMESPACE, QUIET, Classifier, Curves, fit, pl
 from mlflow_store import QUIET as MLFLOW_QUIET
-from mlflow_store import Counted, curve, files, png, sqlite_store, table
+from mlflow_store import Counted, check_table, curve, files, png, sqlite_store, table
 
 from tensorstate_callbacks.lightning import EfficiencyCallback
 
@@ -55,8 +54,7 @@ def test_mlflow_logger_logs_the_metrics_and_ours_the_rest(
     assert params["efficiency.version.torch"] == torch.__version__
     assert params[f"efficiency.version.{NAMESPACE}"] == sys.modules[NAMESPACE].__version__
     assert files(client, run_id) == FILES
-    rows = pd.DataFrame(ours.history.to_dicts())
-    pd.testing.assert_frame_equal(table(client, run_id), rows, check_dtype=False, rtol=1e-9)
+    check_table(client, run_id, ours.history)
     assert png(client, run_id) == b"\x89PNG\r\n\x1a\n"
     assert client.get_run(run_id).info.status == "FINISHED"
 

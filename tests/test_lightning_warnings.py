@@ -141,7 +141,7 @@ def test_low_coverage_is_told_once_a_fit_and_names_its_layers() -> None:
         assert coverages["net.0"] < 0.5 <= coverages["net.2"]
         assert f"below 0.5 in net.0 ({coverages['net.0']:.2f})" in text
         assert "net.2" not in text
-        assert "More validation data or fewer neurons would be needed." in text
+        assert "(group_size=8)" in text
         assert "report.layers['net.0'].interval()" in text
         assert ours(caught) == []
 

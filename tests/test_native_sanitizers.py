@@ -13,6 +13,8 @@ CANNOT_RUN = 3
 SLOW = (
     "allocation or other_threads or many_distinct or large_tables or million or colliding"
     " or more_memory or taken_back or test_counter_rollback or test_counter_sizes or scalar"
+    " or test_group_counter and (each_unit or merging_adds or counts_stay or one_unit or copy"
+    " or batches_order or weigh)"
 )
 
 

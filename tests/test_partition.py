@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorstate_callbacks import StateCounter
-from tensorstate_callbacks.recording.recorder import ProbeCounts, Width, merge_orders, merge_ranks
+from tensorstate_callbacks.recording.pass_counts import ProbeCounts, merge_counts, merge_orders
 from tensorstate_callbacks.states.partition import join_states, part_of, partition_states
 
 
@@ -86,13 +86,9 @@ def test_shares_of_several_processes_add_up_to_one_process(n_neurons: int) -> No
             table, sizes = partition_states(*other.snapshot(), len(counters))
             own.add_counts(*join_states(np.split(table, np.cumsum(sizes)[:-1])[share], n_neurons))
         shares.append(ProbeCounts(own.spectrum(), counter.fired()))
-    width = Width("seen", n_neurons)
-    merged = merge_ranks(["idle", "seen"], {width: shares})
-    spectrum, fired = merged.probes[width]
-    for ours, expected in zip(spectrum, one.spectrum(), strict=True):
-        np.testing.assert_array_equal(ours, expected)
-    np.testing.assert_array_equal(fired, one.fired())
-    assert (merged.seen(), merged.unseen()) == (["seen"], ["idle"])
+    merged = merge_counts(shares)
+    assert merged.counted == one.spectrum()
+    np.testing.assert_array_equal(merged.fired, one.fired())
 
 
 def test_probes_are_united_in_the_order_of_the_lowest_process() -> None:

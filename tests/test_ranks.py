@@ -53,7 +53,9 @@ def test_fit_and_test_of_ddp_are_those_of_one_process(
     assert fits == [expected, expected]
 
 
-@pytest.mark.parametrize("what", ["validate", "no_data", "sharded", "side_group", "many_rounds"])
+@pytest.mark.parametrize(
+    "what", ["validate", "no_data", "sharded", "side_group", "many_rounds", "sampled"]
+)
 def test_two_ranks_give_what_one_gives(
     what: str, one: dict[str, Any], two: list[dict[str, Any]]
 ) -> None:

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from tensorstate_callbacks import ProbeError, entropy
-from tensorstate_callbacks.recording.recorder import PassInfo, Recorder
+from tensorstate_callbacks.recording.budget import WHOLE, Sampling
+from tensorstate_callbacks.recording.pass_counts import PassInfo
+from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.states.counter import StateCounter
 
 
 def test_report_is_what_numpy_counts(rng):
@@ -49,7 +52,7 @@ def test_threshold_is_applied():
 def test_a_failing_batch_names_its_layer_and_loses_nothing():
     recorder = Recorder(["fc"])
     recorder.observe("fc", np.eye(3), 1)
-    with pytest.raises(ProbeError, match=r"layer 'fc'.*shape \(4, 4\), have no axis 2"):
+    with pytest.raises(ProbeError, match=r"layer 'fc'.*shape \(4, 4\) has no axis 2"):
         recorder.observe("fc", np.eye(4), 2)
     with pytest.raises(ProbeError, match="layer 'fc'.*complex"):
         recorder.observe("fc", np.eye(3) * 1j, 1)
@@ -79,6 +82,24 @@ def test_several_axes_are_one_unit():
     assert recorder.counters["q"].states().tolist() == np.unique(folded, axis=0).tolist()
 
 
+@pytest.mark.parametrize(
+    "sampling", [WHOLE, Sampling(8), Sampling(None, 1), Sampling(None, None, 10**9)], ids=str
+)
+def test_whatever_is_read_arrays_may_be_of_any_kind_and_masks_are_refused(sampling):
+    class Lazy:
+        shape = 4, 70, 20
+
+        def __array__(self, dtype=None, copy=None):
+            return np.ones(self.shape)
+
+    recorder = Recorder(["fc"], sampling=sampling)
+    recorder.observe("fc", Lazy(), 1)
+    assert recorder.report().layers["fc"].n_states == 4 * (sampling.positions or 20)
+    masked = np.ma.masked_array(np.ones(Lazy.shape), mask=np.ones(Lazy.shape))
+    with pytest.raises(ProbeError, match="layer 'fc' could not be counted.*mask"):
+        recorder.observe("fc", masked, 1)
+
+
 def test_a_dropped_probe_is_forgotten_and_counts_no_more():
     recorder = Recorder(["a", "b"])
     recorder.observe("a", np.eye(3), 1)
@@ -95,6 +116,20 @@ def test_an_error_kept_for_later_is_raised_by_report():
     recorder.observe_later("fc", np.eye(3) * 1j, 1)
     with pytest.raises(ProbeError, match="layer 'fc'.*complex"):
         recorder.report()
+
+
+def test_a_layer_whose_first_batch_was_interrupted_has_seen_nothing(monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    recorder = Recorder(["a", "b"])
+    recorder.observe("a", np.eye(3), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(StateCounter, "update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.observe("b", np.eye(3), 1)
+    assert (recorder.seen(), recorder.unseen()) == (["a"], ["b"])
+    assert list(recorder.report().layers) == ["a"]
 
 
 def test_probes_that_saw_nothing_are_told():

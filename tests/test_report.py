@@ -18,12 +18,17 @@ def layer(name="conv", counts=(4, 2, 1, 1), fired=(8, 7, 0, 0), alpha=1):
     )
 
 
+# Of the neuron that fired 7 times of 8, the only one that tells anything.
+RATE_BOUND = (7 / 8 * math.log2(8 / 7) + 1 / 8 * 3) / 4
 # Counts 4, 2, 1, 1; neurons that fired 8, 7, 8 and 0 times of 8.
 LAYER = {
     "efficiency": 1.75 / 4,
     "entropy": 1.75,
     "coverage": 0.75,
+    "mean_coverage": 0.75,
     "ceiling": 3 / 4,
+    "rate_bound": RATE_BOUND,
+    "redundancy": 0,
     "ceiling_share": 1.75 / 3,
     "dead": 1 / 4,
     "always": 2 / 4,
@@ -55,9 +60,12 @@ def test_layer_report_of_a_hand_calculation():
         firing_rate=15 / 32,
         n_never=2,
         n_always=1,
+        rate_bound=layer().rate_bound,
         spectrum=Spectrum.from_counts([1, 1, 2, 4]),
+        mean_coverage=0.75,
     )
     assert layer() == expected
+    assert layer().rate_bound == pytest.approx(RATE_BOUND)
     assert layer() != layer(counts=(3, 3, 1, 1))
     assert layer().ceiling_share == (1.75 / 4) / (3 / 4)
     assert layer().max_share == 4 / 8
@@ -185,7 +193,7 @@ def test_every_metric_of_a_layer_can_be_logged():
     one = EfficiencyReport({"conv": layer(fired=(8, 7, 8, 0))})
     asked = one.scalars(layer_metrics=tuple(LAYER), with_stage=False)
     del asked["efficiency"]
-    assert asked == {f"{figure}/conv": value for figure, value in LAYER.items()}
+    assert asked == pytest.approx({f"{name}/conv": value for name, value in LAYER.items()})
 
 
 def test_unknown_metric_of_layers_is_named():

@@ -12,11 +12,13 @@ def test_table_shows_each_layer_in_one_line_and_the_network_below():
     lines = report().table().splitlines()
     assert lines[0].split() == [
         *("layer", "neurons", "states", "distinct", "efficiency"),
-        *("ceiling", "reached", "coverage", "never"),
+        *("ceiling", "rate", "bound", "reached", "coverage", "never"),
     ]
-    # 1.75 bits of 4, of at most 3; 2 of 8 states seen once; two neurons never fired.
-    assert lines[1].split() == ["conv", "4", "8", "4", "0.4375", "0.7500", "0.5833", "0.7500", "2"]
-    assert lines[2].split() == ["fc", "2", "8", "2", "0.5000", "1.0000", "0.5000", "1.0000", "0"]
+    # 1.75 bits of 4, of at most 3; 2 of 8 states seen once; two neurons never fired, and one fired
+    # 7 times of 8.
+    conv = ["conv", "4", "8", "4", "0.4375", "0.7500", "0.1359", "0.5833", "0.7500", "2"]
+    fc = ["fc", "2", "8", "2", "0.5000", "1.0000", "0.5000", "0.5000", "1.0000", "0"]
+    assert [line.split() for line in lines[1:3]] == [conv, fc]
     assert len({len(line) for line in lines[:3]}) == 1
     assert lines[3:] == [
         f"efficiency {report().efficiency:.4f}, accuracy 0.5000, aIQ {report().aiq:.4f}"
@@ -30,10 +32,14 @@ def test_full_table_shows_every_metric():
     assert conv.split() == ["conv", "4", "8", "4", "2", "0.7500", "0.5000"]
     heading, conv, _, network = neurons.splitlines()
     assert heading.split() == [
-        *("layer", "entropy", "efficiency", "ceiling", "reached", "firing", "never", "always")
+        *("layer", "entropy", "efficiency", "ceiling", "rate", "bound", "reached", "redundancy"),
+        *("firing", "never", "always"),
     ]
     # Fired 15 of 32 times; one neuron in all eight states.
-    assert conv.split() == ["conv", "1.750", "0.4375", "0.7500", "0.5833", "0.4688", "2", "1"]
+    assert conv.split() == [
+        *("conv", "1.750", "0.4375", "0.7500", "0.1359", "0.5833", "0.0000"),
+        *("0.4688", "2", "1"),
+    ]
     assert network.startswith("efficiency ")
 
 

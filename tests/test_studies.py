@@ -13,7 +13,6 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = ["--digits", "200", "100", "100"]
-T_OF_TWO_SEEDS = 12.706  # 97.5 % quantile of Student's t with one degree of freedom
 
 
 def run(name, folder, *arguments):
@@ -38,7 +37,8 @@ def read_tables(folder):
 
 def test_label_noise(tmp_path):
     output = tmp_path / "runs/label_noise"
-    words = run("label_noise", tmp_path, "--seeds", "2", "--epochs", "3", "--patience", "1")
+    small = ["--seeds", "2", "--epochs", "3", "--patience", "1", "--noise", "0.75"]
+    words = run("label_noise", tmp_path, *small)
     assert "4 trainings, 0 of them" in words
     runs = read_runs(output)
     assert sorted((x["training"]["framework"], x["training"]["seed"]) for x in runs) == [
@@ -52,12 +52,19 @@ def test_label_noise(tmp_path):
         # 100 validation digits and nothing else were seen, at 24 x 24, 8 x 8 and 1 positions.
         expected = [math.log2(57_600) / 20, math.log2(6_400) / 50, math.log2(100) / 100]
         assert [x["ceiling"] for x in epoch["layers"].values()] == pytest.approx(expected)
-        etas = [x["efficiency"] for x in epoch["layers"].values()]
-        assert epoch["efficiency"] == pytest.approx(math.prod(etas) ** (1 / 3))
-        aiq = (epoch["efficiency"] * epoch["val_accuracy"] ** 2) ** (1 / 3)
-        assert epoch["aiq"] == pytest.approx(aiq)
+        # Groups of 8: 2 and a half of them, 6 and a quarter, 12 and a half; 100 states of conv_3.
+        ceilings = [x["ceiling"] for x in epoch["grouped"]["layers"].values()]
+        assert ceilings == pytest.approx([1, 1, (12 * math.log2(100) + 4) / 100])
+        for metrics in (epoch, epoch["grouped"]):
+            etas = [x["efficiency"] for x in metrics["layers"].values()]
+            assert metrics["efficiency"] == pytest.approx(math.prod(etas) ** (1 / 3))
+            aiq = (metrics["efficiency"] * epoch["val_accuracy"] ** 2) ** (1 / 3)
+            assert metrics["aiq"] == pytest.approx(aiq)
+        for name, layer in epoch["layers"].items():
+            groups = epoch["grouped"]["layers"][name]["efficiency"]
+            assert layer["efficiency"] <= groups + 1e-9 <= layer["rate_bound"] + 2e-9
 
-    stops, patiences = read_tables(output)
+    reached, *rules, correlations, conv_3, network, stops, patiences = read_tables(output)
     for framework, name in (("keras", "Keras"), ("torch", "PyTorch")):
         chosen = sorted(
             (x for x in runs if x["training"]["framework"] == framework),
@@ -65,47 +72,112 @@ def test_label_noise(tmp_path):
         )
         tested = [[epoch["test_accuracy"] for epoch in x["epochs"]] for x in chosen]
         found = {}
-        for rule, figure, sign in (
-            ("aIQ", "aiq", 1),
-            ("validation accuracy", "val_accuracy", 1),
-            ("validation loss", "val_loss", -1),
-        ):
+        metrics = {
+            "grouped aIQ": [[epoch["grouped"]["aiq"] for epoch in x["epochs"]] for x in chosen],
+            "grouped efficiency": [
+                [epoch["grouped"]["efficiency"] for epoch in x["epochs"]] for x in chosen
+            ],
+            "aIQ": [[epoch["aiq"] for epoch in x["epochs"]] for x in chosen],
+            "validation accuracy": [
+                [epoch["val_accuracy"] for epoch in x["epochs"]] for x in chosen
+            ],
+            "validation loss": [[-epoch["val_loss"] for epoch in x["epochs"]] for x in chosen],
+        }
+        (reached_row,) = [x for x in reached if x[0] == name]
+        for column, (rule, curves) in enumerate(metrics.items(), start=2):
             best, last = [], []
-            for x in chosen:
-                one, two, three = (sign * epoch[figure] for epoch in x["epochs"])
+            for one, two, three in curves:
                 # With a patience of 1, training ends with the first epoch that is no better.
                 best.append(0 if two <= one else 1 if three <= two else 2)
                 last.append(1 if two <= one else 2)
             found[rule] = [tested[i][epoch] for i, epoch in enumerate(best)]
-            row = next(x for x in stops if x[:2] == [name, rule])
-            assert float(row[2]) == pytest.approx(np.mean(best) + 1, abs=0.051)
-            assert_interval(row[3], found[rule])
-            assert float(row[4]) == pytest.approx(np.mean(last) + 1, abs=0.051)
-            assert_interval(row[5], [tested[i][epoch] for i, epoch in enumerate(last)])
-            if rule != "aIQ":
-                gains = np.subtract(found["aIQ"], found[rule])
-                assert_interval(row[6], gains)
-                (line,) = [x for x in patiences if x[:2] == [name, "1"]]
-                assert_interval(line[2 if rule == "validation accuracy" else 3], gains)
+            assert_interval(reached_row[column], found[rule])
+            (row,) = [x for x in stops if x[:3] == [name, "75%", rule]]
+            assert float(row[3]) == pytest.approx(np.mean(best) + 1, abs=0.051)
+            assert_interval(row[4], found[rule])
+            assert float(row[5]) == pytest.approx(np.mean(last) + 1, abs=0.051)
+            assert_interval(row[6], [tested[i][epoch] for i, epoch in enumerate(last)])
+            assert_interval(row[7], np.subtract(found[rule], np.max(tested, axis=1)))
         for rule, epochs in (
             ("no stopping", [2, 2]),
             ("best epoch by test accuracy", [int(np.argmax(x)) for x in tested]),
         ):
-            row = next(x for x in stops if x[:2] == [name, rule])
-            assert_interval(row[3], [tested[i][epoch] for i, epoch in enumerate(epochs)])
-    assert (output / "label_noise.png").read_bytes().startswith(b"\x89PNG")
+            found[rule] = [tested[i][epoch] for i, epoch in enumerate(epochs)]
+            (row,) = [x for x in stops if x[:3] == [name, "75%", rule]]
+            assert_interval(row[4], found[rule])
+        (line,) = [x for x in patiences if x[:3] == [name, "75%", "1"]]
+        others = ("aIQ", "validation accuracy", "validation loss", "no stopping")
+        for number, (rule, cells) in enumerate(zip(list(metrics)[:2], rules, strict=True)):
+            (row,) = [x for x in cells if x[:2] == [name, "75%"]]
+            for column, other in enumerate(others):
+                gains = np.subtract(found[rule], found[other])
+                # 2 frameworks, 2 rules of groups, 4 others.
+                assert_interval(row[2 + column], gains, n_comparisons=16)
+                if column < 3:
+                    assert_interval(line[3 + 3 * number + column], gains)
+
+        signals = [
+            [
+                [epoch["grouped"]["layers"]["conv_3"]["efficiency"] for epoch in x["epochs"]]
+                for x in chosen
+            ],
+            metrics["grouped efficiency"],
+            [[epoch["efficiency"] for epoch in x["epochs"]] for x in chosen],
+            metrics["validation accuracy"],
+            metrics["validation loss"],
+        ]
+        rhos = [
+            [correlation_of_ranks(*pair) for pair in zip(signal, tested, strict=True)]
+            for signal in signals
+        ]
+        (row,) = [x for x in correlations if x[:2] == [name, "75%"]]
+        for cell, values in zip(row[2:], rhos, strict=True):
+            # 2 frameworks, 5 signals and 6 differences.
+            assert_interval(cell, values, n_comparisons=22)
+        for cells, ours in ((conv_3, rhos[0]), (network, rhos[1])):
+            (row,) = [x for x in cells if x[:2] == [name, "75%"]]
+            for cell, values in zip(row[2:], rhos[2:], strict=True):
+                assert_interval(cell, np.subtract(ours, values), n_comparisons=22)
+    for picture in ("label_noise.png", "label_noise_stopping.png"):
+        assert (output / picture).read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in output.iterdir()) == [
         "label_noise.png",
+        "label_noise_stopping.png",
         "runs.jsonl",
         "table.md",
     ]
 
 
-def assert_interval(text, values):
-    """Assert that a cell holds the mean of two seeds and its 95 % interval."""
-    mean, half = map(float, text.split(" ± "))
-    assert mean == pytest.approx(statistics.mean(values), abs=6e-4)
-    assert half == pytest.approx(T_OF_TWO_SEEDS * statistics.stdev(values) / math.sqrt(2), abs=6e-4)
+def correlation_of_ranks(xs, ys):
+    """Return Spearman's correlation, each rank the number of values below and half of the equal."""
+    ranks = [
+        np.sum(np.less.outer(x, x), axis=0) + np.sum(np.equal.outer(x, x), axis=0) / 2
+        for x in (np.array(xs), np.array(ys))
+    ]
+    if min(np.ptp(rank) for rank in ranks) == 0:
+        return 0.0
+    return np.corrcoef(*ranks)[0, 1]
+
+
+def assert_interval(text, values, n_comparisons=None):
+    """Assert that a cell holds the mean of two seeds and its 95 % interval.
+
+    Where it is corrected for a number of comparisons, the uncorrected one follows in parentheses.
+    """
+    numbers = [float(number) for number in re.findall(r"[-+]?\d+\.\d+", text)]
+    error = statistics.stdev(values) / math.sqrt(2)
+    expected = [statistics.mean(values)]
+    if n_comparisons:
+        expected.append(student_quantile(n_comparisons) * error)
+    expected.append(student_quantile(1) * error)
+    assert numbers == pytest.approx(expected, abs=6e-4)
+    if n_comparisons:
+        assert text.startswith("**") == (abs(expected[0]) > expected[1])
+
+
+def student_quantile(n_comparisons):
+    """Return the two-sided quantile of Student's t with one degree of freedom, a Cauchy's."""
+    return 1 / math.tan(math.pi * 0.05 / (2 * n_comparisons))
 
 
 def test_batch_norm_and_dropout(tmp_path):
@@ -120,19 +192,29 @@ def test_batch_norm_and_dropout(tmp_path):
         "dropout, without batch normalization": ((False, 0.5), (False, 0.0)),
         "dropout, with batch normalization": ((True, 0.5), (True, 0.0)),
     }
-    tables = read_tables(output)
-    for neurons, cells, changes in (
-        ([20, 50, 100], *tables[:2]),
-        ([8, 8, 8], *tables[2:]),
+    judged, *tables = read_tables(output)
+    for neurons, grouped, cells, changes in (
+        ([20, 50, 100], False, *tables[:2]),
+        ([20, 50, 100], True, *tables[2:4]),
+        # Groups of 8 are the whole layers here.
+        ([8, 8, 8], False, *tables[4:]),
     ):
         found = {}
         for x in runs:
             training = x["training"]
             if training["neurons"] == neurons:
                 key = training["batch_norm"], training["dropout"]
-                found.setdefault(key, {})[training["seed"]] = x["epochs"]
-        states = [57_600, 6_400, 100]
-        ceilings = [min(1, math.log2(n) / k) for n, k in zip(states, neurons, strict=True)]
+                found.setdefault(key, {})[training["seed"]] = [
+                    epoch | epoch["grouped"] if grouped else epoch for epoch in x["epochs"]
+                ]
+        ceilings = [
+            sum(min(unit, math.log2(states)) for unit in units) / sum(units)
+            for states, units in zip(
+                [57_600, 6_400, 100],
+                [[8] * (k // 8) + [k % 8] if grouped else [k] for k in neurons],
+                strict=True,
+            )
+        ]
         assert list(map(float, cells[0][3:6])) == pytest.approx(ceilings, abs=6e-4)
         for row, key in zip(
             cells[1:], [(False, 0), (True, 0), (False, 0.5), (True, 0.5)], strict=True
@@ -153,6 +235,19 @@ def test_batch_norm_and_dropout(tmp_path):
                 for pair in pairs
             ]
             assert_interval(row[8], [a - b for a, b in best])
+            network = "narrow" if neurons == [8, 8, 8] else "LeNet-5"
+            (summed,) = [x for x in judged if x[:3] == [network, "PyTorch", row[1]]]
+            # 2 networks and 4 additions, and twice 4 of groups.
+            gains = [a[-1]["efficiency"] - b[-1]["efficiency"] for a, b in pairs]
+            assert_interval(summed[3 + grouped], gains, n_comparisons=16)
+            if grouped:
+                late = [[x[-1]["layers"]["conv_3"]["efficiency"] for x in pair] for pair in pairs]
+                assert_interval(summed[5], [a - b for a, b in late], n_comparisons=16)
+            else:
+                assert_interval(
+                    summed[6], [a[-1]["val_accuracy"] - b[-1]["val_accuracy"] for a, b in pairs]
+                )
+                assert_interval(summed[7], [a[-1]["aiq"] - b[-1]["aiq"] for a, b in pairs])
         assert [row[1] for row in changes] == list(effects)
 
     # What is in the file already is not trained again.
@@ -164,7 +259,7 @@ def test_batch_norm_and_dropout(tmp_path):
     assert more[:16] == runs
     for x in more[16:]:
         assert (x["training"]["framework"], x["training"]["neurons"]) == ("keras", [8, 8, 8])
-    cells, _ = read_tables(output)
+    _, cells, _ = read_tables(output)
     ends = [x["epochs"][-1] for x in more[16:]]
     # One seed has no interval.
     assert [float(row[2]) for row in cells[1:5]] == pytest.approx(

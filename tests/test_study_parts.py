@@ -1,4 +1,4 @@
-"""The parts of the studies: intervals, noisy labels, the rule that stops, data and networks."""
+"""The parts of the studies: intervals, correlations, noisy labels, stopping, data, networks."""
 
 import math
 import sys
@@ -36,6 +36,48 @@ def test_interval_is_students():
     # One seed says nothing of how far it may be off.
     assert str(interval_of([0.25])) == "0.250"
     assert interval_of([0.25]).verdict() == "undecided"
+
+
+@pytest.mark.usefixtures("examples")
+def test_interval_is_corrected_for_the_number_of_comparisons():
+    from seed_intervals import describe_difference, interval_of
+
+    # Five comparisons at 95 % together are 99 % each: t 5.841 for three degrees of freedom.
+    found = interval_of([1.0, 2.0, 3.0, 4.0], 5)
+    assert found.mean == 2.5
+    assert found.half == pytest.approx(5.841 * math.sqrt(5 / 3) / 2, abs=1e-3)
+    assert describe_difference([1.0, 2.0, 3.0, 4.0], 5) == "+2.500 ± 3.770 (2.054)"
+    assert describe_difference([1.0, 2.0, 3.0, 4.0], 1) == "**+2.500 ± 2.054 (2.054)**"
+    assert describe_difference([0.0, 0.0], 5) == "+0.000 ± 0.000 (0.000)"
+    assert describe_difference([0.25], 5) == "+0.250"
+
+
+@pytest.mark.usefixtures("examples")
+def test_correlation_is_that_of_ranks():
+    from rank_correlation import correlate, correlation_gains, spearman
+
+    # 1 - 6 * (1 + 1 + 1 + 1 + 0) / (5 * 24), by the formula for ranks without ties.
+    assert spearman([1, 2, 3, 4, 50], [0.2, 0.1, 0.4, 0.3, 0.5]) == pytest.approx(0.8)
+    assert spearman([1, 2, 3], [30, 2, 1]) == pytest.approx(-1)
+    # Ranks 1, 2.5, 2.5, 4 less their mean are -1.5, 0, 0, 1.5; the others -1.5, -0.5, 0.5, 1.5.
+    assert spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+    assert spearman([0.5, 0.5, 0.5], [1, 2, 3]) == spearman([1, 2, 3], [0.5, 0.5, 0.5]) == 0
+
+    tested, losses, etas = [0.7, 0.9, 0.8], [3.0, 1.0, 2.0], [0.3, 0.2, 0.1]
+    epochs = [
+        {
+            "test_accuracy": accuracy,
+            "val_loss": loss,
+            "grouped": {"layers": {"conv_3": {"efficiency": eta}}},
+        }
+        for accuracy, loss, eta in zip(tested, losses, etas, strict=True)
+    ]
+    runs = [{"epochs": epochs}, {"epochs": epochs[:2]}]
+    # The lower the loss, the higher the accuracy; efficiency: 1 - 6 * (4 + 1 + 1) / (3 * 8).
+    assert correlate(runs, "low validation loss") == pytest.approx([1, 1])
+    assert correlate(runs, "grouped efficiency, conv_3") == pytest.approx([-0.5, -1])
+    gains = correlation_gains(runs, "grouped efficiency, conv_3", "low validation loss")
+    assert gains == pytest.approx([-1.5, -2])
 
 
 @pytest.mark.usefixtures("examples")
@@ -197,6 +239,8 @@ def test_test_digits_are_told_apart_from_validation_digits(framework):
     assert len(called) == len(epochs) == 2
     for epoch in epochs:
         assert epoch["test_accuracy"] == pytest.approx(epoch["val_accuracy"], abs=1e-6)
+        # A group of 8 is the whole layer here.
+        assert epoch["grouped"]["aiq"] == pytest.approx(epoch["aiq"])
     assert epochs[-1]["val_accuracy"] > 0.3
     # Other labels to test on: the accuracy on the test digits moves, and nothing else.
     wrong = same._replace(y_test=(parts.y_val + 1) % 10)

@@ -6,23 +6,26 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstate_callbacks._native.fallback import NumpyEngine
+from tensorstate_callbacks._native import fallback
+from tensorstate_callbacks._native.fallback import NumpyEngine, NumpyGroupEngine
 from tensorstate_callbacks._native.layout import Firing, Layout, Memory
 from tensorstate_callbacks.errors import TensorStateWarning
 
 try:
     from tensorstate_callbacks._native._counter import (
         NativeEngine,
+        NativeGroupEngine,
         after_fork_in_child,
         after_fork_in_parent,
         before_fork,
         kernels,
     )
+    from tensorstate_callbacks._native._counter import pack_positions as _native_pack_positions
 except ImportError as error:
     _native_kernels: tuple[str, ...] = ()
     _missing: str | None = str(error)
@@ -41,22 +44,34 @@ _forced_by = "the environment variable TENSORSTATE_KERNEL"
 _warned = False
 
 
-class Engine(Protocol):
-    """What a counter's engine does; arguments but the padding of rows are checked before."""
+class RowsEngine(Protocol):
+    """What every engine does; arguments but the padding of rows are checked before."""
 
     @property
     def n_states(self) -> int: ...
-    @property
-    def n_distinct(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
     def add_firing(self, firing: Firing) -> None: ...
     def add_memory(self, memory: Memory, layout: Layout) -> None: ...
     def add_rows(self, rows: NDArray[np.uint8], counts: NDArray[np.uint64] | None) -> None: ...
+    def reset(self) -> None: ...
+
+
+class Engine(RowsEngine, Protocol):
+    """Counts distinct states."""
+
+    @property
+    def n_distinct(self) -> int: ...
     def snapshot(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]: ...
     def spectrum(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]: ...
     def fired(self) -> NDArray[np.uint64]: ...
-    def reset(self) -> None: ...
+
+
+class GroupEngine(RowsEngine, Protocol):
+    """Counts the states of each unit; `snapshot` gives all units' counts and `n_states`."""
+
+    def add_tables(self, tables: NDArray[np.uint64], n_states: int) -> None: ...
+    def snapshot(self) -> tuple[NDArray[np.uint64], int]: ...
 
 
 def available_kernels() -> tuple[str, ...]:
@@ -92,12 +107,16 @@ def use_kernel(name: str) -> Iterator[None]:
 
 def make_engine(n_neurons: int) -> tuple[str, Engine]:
     """An empty engine for states of `n_neurons` bits, with the name of its kernel."""
-    name, _ = kernel_report()
+    name = _kernel_of_new_counters()
+    return name, NumpyEngine(n_neurons) if name == "numpy" else NativeEngine(n_neurons, name)
+
+
+def make_group_engine(n_neurons: int, group_size: int) -> tuple[str, GroupEngine]:
+    """An empty engine for units of `group_size` of the `n_neurons`, with its kernel's name."""
+    name = _kernel_of_new_counters()
     if name == "numpy":
-        if not _forced:
-            _warn_once_that_numpy_counts()
-        return name, NumpyEngine(n_neurons)
-    return name, NativeEngine(n_neurons, name)
+        return name, NumpyGroupEngine(n_neurons, group_size)
+    return name, NativeGroupEngine(n_neurons, group_size, name)
 
 
 def merge_engines(target: Engine, source: Engine) -> None:
@@ -106,6 +125,50 @@ def merge_engines(target: Engine, source: Engine) -> None:
         target.merge(source)
     else:
         target.add_rows(*source.snapshot())
+
+
+def merge_group_engines(target: GroupEngine, source: GroupEngine) -> None:
+    """Add all that `source` has counted to `target`, which has the same units."""
+    if (
+        _missing is None
+        and isinstance(target, NativeGroupEngine)
+        and isinstance(source, NativeGroupEngine)
+    ):
+        target.merge(source)
+    else:
+        target.add_tables(*source.snapshot())
+
+
+def pack_positions(
+    kernel: str,
+    activations: NDArray[Any] | Memory,
+    layout: Layout,
+    sample_axis: int | None,
+    places: NDArray[np.intp] | None,
+) -> NDArray[np.uint8]:
+    """The packed states of positions, sample after sample.
+
+    Args:
+        kernel: one of `available_kernels`.
+        activations: of the kind that `layout_of` was asked for.
+        layout: how they are read.
+        sample_axis: counted from 0, not the channel axis; None where there is one sample.
+        places: the positions, indices in C order of the other axes; None: all.
+
+    Returns:
+        (samples * places, ceil(neurons / 8)) uint8.
+
+    Raises:
+        ValueError: if a place is none of a sample's positions, or there is no memory.
+    """
+    if kernel == "numpy" or layout.always_alike:
+        array = activations.array() if isinstance(activations, Memory) else activations
+        return fallback.pack_positions(layout.firing(array), layout, sample_axis, places)
+    if places is not None:
+        places = np.ascontiguousarray(places, np.intp)
+    if not isinstance(activations, Memory):
+        activations = layout.unsigned_array(activations)
+    return _native_pack_positions(kernel, activations, layout, sample_axis, places)
 
 
 def _checked(name: str, asked_by: str) -> str:
@@ -118,16 +181,18 @@ def _checked(name: str, asked_by: str) -> str:
     return name
 
 
-def _warn_once_that_numpy_counts() -> None:
+def _kernel_of_new_counters() -> str:
+    """The kernel's name; a warning, once, where NumPy counts unasked."""
     global _warned
-    if _warned:
-        return
-    _warned = True
-    warnings.warn(
-        "states are counted by NumPy, many times slower than by the compiled counter, because that"
-        f" cannot be imported ({_missing}); to get it, install a C++17 compiler and then"
-        " tensorstate_callbacks again (with TENSORSTATE_REQUIRE_NATIVE=1 a failing build says"
-        " why), or set TENSORSTATE_KERNEL=numpy to ask for NumPy",
-        TensorStateWarning,
-        stacklevel=4,
-    )
+    name, _ = kernel_report()
+    if name == "numpy" and not _forced and not _warned:
+        _warned = True
+        warnings.warn(
+            "states are counted by NumPy, many times slower than by the compiled counter, because"
+            f" that cannot be imported ({_missing}); to get it, install a C++17 compiler and then"
+            " tensorstate_callbacks again (with TENSORSTATE_REQUIRE_NATIVE=1 a failing build says"
+            " why), or set TENSORSTATE_KERNEL=numpy to ask for NumPy",
+            TensorStateWarning,
+            stacklevel=4,
+        )
+    return name

@@ -10,16 +10,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+LARGEST_GROUP = 22
+
+
+def checked_integer(value: int, name: str) -> int:
+    """`value` as an int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {value!r}") from None
+
 
 def checked_width(n_neurons: int) -> int:
     """The number of neurons as an int of at least 1."""
-    try:
-        width = operator.index(n_neurons)
-    except TypeError:
-        raise TypeError(f"n_neurons must be an integer, not {n_neurons!r}") from None
+    width = checked_integer(n_neurons, "n_neurons")
     if width < 1:
         raise ValueError(f"n_neurons must be at least 1, not {width}")
     return width
+
+
+def checked_group_size(group_size: int) -> int:
+    """The number of neurons of a unit as an int of 1 to 22."""
+    size = checked_integer(group_size, "group_size")
+    if not 1 <= size <= LARGEST_GROUP:
+        raise ValueError(
+            f"group_size must be 1 to {LARGEST_GROUP}, not {size}: a unit of that many neurons has"
+            " 2**group_size counts"
+        )
+    return size
 
 
 def plain_array(values: ArrayLike, name: str) -> NDArray[Any]:

@@ -1,46 +1,25 @@
-// The counter: states in from any source, all or nothing; summaries out. Safe between threads.
+// The counter of distinct states: all or nothing of each call, and summaries of what was counted.
 #pragma once
 
 #include <algorithm>
 #include <memory>
-#include <mutex>
-#include <stdexcept>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "added_rows.hpp"
-#include "fork_gate.hpp"
-#include "kernels.hpp"
 #include "narrow.hpp"
-#include "packed_rows.hpp"
+#include "row_counter.hpp"
 #include "summaries.hpp"
 #include "wide.hpp"
 
 namespace tensorstate {
 
-class Counter {
-    template <class Use>
-    auto locked(Use use) const {
-        const InsideGate inside;
-        const std::lock_guard<std::mutex> lock(mutex_);
-        return use();
-    }
-
+class Counter final : public RowCounter {
   public:
     Counter(std::size_t neurons, const std::string& kernel)
-        : neurons_(neurons), kernel_(find_kernel(kernel)) {
-        if (kernel_ == nullptr) throw std::invalid_argument("this machine has no such kernel");
-        engine_ = make_engine();
-    }
+        : RowCounter(neurons, kernel), engine_(make_engine()) {}
 
-    void add_activations(const char* data, const std::vector<Axis>& positions, Axis channels,
-                         std::size_t item_bytes, bool folded, Firing firing) {
-        Activations source(*kernel_, data, positions, channels, item_bytes, folded, firing);
-        locked([&] { add(source); });
-    }
-
-    void add_packed(const std::uint8_t* rows, const std::uint64_t* counts, std::size_t size) {
+    void add_packed(const std::uint8_t* rows, const std::uint64_t* counts,
+                    std::size_t size) override {
         PackedRows source(*kernel_, rows, counts, size, neurons_);
         locked([&] { add(source); });
     }
@@ -58,7 +37,7 @@ class Counter {
         add(source);
     }
 
-    void reset() {
+    void reset() override {
         std::unique_ptr<Engine> empty = make_engine();
         locked([&] {
             engine_.swap(empty);
@@ -66,9 +45,8 @@ class Counter {
         });
     }
 
-    std::uint64_t states() const { return locked([&] { return states_; }); }
     std::size_t distinct() const { return locked([&] { return engine_->distinct(); }); }
-    std::size_t nbytes() const { return locked([&] { return engine_->nbytes(); }); }
+    std::size_t nbytes() const override { return locked([&] { return engine_->nbytes(); }); }
     Snapshot snapshot() const {
         return locked([&] { return sorted_snapshot(*engine_, neurons_); });
     }
@@ -127,7 +105,7 @@ class Counter {
     }
 
     // Where memory runs out, or what would be added is refused, what was added is taken back.
-    void add(Source& source) {
+    void add(Source& source) override {
         // Of counts the sum is known when they have been read.
         if (!source.counted()) exact_sum(states_, source.rows());
         if (!engine_->expect(source.rows())) throw std::bad_alloc();
@@ -154,11 +132,7 @@ class Counter {
         return states;
     }
 
-    const std::size_t neurons_;
-    const Kernel* const kernel_;
-    mutable std::mutex mutex_;
     std::unique_ptr<Engine> engine_;
-    std::uint64_t states_ = 0;
 };
 
 }  // namespace tensorstate

@@ -31,7 +31,20 @@ if hasattr(os, "register_at_fork"):
 Counted = tuple[NDArray[Any], NDArray[np.uint64]]
 
 
-class NumpyEngine:
+class _RowsEngine:
+    """Packs activations for engines that count rows."""
+
+    def add_rows(self, rows: NDArray[np.uint8], counts: NDArray[np.uint64] | None) -> None:
+        raise NotImplementedError
+
+    def add_firing(self, firing: Firing) -> None:
+        self.add_rows(pack_firing(firing), None)
+
+    def add_memory(self, memory: Memory, layout: Layout) -> None:
+        self.add_firing(layout.firing(memory.array()))
+
+
+class NumpyEngine(_RowsEngine):
     """Counts distinct states of `n_neurons` bits with sorting.
 
     States are held as keys whose sort order is that of their bytes: big-endian numbers up to 64
@@ -64,12 +77,6 @@ class NumpyEngine:
             self._n_waiting = 0
             self._n_states = 0
 
-    def add_firing(self, firing: Firing) -> None:
-        self.add_rows(pack_firing(firing), None)
-
-    def add_memory(self, memory: Memory, layout: Layout) -> None:
-        self.add_firing(layout.firing(memory.array()))
-
     def add_rows(self, rows: NDArray[np.uint8], counts: NDArray[np.uint64] | None) -> None:
         # Copies: another thread may write to what was given.
         rows = rows.copy()
@@ -83,8 +90,7 @@ class NumpyEngine:
             added, seen = _exact_sum(counts), counts > 0
             part = self._keys(rows)[seen], counts[seen]
         with _lock:
-            if self._n_states + added > _COUNT_MAX:
-                raise OverflowError("a counter holds at most 2**64 - 1 states")
+            _check_sum(self._n_states, added)
             parts = [*self._parts, part]
             waiting = self._n_waiting + len(part[0])
             if waiting > max(_ROWS_AT_ONCE, len(parts[0][0])):
@@ -131,6 +137,66 @@ class NumpyEngine:
         return np.ascontiguousarray(padded[:, : self._row_bytes])
 
 
+class NumpyGroupEngine(_RowsEngine):
+    """Counts the states of each unit of `group_size` neurons, at most `n_neurons`.
+
+    All units' counts are one array that is never written to, only replaced: what fails halfway
+    leaves it as it was.
+    """
+
+    def __init__(self, n_neurons: int, group_size: int) -> None:
+        self._n_neurons, self._width = n_neurons, group_size
+        self._n_units = -(-n_neurons // group_size)
+        left = n_neurons - (self._n_units - 1) * group_size
+        self._n_counts = ((self._n_units - 1) << group_size) + (1 << left)
+        if self._n_counts >= 2**60:  # of which NumPy says that the dimension is too large
+            raise MemoryError
+        self.reset()
+
+    @property
+    def n_states(self) -> int:
+        return int(self._tables[: 1 << self._width].sum())
+
+    @property
+    def nbytes(self) -> int:
+        return self._tables.nbytes
+
+    def reset(self) -> None:
+        self._tables = np.zeros(self._n_counts, np.uint64)
+
+    def add_rows(self, rows: NDArray[np.uint8], counts: NDArray[np.uint64] | None) -> None:
+        # Copies: another thread may write to what was given.
+        rows = rows.copy()
+        check_padding(rows, self._n_neurons)
+        times = np.ones(len(rows), np.uint64) if counts is None else counts.copy()
+        at_once = max(1, 2**19 // self._n_units)
+        with _lock:
+            _check_sum(self.n_states, _exact_sum(times))
+            tables = self._tables.copy()
+            for start in range(0, len(rows), at_once):
+                some = slice(start, start + at_once)
+                np.add.at(tables, self._places(rows[some]), times[some, None])
+            self._tables = tables
+
+    def add_tables(self, tables: NDArray[np.uint64], n_states: int) -> None:
+        with _lock:
+            _check_sum(self.n_states, n_states)
+            self._tables = self._tables + tables
+
+    def snapshot(self) -> tuple[NDArray[np.uint64], int]:
+        with _lock:
+            return self._tables.copy(), self.n_states
+
+    def _places(self, rows: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Where the count of each row's and unit's state stands: (rows, units)."""
+        bits = np.unpackbits(rows, axis=1, count=self._n_units * self._width, bitorder="little")
+        padded = np.zeros((len(rows), self._n_units, 32), np.uint8)
+        padded[:, :, : self._width] = bits.reshape(len(rows), self._n_units, self._width)
+        states = np.packbits(padded, axis=2, bitorder="little").view("<u4")[:, :, 0]
+        places: NDArray[np.int64] = states + (np.arange(self._n_units) << self._width)
+        return places
+
+
 def pack_firing(firing: Firing) -> NDArray[np.uint8]:
     """The packed states of all positions, in C order of the axes but the channels'."""
     keys = firing.bits
@@ -144,6 +210,30 @@ def pack_firing(firing: Firing) -> NDArray[np.uint8]:
         fires = keys - keys.dtype.type(firing.first) < firing.span
     n_positions = math.prod(keys.shape[:-1])
     return np.packbits(fires.reshape(n_positions, keys.shape[-1]), axis=1, bitorder="little")
+
+
+def pack_positions(
+    firing: Firing,
+    layout: Layout,
+    sample_axis: int | None,
+    places: NDArray[np.intp] | None,
+) -> NDArray[np.uint8]:
+    """The packed states of positions, sample after sample; see `_native.pack_positions`."""
+    bits = firing.bits
+    if sample_axis is None:
+        bits = bits[np.newaxis]
+    else:
+        bits = np.moveaxis(bits, layout.order.index(sample_axis), 0)
+    if places is not None:
+        if bits.ndim == 2:
+            bits = bits[:, np.newaxis]
+        grid = bits.shape[1:-1]
+        n_positions = math.prod(grid)
+        for place in places[(places < 0) | (places >= n_positions)]:
+            raise ValueError(f"place {place} is none of a sample's {n_positions} positions")
+        chosen: tuple[Any, ...] = np.unravel_index(places, grid)
+        bits = bits[(slice(None), *chosen)]
+    return pack_firing(firing._replace(bits=bits))
 
 
 def _merged(parts: list[Counted]) -> Counted:
@@ -162,6 +252,11 @@ def _exact_sum(counts: NDArray[np.uint64]) -> int:
     # Halves cannot wrap: there are far fewer than 2**32 rows.
     low = int((counts & np.uint64(0xFFFF_FFFF)).sum())
     return (int((counts >> np.uint64(32)).sum()) << 32) + low
+
+
+def _check_sum(n_states: int, added: int) -> None:
+    if n_states + added > _COUNT_MAX:
+        raise OverflowError("a counter holds at most 2**64 - 1 states")
 
 
 def pack_states(

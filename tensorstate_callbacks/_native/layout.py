@@ -171,10 +171,14 @@ class Layout(NamedTuple):
 
     def firing(self, activations: NDArray[Any]) -> Firing:
         """Say which bits fire, of activations of the kind that `layout_of` was asked for."""
+        bits = self.unsigned_array(activations).transpose(self.order)
+        return Firing(bits, self.folded, self.first, self.span)
+
+    def unsigned_array(self, activations: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
+        """The activations as unsigned integers: their own memory, in the machine's byte order."""
         if self.dtype is not None:
             activations = activations.astype(self.dtype)
-        bits = activations.view(self.unsigned).transpose(self.order)
-        return Firing(bits, self.folded, self.first, self.span)
+        return activations.view(self.unsigned)
 
 
 def layout_of(

@@ -44,7 +44,7 @@ _MOST_RANKS = 200
 
 
 def plot_layers(report: EvaluationView) -> "Figure":
-    """Draw each layer's efficiency as a bar under its ceiling.
+    """Draw each layer's efficiency as a bar under its ceiling, with its rate bound as a mark.
 
     Args:
         report: One evaluation.
@@ -70,14 +70,21 @@ def plot_layers(report: EvaluationView) -> "Figure":
     figure = new_figure(6 + 0.07 * max(map(len, labels)), 1.3 + height)
     axes = figure.subplots()
     low = layers_of_low_coverage(report.layers)
-    highest = [max(both) for both in layers.values()]
+    bounds = [report.layers[name].rate_bound for name in layers]
+    highest = [max(*both, bound or 0) for both, bound in zip(layers.values(), bounds, strict=True)]
     (_draw_outlines if many else _draw_bars)(axes, layers, low)
+    if any(bound is not None for bound in bounds):
+        where = [number for number, bound in enumerate(bounds) if bound is not None]
+        known = [bound for bound in bounds if bound is not None]
+        # In one piece: a mark for each layer would take longer than the rest of the figure.
+        axes.plot(known, where, "|", color=COLORS[1], markersize=9, label="rate bound")
     name_rows(axes, layers, height, fontsize=8 if many else 10)
     axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.set_xlim(0, 1.3 * max(highest) or 1.0)
     axes.set_xlabel(EFFICIENCY)
     note = f"\nhatched: coverage below {LOW_COVERAGE}" if low.keys() & layers.keys() else ""
-    axes.set_title(f"Efficiency of the layers (outline: ceiling){note}", fontsize=10)
+    marks = "outline: ceiling, |: rate bound" if any(bounds) else "outline: ceiling"
+    axes.set_title(f"Efficiency of the layers ({marks}){note}", fontsize=10)
     return figure
 
 

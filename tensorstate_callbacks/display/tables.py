@@ -41,19 +41,29 @@ class Column(NamedTuple):
 # Names as in LayerReport.metrics; a finished run may know `dead` and `always`, shares of neurons.
 COLUMNS: dict[str, Column] = {
     "n_neurons": Column("neurons", ",.0f", "neurons (channels): the bits of a state"),
-    "n_states": Column("states", ",.0f", "states seen, repetitions included"),
-    "n_distinct": Column("distinct", ",.0f", "distinct states seen"),
+    "group_size": Column("unit", ",.0f", "neurons of a unit, where the layer has several units"),
+    "n_states": Column("states", ",.0f", "states seen of a unit, repetitions included"),
+    "n_distinct": Column("distinct", ",.0f", "distinct states seen, of all units"),
     "n_singletons": Column("singletons", ",.0f", "states seen exactly once"),
     "coverage": Column(
         "coverage",
         ".4f",
         "Good-Turing estimate of how likely the next state is one already seen, share 0 to 1",
     ),
+    "mean_coverage": Column(
+        "mean cov.", ".4f", "mean coverage of the units; the other is the least"
+    ),
     "max_share": Column("max share", ".4f", "share of the most frequent state, 0 to 1"),
     "entropy": Column("entropy", ".3f", "entropy of the states, bits"),
     "efficiency": Column("efficiency", ".4f", "entropy per neuron, bits, 0 to 1"),
     "ceiling": Column("ceiling", ".4f", "highest efficiency that so few states can show, 0 to 1"),
+    "rate_bound": Column(
+        "rate bound", ".4f", "efficiency if the neurons fired independently at their rates, 0 to 1"
+    ),
     "ceiling_share": Column("reached", ".4f", "share of the ceiling that the efficiency reaches"),
+    "redundancy": Column(
+        "redundancy", ".4f", "share of the rate bound that is lost as neurons depend on each other"
+    ),
     "firing_rate": Column("firing", ".4f", "mean firing rate: share of neurons that fire, 0 to 1"),
     "n_never": Column("never", ",.0f", "neurons that never fired"),
     "n_always": Column("always", ",.0f", "neurons that fired in every state"),
@@ -63,21 +73,34 @@ COLUMNS: dict[str, Column] = {
 # What fits in a terminal.
 BRIEF = (
     "n_neurons",
+    "group_size",
     "n_states",
     "n_distinct",
     "efficiency",
     "ceiling",
+    "rate_bound",
     "ceiling_share",
     "coverage",
     "n_never",
 )
 # All of it, in two tables of which each fits.
-OF_STATES = ("n_neurons", "n_states", "n_distinct", "n_singletons", "coverage", "max_share")
+OF_STATES = (
+    "n_neurons",
+    "group_size",
+    "n_states",
+    "n_distinct",
+    "n_singletons",
+    "coverage",
+    "mean_coverage",
+    "max_share",
+)
 OF_NEURONS = (
     "entropy",
     "efficiency",
     "ceiling",
+    "rate_bound",
     "ceiling_share",
+    "redundancy",
     "firing_rate",
     "n_never",
     "n_always",

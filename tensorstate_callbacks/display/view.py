@@ -22,6 +22,10 @@ class LayerView(Protocol):
         """The highest efficiency that so few states can show; None where it isn't known."""
 
     @property
+    def rate_bound(self) -> float | None:
+        """Efficiency if the neurons fired independently, 0 to 1; None where it isn't known."""
+
+    @property
     def coverage(self) -> float | None:
         """Good-Turing coverage, share 0 to 1; None where it isn't known."""
 

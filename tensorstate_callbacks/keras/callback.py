@@ -19,7 +19,7 @@ from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.loggers.tensorboard import check_drawing
 from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.recording.callback import RecordingCallback
-from tensorstate_callbacks.recording.recorder import PassInfo
+from tensorstate_callbacks.recording.pass_counts import PassInfo
 
 
 class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):

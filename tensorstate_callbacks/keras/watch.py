@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError, WarnOnce, list_some
@@ -14,7 +13,7 @@ from tensorstate_callbacks.keras.backends import WeakObserver, current_backend
 from tensorstate_callbacks.keras.layers import account_weights
 from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site, guess_message
 from tensorstate_callbacks.keras.probes import Call, Probe, is_padded
-from tensorstate_callbacks.recording.channel_axis import ChannelAxis, folded
+from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import uncovered_message
@@ -114,7 +113,9 @@ class Watch:
 
     def start_recording(self) -> None:
         """Count what the probes see from now on, and nothing of what they have seen."""
-        self.recorder = Recorder(self.names(), threshold=self._settings.threshold)
+        self.recorder = Recorder(
+            self.names(), threshold=self._settings.threshold, sampling=self._settings.sampling()
+        )
 
     def new_flow(self) -> AxisFlow | None:
         """Return what to note the axes of tensors in, None where all is known that is needed."""
@@ -195,21 +196,17 @@ class Watch:
         recorder = self.recorder
         if recorder is None or not self.step.active or site.name in self._dropped:
             return
-        axes: Any = decided.axes
         shape = getattr(activations, "shape", None)
         try:
             if shape is not None:
                 self._axes.check_size(site, decided, tuple(shape))
-            if len(axes) > 1:
-                activations, axes = folded(np.asarray(activations), axes)
-            else:
-                axes = axes[0]
         except ValueError as error:
             recorder.error = recorder.error or _ChangingSizeError(
                 f"layer {site.name!r} could not be counted: {error}"
             )
             return
-        recorder.observe_later(site.name, activations, axes)
+        axes = tuple(decided.axes)
+        recorder.observe_later(site.name, activations, axes if len(axes) > 1 else axes[0])
 
     def _gone(self) -> set[str]:
         """Return the probes that make outputs, or have no neurons in any call."""

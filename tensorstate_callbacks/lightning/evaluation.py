@@ -9,7 +9,9 @@ from tensorstate_callbacks.lightning.logged_metrics import FreshMetrics
 from tensorstate_callbacks.lightning.ranks import Ranks
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.overrides import Overrides
-from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
+from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
+from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.torch.activations import count_samples
 from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples
 from tensorstate_callbacks.torch.distributed.ranks import describe_doubts
 from tensorstate_callbacks.torch.record import Recording
@@ -99,7 +101,7 @@ class WatchedEvaluation:
             return original(*args, **kwargs)
         # Taken, so that a step that calls itself is counted as a whole.
         self._batch = None
-        self._recording.resume(batch.samples)
+        self._recording.resume(batch.samples, count_samples(args, kwargs))
         try:
             return original(*args, **kwargs)
         finally:

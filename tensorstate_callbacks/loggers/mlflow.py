@@ -22,7 +22,10 @@ from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
 # What MLflow takes of a parameter; names beyond it are in the table of layers.
 _MAX_LENGTH = 6000
-_SETTINGS = ("beta", "threshold", "alpha", "method", "every_n_epochs", "attach_to", "exclude")
+_SETTINGS = (
+    *("beta", "threshold", "alpha", "group_size", "positions", "max_memory"),
+    *("method", "every_n_epochs", "attach_to", "exclude"),
+)
 
 
 def active_run() -> RunPlace | None:

@@ -66,12 +66,10 @@ def entropy_interval(
     Source: jackknife standard error: S. Zahl, Ecology 58 (1977) 907-913. The larger of the two
     estimators: E. Marcon, "Practical estimation of diversity from abundance data" (2015).
     """
-    z = _quantile(level)
+    z = normal_quantile(level)
     least = estimate_entropy(spectrum, "grassberger", max_bits=max_bits)
     estimate = max(least, estimate_entropy(spectrum, "chao-shen", max_bits=max_bits))
-    observations = spectrum.n_states
-    if n_samples is not None:
-        observations = min(observations, _count("n_samples", n_samples))
+    observations = n_observations(spectrum.n_states, n_samples)
     if observations == 1:
         return Interval(estimate, 0.0, max_bits)
     error = z * math.sqrt(_variance(spectrum) / (observations - 1))
@@ -98,7 +96,7 @@ def accuracy_interval(accuracy: float, level: float = 0.95, *, n_samples: int) -
     """
     if not 0 <= accuracy <= 1:
         raise ValueError(f"the accuracy must be a share, 0 to 1; got {accuracy}")
-    n, z2 = _count("n_samples", n_samples), _quantile(level) ** 2
+    n, z2 = _count("n_samples", n_samples), normal_quantile(level) ** 2
     centre = (accuracy + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (accuracy * (1 - accuracy) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     # Rounding must not leave the accuracy itself outside, or pass 0 and 1.
@@ -134,7 +132,21 @@ def _variance(spectrum: Spectrum) -> float:
     return math.fsum(share * (bits - mean) ** 2 for share, bits in terms)
 
 
-def _quantile(level: float) -> float:
+def n_observations(n_states: int, n_samples: int | None) -> int:
+    """Return how many states count as independent; see `entropy_interval`.
+
+    Raises:
+        ValueError: `n_samples` is below 1.
+    """
+    return n_states if n_samples is None else min(n_states, _count("n_samples", n_samples))
+
+
+def normal_quantile(level: float) -> float:
+    """Return how many standard errors an interval reaches to each side.
+
+    Raises:
+        ValueError: `level` is not between 0 and 1.
+    """
     if not 0 < level < 1:
         raise ValueError(f"level, how often an interval is to hold, must be in 0...1; got {level}")
     return NormalDist().inv_cdf((1 + level) / 2)

@@ -6,11 +6,13 @@ from typing import Any, ClassVar, Literal
 
 from tensorstate_callbacks.errors import StatesNotAvailableError, WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
+from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
+from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
+from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
-from tensorstate_callbacks.reports.layer_report import describe_low_coverage
+from tensorstate_callbacks.reports.limits import describe_low_coverage
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
 
@@ -37,6 +39,9 @@ class RecordingCallback:
         accuracy: Accuracy = None,
         threshold: float = 0.0,
         alpha: float = 1,
+        group_size: int | None = None,
+        positions: int | None = None,
+        max_memory: float | None = None,
         channel_axis: ChannelAxis = None,
         every_n_epochs: int = 1,
         prefix: str = "",
@@ -60,6 +65,14 @@ class RecordingCallback:
                 `sparse_categorical_accuracy`...). Share 0 to 1.
             threshold: A neuron fires where its activation is above it; finite.
             alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
+            group_size: Neurons of a unit, 1 to 22: so many neighbouring neurons of a layer are one,
+                and the layer's entropy is the sum of theirs. Of small units few states suffice,
+                whatever the width of the layer. None makes the layer one unit, as in the paper.
+            positions: At most that many positions of each sample (pixels, tokens) are read, spread
+                evenly; which ones depends on the shape of the layer's output only. None reads all.
+            max_memory: Bytes that the counters of one evaluation may hold together. Where it is
+                short, the layers that need most are read at fewer positions, and a warning names
+                them. None is a quarter of the machine's memory, `math.inf` no limit.
             channel_axis: Axis of the neurons in the layers' tensors, batch axis included, where it
                 isn't the one that layers and the way of the data tell: an axis; a tuple of axes
                 that are one unit together, as heads and their size `(-2, -1)`; a mapping of layer
@@ -69,8 +82,10 @@ class RecordingCallback:
             prefix: Put before the metrics' names: `"x_"` gives `val_x_aiq`. Several callbacks of
                 one fit need different ones.
             layer_metrics: True logs each layer's efficiency, False nothing of the layers; or names
-                of metrics. Shares 0 to 1: `"efficiency"`, `"coverage"`, `"ceiling"`,
-                `"ceiling_share"` (of the ceiling, what the efficiency reaches), `"dead"` and
+                of metrics. Shares 0 to 1: `"efficiency"`, `"ceiling"`, `"ceiling_share"` (of the
+                ceiling, what the efficiency reaches), `"rate_bound"` (the efficiency if neurons
+                fired independently), `"redundancy"` (of the rate bound, what is lost),
+                `"coverage"` (of units, the smallest) and `"mean_coverage"`, `"dead"` and
                 `"always"` (neurons that never and that always fired), `"firing_rate"`,
                 `"max_share"` (of the most frequent state). Numbers of states: `"states"`,
                 `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
@@ -94,6 +109,9 @@ class RecordingCallback:
         self.accuracy = accuracy
         self.threshold = threshold
         self.alpha = alpha
+        self.group_size = group_size
+        self.positions = positions
+        self.max_memory = max_memory
         self.channel_axis = channel_axis
         self.every_n_epochs = every_n_epochs
         self.prefix = prefix
@@ -204,6 +222,8 @@ def conclude(
         raise recorder.error
     else:
         counts = recorder.counts()
+    if counts.thinned:
+        warn(f"memory {sorted(counts.thinned)}", describe_thinned(counts.thinned))
     unseen = counts.unseen()
     if counts.probes and before is not None:
         # What the report before had is told of as a change.

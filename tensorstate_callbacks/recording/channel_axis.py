@@ -115,5 +115,20 @@ def folded(activations: Any, axis: Axis) -> tuple[Any, int]:
     return moved.reshape(*(shape[each] for each in rest), n_neurons(axis, shape)), -1
 
 
+def folded_sample_axis(sample_axis: int | None, axis: Axis, shape: Sequence[int]) -> int | None:
+    """Return where `folded` puts the axis of the samples; None where there is none.
+
+    Example:
+        >>> folded_sample_axis(1, (0, 3), (8, 5, 2, 4)), folded_sample_axis(0, 0, (8, 5))
+        (0, None)
+    """
+    if sample_axis is None:
+        return None
+    axes, samples = normal_axes(axis, shape), sample_axis % len(shape)
+    if samples in axes:
+        return None
+    return samples if isinstance(axis, int) else samples - sum(each < samples for each in axes)
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

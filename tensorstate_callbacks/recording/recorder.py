@@ -1,98 +1,31 @@
-"""Count the states of named probes over one evaluation pass, in one process or in several."""
+"""Count the states of named probes over one evaluation pass."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.recording.channel_axis import Axis, folded
-from tensorstate_callbacks.reports.layer_report import LayerReport
+from tensorstate_callbacks.recording.budget import WHOLE, Budget, Sampling
+from tensorstate_callbacks.recording.channel_axis import (
+    Axis,
+    folded,
+    folded_sample_axis,
+    n_neurons,
+    normal_axes,
+)
+from tensorstate_callbacks.recording.pass_counts import (
+    PassCounts,
+    PassInfo,
+    Width,
+    name_widths,
+)
+from tensorstate_callbacks.recording.probe_counter import Counter, ProbeCounter
 from tensorstate_callbacks.reports.report import EfficiencyReport
-from tensorstate_callbacks.states.counter import Memory, StateCounter
-from tensorstate_callbacks.states.spectrum import Spectrum, add_spectra
-
-Entry = TypeVar("Entry")
-Name = TypeVar("Name")
-
-
-class Width(NamedTuple):
-    """What a counter is for: a probe, and a number of neurons that it was seen with."""
-
-    probe: str
-    n_neurons: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PassInfo:
-    """What a report says of its pass besides the layers.
-
-    Args:
-        accuracy: Accuracy on the same data, share 0 to 1; None where there is none.
-        alpha: Order of the Rényi entropy; 1 is Shannon's.
-        beta: Weight of accuracy in aIQ, above 0.
-        epoch: Epoch the pass belongs to, counted from 0.
-        step: Training steps made before the pass.
-        stage: First part of the metric keys.
-    """
-
-    accuracy: float | None = None
-    alpha: float = 1
-    beta: float = 2
-    epoch: int | None = None
-    step: int | None = None
-    stage: str = "val"
-
-
-class ProbeCounts(NamedTuple):
-    """What was counted of one probe with one number of neurons.
-
-    Attributes:
-        spectrum: Frequency spectrum of the states; of several processes, of each one's own share.
-        fired: How often each neuron fired in the states that this process counted, shape
-            `(n_neurons,)`, uint64.
-    """
-
-    spectrum: Spectrum
-    fired: npt.NDArray[np.uint64]
-
-
-class PassCounts(NamedTuple):
-    """What was counted in one evaluation pass: all that a report depends on.
-
-    Attributes:
-        names: All probes.
-        probes: Of each probe that saw a state, and each number of neurons that it saw them with,
-            in forward order.
-    """
-
-    names: tuple[str, ...]
-    probes: Mapping[Width, ProbeCounts]
-
-    def seen(self) -> list[str]:
-        """Return the probes that have seen a state, in forward order."""
-        return list(dict.fromkeys(width.probe for width in self.probes))
-
-    def unseen(self) -> list[str]:
-        """Return the probes that have seen none."""
-        seen = set(self.seen())
-        return [name for name in self.names if name not in seen]
-
-    def report(self, info: PassInfo) -> EfficiencyReport:
-        """Return the report of all probes that saw a state; see `Recorder.report`."""
-        layers = {
-            name: LayerReport.from_spectrum(name, counts.spectrum, counts.fired, info.alpha)
-            for name, counts in name_widths(self.probes).items()
-        }
-        if not layers:
-            raise ProbeError(
-                f"no probe saw any activations: {', '.join(self.names)}. Run the model on "
-                "some data while recording, and attach to layers that it calls."
-            )
-        return EfficiencyReport(layers=layers, **vars(info))
+from tensorstate_callbacks.states.counter import Memory
+from tensorstate_callbacks.states.row_counter import memory_or_array
 
 
 class Recorder:
@@ -106,25 +39,39 @@ class Recorder:
         names: Names of the probes, in any order: reports list them in the order in which they
             first observed something, which is that of the forward pass.
         threshold: A neuron fires where its activation is above it; finite.
+        sampling: What is a unit, which positions are read, and how much memory there is.
 
     Attributes:
         error: The first error that `observe_later` kept, or None.
+        budget: Shares the memory out among the probes; None where there is no limit.
     """
 
-    def __init__(self, names: Iterable[str], *, threshold: float = 0.0) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        *,
+        threshold: float = 0.0,
+        sampling: Sampling = WHOLE,
+    ) -> None:
         self.names = tuple(names)
         self._threshold = threshold
-        self._counters: dict[Width, StateCounter] = {}
+        self._sampling = sampling
+        self.budget = None if sampling.max_memory is None else Budget(sampling.max_memory)
+        self._counters: dict[Width, ProbeCounter] = {}
         self._dropped: frozenset[str] = frozenset()
         self.error: ProbeError | None = None
 
     @property
-    def counters(self) -> Mapping[str, StateCounter]:
+    def counters(self) -> Mapping[str, Counter]:
         """Counter of each probe, in the order in which they were first reached, read-only."""
         return MappingProxyType(name_widths(self.by_width()))
 
-    def by_width(self) -> dict[Width, StateCounter]:
+    def by_width(self) -> dict[Width, Counter]:
         """Return the counter of each probe and number of neurons, in the order of `counters`."""
+        return {width: counter.counter for width, counter in self.probe_counters().items()}
+
+    def probe_counters(self) -> dict[Width, ProbeCounter]:
+        """Return what counts each probe and number of neurons, in the order of `counters`."""
         # A copy: another thread may be adding a probe's first batch.
         return {
             width: counter
@@ -144,7 +91,9 @@ class Recorder:
         self.names = tuple(name for name in self.names if name not in gone)
         # In place: another thread may be adding a probe's first batch.
         for width in [width for width in list(self._counters) if width.probe in gone]:
-            self._counters.pop(width, None)
+            counter = self._counters.pop(width, None)
+            if counter is not None and self.budget is not None:
+                self.budget.leave(counter)
 
     def observe(
         self,
@@ -152,6 +101,7 @@ class Recorder:
         activations: npt.ArrayLike | Memory,
         channel_axis: Axis,
         *,
+        sample_axis: int | None = 0,
         bfloat16: bool = False,
     ) -> None:
         """Count the states of one batch.
@@ -160,18 +110,28 @@ class Recorder:
             name: The probe.
             activations: Activations of any shape; see `StateCounter.update`.
             channel_axis: The axis of the neurons, or several that are one unit; may be negative.
+            sample_axis: The axis of the samples; None where there is one sample.
             bfloat16: The activations are the bits of bfloat16 numbers as 16-bit integers.
 
         Raises:
-            ProbeError: They can't be counted: a type that can't fire, no such axis, no memory. The
-                batch isn't counted, what was counted before stays.
+            ProbeError: They can't be counted: a type that can't fire, no such axis. The batch isn't
+                counted, what was counted before stays.
         """
         if name in self._dropped:
             return
         try:
-            array, axis = _on_one_axis(activations, channel_axis)
-            counter = self._counter(name, array.shape, axis)
-            counter.update(array, axis, self._threshold, bfloat16=bfloat16)
+            if not hasattr(activations, "shape"):
+                activations = np.asarray(activations)
+            counter = self._counter(name, activations.shape, channel_axis)
+            samples = folded_sample_axis(sample_axis, channel_axis, activations.shape)
+            try:
+                array, axis = _on_one_axis(activations, channel_axis)
+            except MemoryError:
+                taken = {*normal_axes(channel_axis, activations.shape), sample_axis}
+                sizes = enumerate(activations.shape)
+                counter.give_up(tuple(size for axis, size in sizes if axis not in taken))
+                return
+            counter.update(array, axis, self._threshold, sample_axis=samples, bfloat16=bfloat16)
         except KeyError:
             raise
         except Exception as error:
@@ -186,7 +146,7 @@ class Recorder:
 
     def seen(self) -> list[str]:
         """Return the probes that have seen a state, in forward order."""
-        return list(dict.fromkeys(w.probe for w, c in self.by_width().items() if c.n_states))
+        return list(dict.fromkeys(w.probe for w, c in self.probe_counters().items() if c.has_seen))
 
     def unseen(self) -> list[str]:
         """Return the probes that have seen none."""
@@ -204,86 +164,43 @@ class Recorder:
             raise self.error
         return self.counts().report(PassInfo() if info is None else info)
 
+    def thinned(self) -> dict[str, tuple[int, int]]:
+        """Return what `PassCounts.thinned` says of the pass so far."""
+        counters = self.probe_counters()
+        if self.budget is not None:
+            self.budget.finish()
+        return name_widths({w: c.thinned for w, c in counters.items() if c.thinned is not None})
+
     def counts(self) -> PassCounts:
         """Return what was counted so far; `error` isn't raised."""
-        seen = {width: counter for width, counter in self.by_width().items() if counter.n_states}
+        thinned = self.thinned()
+        counters = {w: c for w, c in self.probe_counters().items() if c.has_seen}
+        left_out = {w.probe for w, c in counters.items() if c.level is None}
         return PassCounts(
-            self.names, {width: ProbeCounts(c.spectrum(), c.fired()) for width, c in seen.items()}
+            tuple(name for name in self.names if name not in left_out),
+            {w: c.counter for w, c in counters.items() if c.level is not None},
+            thinned,
         )
 
-    def _counter(self, name: str, shape: tuple[int, ...], channel_axis: int) -> StateCounter:
+    def _counter(self, name: str, shape: tuple[int, ...], channel_axis: Axis) -> ProbeCounter:
         if not shape:
             raise ValueError(f"activations need an axis of neurons; got shape {shape}")
-        if not -len(shape) <= channel_axis < len(shape):
-            raise ValueError(
-                f"its activations, of shape {tuple(shape)}, have no axis {channel_axis}"
-            )
-        width = Width(name, shape[channel_axis])
+        width = Width(name, n_neurons(channel_axis, shape))
         counter = self._counters.get(width)
         return self._new_counter(width) if counter is None else counter
 
-    def _new_counter(self, width: Width) -> StateCounter:
+    def _new_counter(self, width: Width) -> ProbeCounter:
         if width.probe not in self.names:
             raise KeyError(f"no probe is named {width.probe!r}; there are {', '.join(self.names)}")
         width = Width(width.probe, int(width.n_neurons))
+        counter = ProbeCounter(width.n_neurons, self._sampling, self.budget)
         # One step, without a lock that an interrupt could leave: all threads get the same.
-        return self._counters.setdefault(width, StateCounter(width.n_neurons))
-
-
-def name_widths(entries: Mapping[Width, Entry]) -> dict[str, Entry]:
-    """Return entries by names: the probe's, followed by its width where it has several.
-
-    Example:
-        >>> name_widths({Width("relu", 6): "a", Width("conv", 6): "b", Width("relu", 12): "c"})
-        {'relu@6': 'a', 'conv': 'b', 'relu@12': 'c'}
-    """
-    probes = [width.probe for width in entries]
-    named: dict[str, Entry] = {}
-    for width, entry in entries.items():
-        name = width.probe
-        if probes.count(name) > 1:
-            name = f"{name}@{width.n_neurons}"
-            while name in probes:
-                name += "'"  # A layer is really called so.
-        named[name] = entry
-    return named
-
-
-def merge_orders(orders: Iterable[Iterable[Name]]) -> list[Name]:
-    """Return the names of several processes in one fixed order.
-
-    Args:
-        orders: The names that each process has, in its order: that of the lowest one counts.
-
-    Example:
-        >>> merge_orders([[], ["a", "c"], ["b", "a", "c"]])
-        ['a', 'c', 'b']
-    """
-    return list(dict.fromkeys(name for order in orders for name in order))
-
-
-def merge_ranks(names: Iterable[str], shares: Mapping[Width, Iterable[ProbeCounts]]) -> PassCounts:
-    """Add up what several processes counted in one pass.
-
-    Args:
-        names: All probes, seen or not.
-        shares: For each probe and number of neurons that some process saw, in forward order, what
-            each process counted.
-
-    Returns:
-        The pass, as one process would have recorded it: exactly, since all is integers.
-    """
-    merged = {}
-    for width, parts in shares.items():
-        parts = list(parts)
-        fired = np.stack([part.fired for part in parts]).sum(axis=0, dtype=np.uint64)
-        merged[width] = ProbeCounts(add_spectra(part.spectrum for part in parts), fired)
-    return PassCounts(tuple(names), merged)
+        taken = self._counters.setdefault(width, counter)
+        if taken is counter and self.budget is not None:
+            self.budget.join(counter)
+        return taken
 
 
 def _on_one_axis(activations: Any, axis: Axis) -> tuple[Any, int]:
-    if not hasattr(activations, "shape"):
-        activations = np.asarray(activations)
-    if isinstance(axis, int):
-        return activations, axis
-    return folded(np.asarray(activations), axis)
+    array = memory_or_array(activations)
+    return (array, axis) if isinstance(axis, int) else folded(np.asarray(array), axis)

@@ -7,7 +7,9 @@ from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 from tensorstate_callbacks.metrics.efficiency import check_beta
+from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_channel_axis
+from tensorstate_callbacks.recording.machine_memory import machine_memory
 from tensorstate_callbacks.recording.selection import Patterns, check_patterns
 from tensorstate_callbacks.reports.metric_keys import check_layer_metrics
 from tensorstate_callbacks.states.spectrum import check_alpha
@@ -15,11 +17,13 @@ from tensorstate_callbacks.states.spectrum import check_alpha
 Method: TypeAlias = Literal["after", "before", "both"]
 Accuracy: TypeAlias = str | Callable[[Mapping[str, Any]], float | None] | None
 
+MOST_IN_GROUP = 22
 METHODS = ("after", "before", "both")
 MISSING_ACCURACY = ("warn", "ignore", "raise")
 LOG_EXTRAS = ("charts", "figures", None)
-# Which layers are probed shows in the probes' names; what is shown may differ from rank to rank.
-_NOT_COMPARED = ("attach_to", "exclude", "layer_metrics", "log_extras")
+# Which layers are probed shows in the probes' names; what is shown may differ from rank to rank,
+# and so may the machines.
+_NOT_COMPARED = ("attach_to", "exclude", "layer_metrics", "log_extras", "max_memory")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,10 @@ class Settings:
         accuracy: Log key of the accuracy, a callable on the logs, or None for the usual names.
         threshold: A neuron fires where its activation is above it; finite.
         alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
+        group_size: Neurons of a unit, 1 to 22; None makes each layer one unit.
+        positions: At most that many positions of each sample are read, at least 1; None reads all.
+        max_memory: Bytes that the counters may hold together, at least 1, or infinity; None is a
+            quarter of the machine's memory.
         every_n_epochs: Record in the evaluation of every n-th epoch only, at least 1.
         prefix: Put before the metrics' names.
         layer_metrics: Metrics logged for each layer; see `metric_keys.check_layer_metrics`.
@@ -53,6 +61,9 @@ class Settings:
     accuracy: Accuracy = None
     threshold: float = 0.0
     alpha: float = 1
+    group_size: int | None = None
+    positions: int | None = None
+    max_memory: float | None = None
     every_n_epochs: int = 1
     prefix: str = ""
     layer_metrics: bool | Sequence[str] = True
@@ -78,13 +89,26 @@ class Settings:
         if not isinstance(self.prefix, str):
             raise TypeError(f"prefix takes a string; got {self.prefix!r}")
         check_channel_axis(self.channel_axis)
-        n = self.every_n_epochs
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"every_n_epochs must be a whole number of at least 1; got {n!r}")
+        _check_number("every_n_epochs", self.every_n_epochs)
+        if self.group_size is not None:
+            _check_number("group_size", self.group_size, MOST_IN_GROUP)
+        if self.positions is not None:
+            _check_number("positions", self.positions)
+        if self.max_memory is not None and self.max_memory != math.inf:
+            _check_number("max_memory, in bytes,", self.max_memory)
 
     def is_due(self, epoch: int) -> bool:
         """Tell whether the evaluation of `epoch`, counted from 0, is to be recorded."""
         return (epoch + 1) % self.every_n_epochs == 0
+
+    def sampling(self) -> Sampling:
+        """Return what of a layer's states is counted."""
+        most: int | None
+        if self.max_memory is None:
+            most = machine_memory() // 4
+        else:
+            most = None if self.max_memory == math.inf else int(self.max_memory)
+        return Sampling(self.group_size, self.positions, most)
 
     def comparable(self) -> dict[str, str]:
         """Return what processes that merge their counts must have in common, as texts."""
@@ -140,6 +164,17 @@ def _real(argument: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{argument} must be a number; got {value!r}") from None
+
+
+def _check_number(argument: str, value: object, most: int | None = None) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or value < 1
+        or value > (most or value)
+    ):
+        up_to = "at least 1" if most is None else f"1 to {most}"
+        raise ValueError(f"{argument} must be a whole number, {up_to}; got {value!r}")
 
 
 def _check_choice(argument: str, value: Any, choices: Sequence[str | None]) -> None:

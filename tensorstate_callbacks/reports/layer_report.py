@@ -1,4 +1,4 @@
-"""The metrics of one layer in one evaluation, and what limits those of several."""
+"""The metrics of one layer in one evaluation."""
 
 import dataclasses
 import math
@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tensorstate_callbacks.display.view import LOW_COVERAGE, layers_of_low_coverage
 from tensorstate_callbacks.errors import StatesNotAvailableError
 from tensorstate_callbacks.metrics.efficiency import efficiency
 from tensorstate_callbacks.metrics.entropy import Estimator, estimate_entropy, spectrum_entropy
 from tensorstate_callbacks.metrics.intervals import Interval, efficiency_interval
+from tensorstate_callbacks.metrics.units import (
+    UnitMetrics,
+    independent_entropy,
+    sum_of,
+    unit_sizes,
+)
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 
@@ -20,26 +25,36 @@ from tensorstate_callbacks.states.spectrum import Spectrum
 class LayerReport:
     """Firing states of one layer over one evaluation pass.
 
+    The layer is one unit of neurons, as in the paper, or parts of it are units by themselves.
+
     Attributes:
         name: The layer's name; `<name>.input` if its input was probed.
-        n_neurons: Neurons (channels), the bits of a state.
-        n_states: States seen, repetitions included (positions times samples).
-        n_distinct: Distinct states seen.
-        n_singletons: States seen exactly once.
-        entropy: Entropy of the states, bits.
+        n_neurons: Neurons (channels) of the layer.
+        n_states: States seen of each unit, repetitions included (positions times samples).
+        n_distinct: Distinct states seen, of all units together.
+        n_singletons: States seen exactly once, of all units together.
+        entropy: Entropy of the states, bits; the sum over the units.
         efficiency: `entropy / n_neurons`, share 0 to 1.
-        ceiling: The highest efficiency that so few states can show,
-            `min(n_neurons, log2(n_states)) / n_neurons`, share 0 to 1.
+        ceiling: The highest efficiency that so few states can show, share 0 to 1:
+            `min(n_neurons, log2(n_states)) / n_neurons`; of units of g neurons the sum of their
+            `min(g, log2(n_states))` by `n_neurons`.
         coverage: Good-Turing estimate of the probability that the next state is one already seen,
-            `1 - n_singletons / n_states`, share 0 to 1. Where it is low, the efficiency says more
-            about the number of samples than about the layer.
+            `1 - n_singletons / n_states`, share 0 to 1; of several units the smallest. Where it is
+            low, the efficiency says more about the number of samples than about the layer.
         firing_rate: Share of neuron-state pairs that fired, 0 to 1.
         n_never: Neurons that fired in no state.
         n_always: Neurons that fired in every state.
+        rate_bound: What the efficiency would be if the neurons fired independently at their
+            rates, share 0 to 1: the efficiency of units of one neuron, and never less than that
+            of larger ones (by Shannon entropy).
         spectrum: How many distinct states were seen once, twice, three times...; what estimates
-            and rank-abundance curves are made from; read-only. None in a report from a checkpoint
-            that has only its metrics.
-        largest: How often the most frequent state was seen; of the spectrum, where there is one.
+            and rank-abundance curves are made from; read-only. None where the units are smaller
+            than the layer, and in a report from a checkpoint that has only its metrics.
+        largest: How often the most frequent state was seen; of several units the sum of theirs.
+        group_size: Neurons of a unit, the last one may have fewer; None where it is the layer.
+        mean_coverage: As `coverage`, the mean of the units.
+        units: What is known of each unit, where they are smaller than the layer; None in a report
+            from a checkpoint that has only its metrics.
     """
 
     name: str
@@ -54,8 +69,12 @@ class LayerReport:
     firing_rate: float
     n_never: int
     n_always: int
+    rate_bound: float
     spectrum: Spectrum | None
     largest: int = 0
+    group_size: int | None = None
+    mean_coverage: float = 0.0
+    units: UnitMetrics | None = None
 
     def __post_init__(self) -> None:
         if self.spectrum is not None:
@@ -73,31 +92,80 @@ class LayerReport:
 
     @classmethod
     def from_spectrum(
-        cls, name: str, spectrum: Spectrum, fired: npt.NDArray[np.uint64], alpha: float = 1
+        cls,
+        name: str,
+        spectrum: Spectrum,
+        fired: npt.NDArray[np.uint64],
+        alpha: float = 1,
+        *,
+        group_size: int | None = None,
     ) -> "LayerReport":
-        """Compute the metrics of one layer.
+        """Compute the metrics of a layer that is one unit.
 
         Args:
             name: The layer's name.
             spectrum: Frequency spectrum of its states.
             fired: How often each neuron fired, shape `(n_neurons,)`, uint64.
             alpha: Order of the Rényi entropy.
+            group_size: Neurons that a unit was to have, where there are no more.
 
         Raises:
             ValueError: No state was seen, or `alpha` is negative or NaN.
         """
-        n_states = spectrum.n_states
+        entropy = spectrum_entropy(spectrum, alpha)
         return cls.from_metrics(
             name,
             len(fired),
-            n_states=n_states,
+            n_states=spectrum.n_states,
             n_distinct=spectrum.n_distinct,
             n_singletons=spectrum.n_singletons,
-            entropy=spectrum_entropy(spectrum, alpha),
-            firing_rate=sum(fired.tolist()) / (len(fired) * n_states),
-            n_never=int(np.count_nonzero(fired == 0)),
-            n_always=int(np.count_nonzero(fired == n_states)),
+            entropy=entropy,
             spectrum=spectrum,
+            group_size=group_size,
+            **_of_neurons(fired, spectrum.n_states, alpha),
+        )
+
+    @classmethod
+    def from_tables(
+        cls,
+        name: str,
+        tables: npt.NDArray[np.uint64],
+        group_size: int,
+        fired: npt.NDArray[np.uint64],
+        alpha: float = 1,
+    ) -> "LayerReport":
+        """Compute the metrics of a layer whose units are groups of its neurons.
+
+        Args:
+            name: The layer's name.
+            tables: How often each unit was in each of its states; see `GroupCounter.tables`.
+            group_size: Neurons of each unit but the last, which may have fewer.
+            fired: How often each neuron fired, shape `(n_neurons,)`, uint64.
+            alpha: Order of the Rényi entropy.
+
+        Raises:
+            ValueError: No state was seen, or `alpha` is negative or NaN.
+        """
+        n_neurons = len(fired)
+        if group_size >= n_neurons:
+            spectrum = Spectrum.from_counts(tables)
+            return cls.from_spectrum(name, spectrum, fired, alpha, group_size=group_size)
+        units = UnitMetrics.of_tables(tables, n_neurons, group_size, alpha)
+        n_states = int(tables[: 1 << group_size].sum())
+        coverages = 1 - units.n_singletons / n_states
+        return cls.from_metrics(
+            name,
+            n_neurons,
+            n_states=n_states,
+            n_distinct=int(units.n_distinct.sum()),
+            n_singletons=int(units.n_singletons.sum()),
+            entropy=sum_of(units.entropy),
+            group_size=group_size,
+            units=units,
+            largest=int(units.largest.sum()),
+            coverage=float(coverages.min()),
+            mean_coverage=sum_of(coverages) / len(coverages),
+            **_of_neurons(fired, n_states, alpha),
         )
 
     @classmethod
@@ -109,10 +177,16 @@ class LayerReport:
         n_states: int,
         n_singletons: int,
         entropy: float,
-        spectrum: Spectrum | None = None,
+        group_size: int | None = None,
+        coverage: float | None = None,
+        mean_coverage: float | None = None,
         **others: Any,
     ) -> "LayerReport":
         """Compute what follows from the metrics that don't follow from others."""
+        sizes = unit_sizes(n_neurons, group_size or n_neurons).tolist()
+        most = math.log2(n_states)
+        if coverage is None:
+            coverage = mean_coverage = 1 - n_singletons / n_states
         return cls(
             name=name,
             n_neurons=n_neurons,
@@ -120,11 +194,17 @@ class LayerReport:
             n_singletons=n_singletons,
             entropy=entropy,
             efficiency=efficiency(entropy, n_neurons),
-            ceiling=efficiency(min(n_neurons, math.log2(n_states)), n_neurons),
-            coverage=1 - n_singletons / n_states,
-            spectrum=spectrum,
-            **others,
+            ceiling=efficiency(math.fsum(min(size, most) for size in sizes), n_neurons),
+            coverage=coverage,
+            mean_coverage=coverage if mean_coverage is None else mean_coverage,
+            group_size=group_size,
+            **{"spectrum": None, **others},
         )
+
+    @property
+    def n_units(self) -> int:
+        """Units that the layer is divided into."""
+        return -(-self.n_neurons // self.group_size) if self.group_size else 1
 
     @property
     def ceiling_share(self) -> float:
@@ -133,23 +213,41 @@ class LayerReport:
 
     @property
     def max_share(self) -> float:
-        """Share of the states that the most frequent one makes up, 0 to 1."""
-        return self.largest / self.n_states
+        """Share of the states that the most frequent one makes up, 0 to 1; the units' mean."""
+        return self.largest / (self.n_states * self.n_units)
+
+    @property
+    def redundancy(self) -> float:
+        """Share of what its neurons' rates allow that is lost as they depend on each other.
+
+        `1 - efficiency / rate_bound`, 0 to 1; 0 where the bound is 0. Read it where coverage is
+        high: too few states look like neurons that depend on each other.
+        """
+        return max(1 - self.efficiency / self.rate_bound, 0.0) if self.rate_bound else 0.0
 
     def estimate(self, estimator: Estimator = "chao-shen") -> float:
         """Return the Shannon entropy, corrected for unseen states, bits; see `estimate_entropy`.
 
+        That of units is the sum of theirs.
+
         Raises:
-            StatesNotAvailableError: The report, from a checkpoint, has no spectrum.
+            StatesNotAvailableError: The report, from a checkpoint, has only its metrics.
         """
+        if self.units is not None:
+            return self.units.estimate(estimator, self.n_states)
         return estimate_entropy(self._known_spectrum(), estimator, max_bits=self.n_neurons)
 
     def interval(self, level: float = 0.95, *, n_samples: int | None = None) -> Interval:
         """Return an interval for the efficiency by Shannon entropy; see `efficiency_interval`.
 
+        Its ends are the sums of those of the units.
+
         Raises:
-            StatesNotAvailableError: The report, from a checkpoint, has no spectrum.
+            StatesNotAvailableError: The report, from a checkpoint, has only its metrics.
         """
+        if self.units is not None:
+            bits = self.units.interval(level, self.n_states, n_samples)
+            return Interval(*(efficiency(end, self.n_neurons) for end in bits))
         spectrum = self._known_spectrum()
         return efficiency_interval(spectrum, self.n_neurons, level, n_samples=n_samples)
 
@@ -163,16 +261,23 @@ class LayerReport:
         return self.spectrum
 
     def metrics(self) -> dict[str, Any]:
-        """Return all metrics but the spectrum, under their names: a row of a table."""
+        """Return all metrics but those of single units, under their names: a row of a table."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del fields["spectrum"], fields["largest"]
-        return {**fields, "ceiling_share": self.ceiling_share, "max_share": self.max_share}
+        for name in ("spectrum", "units", "largest"):
+            del fields[name]
+        if self.n_units == 1:
+            # One unit is the layer, and its coverage its own mean.
+            fields |= {"group_size": None, "mean_coverage": None}
+        more = ("ceiling_share", "max_share", "redundancy")
+        return {**fields, **{name: getattr(self, name) for name in more}}
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as plain numbers, strings and lists; `from_dict` reads it back."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if self.spectrum is not None:
             fields["spectrum"] = [column.tolist() for column in self.spectrum]
+        if self.units is not None:
+            fields["units"] = self.units.to_dict()
         return fields
 
     @classmethod
@@ -181,120 +286,17 @@ class LayerReport:
         spectrum = fields["spectrum"]
         if spectrum is not None:
             spectrum = Spectrum(*(np.array(column, dtype=np.uint64) for column in spectrum))
-        return cls(**{**fields, "spectrum": spectrum})
+        units = fields["units"]
+        if units is not None:
+            units = UnitMetrics.from_dict(units)
+        return cls(**{**fields, "spectrum": spectrum, "units": units})
 
 
-def describe_limits(
-    layers: Mapping[str, LayerReport], accuracy: float | None, alpha: float
-) -> list[str]:
-    """Return what a reader of the metrics must know to read them right.
-
-    Args:
-        layers: Layer name to report, in forward order.
-        accuracy: Accuracy on the same data, share 0 to 1; None where there was none.
-        alpha: Order of the Rényi entropy.
-
-    Returns:
-        One sentence or more per limit, naming the layers it holds for; empty where there is none.
-    """
-    found = [describe_low_coverage(layers, alpha), _one_state(layers), _constant(layers)]
-    if accuracy is None:
-        found.append("There is no accuracy, so there is no aIQ.")
-    return [note for note in found if note is not None]
-
-
-def describe_low_coverage(layers: Mapping[str, LayerReport], alpha: float) -> str | None:
-    """Return what is to be said about layers of which too little was seen; None if there are none.
-
-    Such a layer's Good-Turing coverage is below 0.5: had more samples been shown, more than half of
-    their states would have been new ones.
-    """
-    low = layers_of_low_coverage(layers)
-    if not low:
-        return None
-    seen = ", ".join(f"{name} ({coverage:.2f})" for name, coverage in low.items())
-    order = "" if alpha == 1 else " by Shannon entropy"
-    return (
-        f"Coverage is below {LOW_COVERAGE} in {seen}: most states were seen only once there, so "
-        "the efficiency tells how many were seen rather than what the layer does. More validation "
-        f"data or fewer neurons would be needed. Until then read the efficiency{order} that "
-        f"report.layers[{next(iter(low))!r}].interval() estimates, and its range: they allow for "
-        "unseen states (Chao-Shen). Compare runs on the same number of samples only."
-    )
-
-
-def _one_state(layers: Mapping[str, LayerReport]) -> str | None:
-    names = [name for name, layer in layers.items() if layer.n_distinct == 1]
-    if not names:
-        return None
-    return (
-        f"Only one state was seen in {', '.join(names)}: efficiency 0 there makes network "
-        "efficiency and aIQ 0 too. Probe the input of such a layer, set another threshold, or "
-        "exclude it."
-    )
-
-
-def _constant(layers: Mapping[str, LayerReport]) -> str | None:
-    shares = ", ".join(
-        f"{name} ({layer.n_never} never, {layer.n_always} always, of {layer.n_neurons})"
-        for name, layer in layers.items()
-        if layer.n_distinct > 1 and 2 * (layer.n_never + layer.n_always) > layer.n_neurons
-    )
-    if not shares:
-        return None
-    return (
-        "More than half of the neurons never fired or always did, and carry no information, in "
-        f"{shares}."
-    )
-
-
-def check_layer(layer: LayerReport) -> None:
-    """Check what was read from a file, which may hold anything.
-
-    Raises:
-        TypeError: A field is of another kind.
-        ValueError: A number is out of its range, or the spectrum is of other states.
-    """
-    if not isinstance(layer.name, str):
-        raise TypeError(f"a layer's name must be a text; got {layer.name!r}")
-    for name in ("n_neurons", "n_states", "n_distinct", "n_singletons", "n_never", "n_always"):
-        check_count(f"{name} of {layer.name!r}", getattr(layer, name))
-    for name in ("entropy", "efficiency", "ceiling", "coverage", "firing_rate"):
-        value = check_number(f"{name} of {layer.name!r}", getattr(layer, name))
-        most = layer.n_neurons if name == "entropy" else 1
-        if not 0 <= value <= most * (1 + 1e-9):  # rounding
-            raise ValueError(f"{name} of {layer.name!r} is out of its range: {value}")
-    spectrum = layer.spectrum
-    if spectrum is None:
-        return
-    if any(column.ndim != 1 for column in spectrum) or len({*map(len, spectrum)}) != 1:
-        raise ValueError(f"the spectrum of {layer.name!r} must be two lists of the same length")
-    found = (spectrum.n_states, spectrum.n_distinct, spectrum.n_singletons)
-    if found != (layer.n_states, layer.n_distinct, layer.n_singletons):
-        raise ValueError(f"the spectrum of {layer.name!r} is not that of its states")
-
-
-def check_count(name: str, value: object) -> int:
-    """Return `value`, or raise `ValueError` or `TypeError` if it is no whole number of 0 or more.
-
-    Args:
-        name: What it counts, for the message.
-        value: What was given.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number; got {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must not be negative; got {value}")
-    return value
-
-
-def check_number(name: str, value: object) -> float:
-    """Return `value`, or raise `TypeError` if it is no number.
-
-    Args:
-        name: What it measures, for the message.
-        value: What was given.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number; got {value!r}")
-    return value
+def _of_neurons(fired: npt.NDArray[np.uint64], n_states: int, alpha: float) -> dict[str, Any]:
+    n_neurons = len(fired)
+    return {
+        "firing_rate": sum(fired.tolist()) / (n_neurons * n_states),
+        "n_never": int(np.count_nonzero(fired == 0)),
+        "n_always": int(np.count_nonzero(fired == n_states)),
+        "rate_bound": efficiency(independent_entropy(fired, n_states, alpha), n_neurons),
+    }

@@ -13,7 +13,10 @@ _UNSAFE = re.compile(r"[^\w\-. :/]", re.ASCII)
 LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
     "efficiency": lambda layer: layer.efficiency,
     "entropy": lambda layer: layer.entropy,
+    "rate_bound": lambda layer: layer.rate_bound,
+    "redundancy": lambda layer: layer.redundancy,
     "coverage": lambda layer: layer.coverage,
+    "mean_coverage": lambda layer: layer.mean_coverage,
     "ceiling": lambda layer: layer.ceiling,
     "ceiling_share": lambda layer: layer.ceiling_share,
     "dead": lambda layer: layer.n_never / layer.n_neurons,
@@ -68,10 +71,12 @@ def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
 
     Args:
         layer_metrics: True for `"efficiency"`, False for none, or a sequence of names. Shares:
-            `"efficiency"`, `"coverage"`, `"ceiling"`, `"ceiling_share"` (of the ceiling, what the
-            efficiency reaches), `"dead"` and `"always"` (neurons that never and that always
-            fired), `"firing_rate"`, `"max_share"` (of the most frequent state). Numbers of
-            states: `"states"`, `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
+            `"efficiency"`, `"ceiling"`, `"ceiling_share"` (of the ceiling, what the efficiency
+            reaches), `"rate_bound"` (the efficiency if neurons fired independently), `"redundancy"`
+            (of the rate bound, what is lost), `"coverage"` (of units, the smallest) and
+            `"mean_coverage"`, `"dead"` and `"always"` (neurons that never and that always fired),
+            `"firing_rate"`, `"max_share"` (of the most frequent state). Numbers of states:
+            `"states"`, `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
 
     Raises:
         ValueError: A name is none of these.

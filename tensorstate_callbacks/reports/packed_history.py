@@ -17,7 +17,8 @@ from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
 # What a layer's other metrics follow from.
 _WHOLE = ("n_states", "n_distinct", "n_singletons", "n_never", "n_always", "largest")
-_REAL = ("entropy", "firing_rate")
+_REAL = ("entropy", "firing_rate", "rate_bound")
+_OF_UNITS = ("coverage", "mean_coverage")
 # Reports that are packed together.
 _BLOCK = 128
 
@@ -58,7 +59,9 @@ def _pack_block(block: Sequence[EfficiencyReport]) -> list[dict[str, Any]]:
     """Pack reports by what most of them have in common."""
     alike: dict[tuple[Any, ...], list[tuple[int, EfficiencyReport]]] = {}
     for place, report in enumerate(block):
-        layers = tuple((name, layer.n_neurons) for name, layer in report.layers.items())
+        layers = tuple(
+            (name, (layer.n_neurons, layer.group_size)) for name, layer in report.layers.items()
+        )
         kind = report.stage, report.alpha, report.beta, layers
         alike.setdefault(kind, []).append((place, report))
     return [
@@ -81,15 +84,21 @@ def _pack(reports: Sequence[tuple[int, EfficiencyReport]]) -> bytes:
         times = [0 if time is None else time + 1 for time in (report.epoch, report.step)]
         whole.append([place, *times, *(layer[name] for layer in layers for name in _WHOLE)])
         accuracy = math.nan if report.accuracy is None else report.accuracy
-        real.append([accuracy, *(layer[name] for layer in layers for name in _REAL)])
+        metrics = [layer[name] for layer in layers for name in _REAL]
+        if any(layer["group_size"] for layer in layers):
+            metrics += [layer[name] for layer in layers for name in _OF_UNITS]
+        real.append([accuracy, *metrics])
     columns = np.array(whole, "<u8").T.tobytes() + np.array(real, "<f8").T.tobytes()
     # The first bytes of all numbers, then the second ones...: most are alike.
     return zlib.compress(np.frombuffer(columns, np.uint8).reshape(-1, 8).T.tobytes(), 1)
 
 
 def _unpack(alike: Mapping[str, Any]) -> list[tuple[int, EfficiencyReport]]:
-    layers: Mapping[str, int] = alike["layers"]
+    layers: Mapping[str, tuple[int, int | None]] = alike["layers"]
     n_whole, n_real = 3 + len(_WHOLE) * len(layers), 1 + len(_REAL) * len(layers)
+    in_units = any(group_size for _, group_size in layers.values())
+    if in_units:
+        n_real += len(_OF_UNITS) * len(layers)
     numbers = np.frombuffer(zlib.decompress(alike["metrics"]), np.uint8).reshape(8, -1)
     columns = np.ascontiguousarray(numbers.T).reshape(n_whole + n_real, -1)
     found = []
@@ -101,10 +110,13 @@ def _unpack(alike: Mapping[str, Any]) -> list[tuple[int, EfficiencyReport]]:
         place, epoch, step, *integers = whole
         accuracy, *floats = real
         parts = {}
-        for number, (name, n_neurons) in enumerate(layers.items()):
+        for number, (name, (n_neurons, group_size)) in enumerate(layers.items()):
             values = dict(zip(_WHOLE, integers[number * len(_WHOLE) :], strict=False))
             values |= dict(zip(_REAL, floats[number * len(_REAL) :], strict=False))
-            parts[name] = LayerReport.from_metrics(name, n_neurons, **values)
+            if in_units:
+                coverages = floats[len(_REAL) * len(layers) + number * len(_OF_UNITS) :]
+                values |= dict(zip(_OF_UNITS, coverages, strict=False))
+            parts[name] = LayerReport.from_metrics(name, n_neurons, group_size=group_size, **values)
         report = EfficiencyReport(
             layers=parts,
             beta=alike["beta"],

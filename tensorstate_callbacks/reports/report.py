@@ -24,13 +24,9 @@ from tensorstate_callbacks.metrics.intervals import (
     aiq_interval,
     network_interval,
 )
-from tensorstate_callbacks.reports.layer_report import (
-    LayerReport,
-    check_count,
-    check_layer,
-    check_number,
-    describe_limits,
-)
+from tensorstate_callbacks.reports.checks import check_count, check_layer, check_number
+from tensorstate_callbacks.reports.layer_report import LayerReport
+from tensorstate_callbacks.reports.limits import describe_limits
 from tensorstate_callbacks.reports.metric_keys import layer_scalars, safe_key
 from tensorstate_callbacks.whole_file import whole_file
 
@@ -227,7 +223,14 @@ class EfficiencyReport:
             *([f"step {self.step:,}"] if self.step is not None else []),
             f"β = {self.beta:g} (weight of accuracy in aIQ)",
             f"α = {self.alpha:g} (order of the entropy)",
+            *([f"units of {self.group_size} neurons"] if self.group_size else []),
         ]
+
+    @property
+    def group_size(self) -> int | None:
+        """Neurons of a unit; None where each layer is one unit, as in the paper."""
+        sizes = {layer.group_size for layer in self.layers.values()}
+        return sizes.pop() if len(sizes) == 1 else None
 
 
 class History(list[EfficiencyReport]):

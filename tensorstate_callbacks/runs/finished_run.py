@@ -38,6 +38,11 @@ class RunLayer:
         return self.values.get("ceiling")
 
     @property
+    def rate_bound(self) -> float | None:
+        """Efficiency if the neurons fired independently, share 0 to 1."""
+        return self.values.get("rate_bound")
+
+    @property
     def coverage(self) -> float | None:
         """Good-Turing coverage, share 0 to 1; None where it wasn't logged."""
         return self.values.get("coverage")

@@ -59,6 +59,12 @@ def input_tensor(args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
     return find_tensor((args, dict(kwargs)))
 
 
+def count_samples(args: Any, kwargs: Mapping[str, Any]) -> int | None:
+    """Return how many samples a call is given: the length of its first tensor; None without one."""
+    tensor = input_tensor(args, kwargs)
+    return tensor.size(0) if tensor is not None and tensor.dim() else None
+
+
 def output_tensor(name: str, output: Any, output_fn: OutputFn | None) -> torch.Tensor | None:
     """Return the tensor that holds the activations in what a module gave, or None.
 

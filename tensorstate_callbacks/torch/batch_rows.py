@@ -16,12 +16,15 @@ class BatchRows:
     """Leaves out the samples of a batch that other ranks count.
 
     Attributes:
+        n_samples: How many samples the model was given in the run that is under way; None where
+            that isn't known.
         samples: Of the batch that is under way; None where that wasn't given.
         loader: Where it wasn't, gives it of a loader that is known without being named, or None.
         doubts: What had to be assumed, for each probe where that was so.
     """
 
     def __init__(self) -> None:
+        self.n_samples: int | None = None
         self.samples: BatchSamples | None = None
         self.loader: ActiveLoader | None = None
         self.doubts: dict[str, str] = {}
@@ -30,6 +33,35 @@ class BatchRows:
     def keeps_all(self) -> bool:
         """Tell whether nothing is known that could leave out samples of the batch."""
         return self.samples is None and (self.loader is None or self.loader.samples() is None)
+
+    def by_sample(
+        self, module: nn.Module, tensor: torch.Tensor, channel_axis: Axis
+    ) -> tuple[torch.Tensor, Axis, int | None]:
+        """Return the activations, the axis of the neurons and the axis of the samples.
+
+        Several rows of each sample, one after the other, become an axis of their own. Where nothing
+        else is known, the samples lie along axis 0.
+
+        Args:
+            module: The probed module.
+            tensor: What it took or gave in one call, in strided memory.
+            channel_axis: The axis of its neurons.
+        """
+        shape = tuple(tensor.shape)
+        axes = normal_axes(channel_axis, shape)
+        known = _batch_axis(module, shape)
+        if known is not None:
+            return tensor, channel_axis, None if known < 0 else known
+        n_all = self.n_samples
+        if 0 in axes or n_all is None or shape[0] == n_all or not n_all:
+            return tensor, channel_axis, None if 0 in axes else 0
+        if shape[0] % n_all == 0:
+            further = [axis + 1 for axis in axes]
+            # No copy: an axis can be divided wherever the entries lie.
+            view = tensor.reshape(n_all, shape[0] // n_all, *shape[1:])
+            return view, further[0] if isinstance(channel_axis, int) else tuple(further), 0
+        among = [axis for axis, size in enumerate(shape) if size == n_all and axis not in axes]
+        return tensor, channel_axis, min(among, default=0)
 
     def own(
         self, probe: str, module: nn.Module, tensor: torch.Tensor, channel_axis: Axis

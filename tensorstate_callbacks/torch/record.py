@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import nn
 
 from tensorstate_callbacks.errors import TensorStateWarning
+from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.recorder import PassCounts, PassInfo, Recorder
+from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
+from tensorstate_callbacks.recording.probe_counter import Counter
+from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Method, Settings, describe_value
 from tensorstate_callbacks.reports.report import EfficiencyReport
-from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.torch.activations import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.distributed.own_samples import (
@@ -70,6 +72,13 @@ class Recording:
         threshold: A neuron fires where its activation is above it; finite.
         alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
         beta: Weight of accuracy in aIQ, above 0.
+        group_size: Neurons of a unit, 1 to 22: so many neighbouring neurons of a layer are one, and
+            the layer's entropy is the sum of theirs; None makes the layer one unit.
+        positions: At most that many positions of each sample (pixels, tokens) are read, spread
+            evenly; which ones depends on the shape of the layer's output only. None reads all.
+        max_memory: Bytes that the counters may hold together; where it is short, the layers that
+            need most are read at fewer positions. None is a quarter of the machine's memory,
+            `math.inf` no limit.
         channel_axis: Axis of the neurons where what is found out (by the module's type, by
             following the data through the model, by the module's parameters) is wrong: an axis;
             several, `(-2, -1)`, that are one unit together; a mapping of layer names, globs, class
@@ -113,6 +122,9 @@ class Recording:
         threshold: float = 0.0,
         alpha: float = 1,
         beta: float = 2,
+        group_size: int | None = None,
+        positions: int | None = None,
+        max_memory: float | None = None,
         channel_axis: ChannelAxis = None,
         output_fn: OutputFn | None = None,
     ) -> None:
@@ -123,6 +135,9 @@ class Recording:
             threshold=threshold,
             alpha=alpha,
             beta=beta,
+            group_size=group_size,
+            positions=positions,
+            max_memory=max_memory,
             channel_axis=channel_axis,
         )
         layers = pick_layers(model, attach_to, exclude)
@@ -160,7 +175,9 @@ class Recording:
     ) -> None:
         refuse_split_layers(model, layers)
         names = [name for layer in layers for name in settings.probe_names(layer) if name]
-        self.recorder = TensorRecorder(names, threshold=settings.threshold)
+        self.recorder = TensorRecorder(
+            names, threshold=settings.threshold, sampling=settings.sampling()
+        )
         self._model = model
         self._settings, self._output_fn = settings, output_fn
         self._padding: str | None = None
@@ -171,7 +188,7 @@ class Recording:
         self._watch = Watch(self.recorder, layers, settings, axes, output_fn, hooks=self._hooks)
 
     @property
-    def counters(self) -> Mapping[str, StateCounter]:
+    def counters(self) -> Mapping[str, Counter]:
         """Counter of each probe that has seen activations, in forward order, read-only."""
         return self.recorder.counters
 
@@ -201,6 +218,9 @@ class Recording:
             return
         for text in self.conclude().values():
             warnings.warn(text, TensorStateWarning, stacklevel=2)
+        thinned = self.recorder.thinned()
+        if thinned:
+            warnings.warn(describe_thinned(thinned), TensorStateWarning, stacklevel=2)
         unseen = self.recorder.unseen()
         if unseen:
             warnings.warn(
@@ -260,9 +280,16 @@ class Recording:
         """Count nothing until `resume`: the model is run on data that is not to be counted."""
         self._watch.pause()
 
-    def resume(self, samples: BatchSamples | None = None) -> None:
-        """Go on counting, if `samples` is given a batch's own samples only."""
-        self._watch.rows.samples = samples
+    def resume(self, samples: BatchSamples | None = None, n_samples: int | None = None) -> None:
+        """Go on counting, if `samples` is given a batch's own samples only.
+
+        Args:
+            samples: Of the batch that follows; None counts all.
+            n_samples: How many it has, where that is known otherwise.
+        """
+        rows = self._watch.rows
+        rows.samples = samples
+        rows.n_samples = samples.n_all if samples is not None and samples.n_all else n_samples
         self._watch.resume()
 
     def conclude(self) -> Mapping[str, str]:

@@ -12,13 +12,19 @@ import numpy.typing as npt
 import torch
 
 from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.recording.channel_axis import Axis
-from tensorstate_callbacks.recording.recorder import Recorder, Width
-from tensorstate_callbacks.states.counter import Memory, StateCounter
+from tensorstate_callbacks.recording.budget import WHOLE, Sampling
+from tensorstate_callbacks.recording.channel_axis import Axis, folded_sample_axis, normal_axes
+from tensorstate_callbacks.recording.pass_counts import Width
+from tensorstate_callbacks.recording.probe_counter import ProbeCounter
+from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.states.counter import Memory
+from tensorstate_callbacks.states.positions import grid_of
 from tensorstate_callbacks.torch.activations import host_memory, on_one_axis, strided
 
 # Copies under way at a time: enough for a device to go on, few enough for its memory.
 MOST_UNDER_WAY = 16
+# A device's own, and the host's.
+_OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
 _WIDER = {torch.uint16: torch.int64, torch.uint32: torch.int64}
 
 
@@ -30,60 +36,96 @@ class TensorRecorder(Recorder):
     latest when counts are asked for. Only the bits travel, 1/32 of what float32 activations would.
     """
 
-    def __init__(self, names: Iterable[str], *, threshold: float = 0.0) -> None:
-        super().__init__(names, threshold=threshold)
+    def __init__(
+        self, names: Iterable[str], *, threshold: float = 0.0, sampling: Sampling = WHOLE
+    ) -> None:
+        super().__init__(names, threshold=threshold, sampling=sampling)
         # In the order in which a device makes them.
         self._under_way: deque[_Copy] = deque()
-        # The copy that is being counted, and how many states there were before it.
-        self._counting: tuple[_Copy, int] | None = None
+        # The copy that is being counted, and what there was before it.
+        self._counting: tuple[_Copy, Any] | None = None
         # An interrupt must not lock the thread out that it leaves it to.
         self._copies_lock = threading.RLock()
 
-    def by_width(self) -> dict[Width, StateCounter]:
-        """Return the counter of each probe and number of neurons, in the order of `counters`.
+    def probe_counters(self) -> dict[Width, ProbeCounter]:
+        """Return what counts each probe and number of neurons, in the order of `counters`.
 
         Raises:
             ProbeError: States that were under way could not be counted; names the layer.
         """
         with self._copies_lock:
             self._count_arrived(at_most=0)
-        return super().by_width()
+        return super().probe_counters()
 
-    def observe_tensor(self, name: str, tensor: torch.Tensor, channel_axis: Axis) -> None:
+    def observe_tensor(
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        channel_axis: Axis,
+        sample_axis: int | None = 0,
+    ) -> None:
         """Count the states of one batch, now or later.
 
         Args:
             name: The probe.
             tensor: Activations of any shape, memory and device; may be overwritten afterwards.
             channel_axis: The axis of the neurons, or several that are one unit; may be negative.
+            sample_axis: The axis of the samples; None where there is one sample.
 
         Raises:
             ProbeError: They can't be counted, or what an earlier call left under way can't; names
                 the layer.
         """
         try:
-            tensor, axis = on_one_axis(tensor, channel_axis)
-            tensor = strided(tensor)
-            if not lies_on_device(tensor):
-                activations, bfloat16 = host_memory(tensor)
-                self.observe(name, activations, axis, bfloat16=bfloat16)
-                return
-            copy = self._start(name, tensor, axis)
+            if tensor.is_nested:
+                # Each component is a sample with positions of its own.
+                for part in tensor.unbind():
+                    axes = [each - 1 for each in normal_axes(channel_axis, (0,) * tensor.ndim)]
+                    self._observe(name, part, axes[0] if len(axes) == 1 else tuple(axes), None)
+            else:
+                self._observe(name, tensor, channel_axis, sample_axis)
         except ProbeError:
             raise
         except Exception as error:
             raise ProbeError(f"layer {name!r} could not be counted: {error}") from error
+
+    def _observe(
+        self, name: str, tensor: torch.Tensor, channel_axis: Axis, sample_axis: int | None
+    ) -> None:
+        samples = folded_sample_axis(sample_axis, channel_axis, tensor.shape)
+        tensor, axis = on_one_axis(tensor, channel_axis)
+        tensor = strided(tensor)
+        if not lies_on_device(tensor):
+            activations, bfloat16 = host_memory(tensor)
+            self.observe(name, activations, axis, sample_axis=samples, bfloat16=bfloat16)
+            return
+        # Reached now: layers that lie elsewhere may be counted before the copy is here.
+        counter = self._counter(name, tuple(tensor.shape), axis)
+        try:
+            copy = self._start(name, counter, tensor, axis, samples)
+        except _OUT_OF_MEMORY:
+            counter.give_up(grid_of(tensor.shape, axis, samples))
+            return
         with self._copies_lock:
             self._under_way.append(copy)
             self._count_arrived(at_most=MOST_UNDER_WAY)
 
-    def layout_of(self, name: str, tensor: torch.Tensor, channel_axis: Axis) -> "Layout | None":
+    def layout_of(
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        channel_axis: Axis,
+        sample_axis: int | None,
+        strides: tuple[int, ...],
+    ) -> "Layout | None":
         """Return how a tensor's memory is to be counted; None where it isn't counted in place.
 
         Args:
             name: The probe.
             tensor: Activations in strided memory on the host.
             channel_axis: As for `observe_tensor`.
+            sample_axis: As for `observe_tensor`.
+            strides: Of the tensor that it is a view of, in entries.
         """
         if not isinstance(channel_axis, int) or lies_on_device(tensor):
             return None
@@ -92,29 +134,49 @@ class TensorRecorder(Recorder):
             return None
         counter = self._counter(name, tuple(tensor.shape), channel_axis)
         count = partial(
-            counter.update, channel_axis=channel_axis, threshold=self._threshold, bfloat16=bfloat16
+            counter.update,
+            channel_axis=channel_axis,
+            threshold=self._threshold,
+            sample_axis=folded_sample_axis(sample_axis, channel_axis, tensor.shape),
+            bfloat16=bfloat16,
         )
-        return Layout(memory, tensor.dtype, tensor.stride(), count)
+        return Layout(memory, tensor.dtype, strides, count)
 
-    def _start(self, name: str, tensor: torch.Tensor, channel_axis: int) -> "_Copy":
-        # Reached now: layers that lie elsewhere may be counted before the copy is here.
-        counter = self._counter(name, tuple(tensor.shape), channel_axis)
-        return _Copy(name, counter, HostCopy(pack(tensor, channel_axis, self._threshold)))
+    def _start(
+        self,
+        name: str,
+        counter: ProbeCounter,
+        tensor: torch.Tensor,
+        channel_axis: int,
+        sample_axis: int | None,
+    ) -> "_Copy":
+        # Sample after sample, the neurons last.
+        tensor = tensor.movedim(channel_axis, -1)
+        if sample_axis is None:
+            tensor = tensor.unsqueeze(0)
+        else:
+            channel = channel_axis % tensor.ndim
+            tensor = tensor.movedim(sample_axis - (channel < sample_axis), 0)
+        grid = tuple(tensor.shape[1:-1])
+        places = counter.places(grid)
+        if places is not None:
+            tensor = tensor.flatten(1, -2)[:, torch.tensor(places, device=tensor.device)]
+        return _Copy(name, counter, HostCopy(pack(tensor, -1, self._threshold)), grid)
 
     def _count_arrived(self, at_most: int) -> None:
         """Count what has arrived, and wait for more until at most so many are under way."""
         while self._under_way:
             first = self._under_way[0]
-            name, counter, copy = first
+            name, counter, copy, grid = first
             try:
                 if len(self._under_way) <= at_most and not copy.arrived():
                     return
                 rows = copy.wait()
                 if self._counting is None or self._counting[0] is not first:
-                    self._counting = first, counter.n_states
+                    self._counting = first, counter.progress
                 # Else an interrupt came before it was taken off the list.
-                if counter.n_states == self._counting[1]:
-                    counter.update_packed(rows)
+                if counter.progress == self._counting[1]:
+                    counter.update_packed(rows, grid)
                 self._under_way.popleft()
             except Exception as error:
                 self._under_way.popleft()
@@ -209,8 +271,9 @@ class HostCopy:
 
 class _Copy(NamedTuple):
     name: str
-    counter: StateCounter
+    counter: ProbeCounter
     copy: HostCopy
+    grid: tuple[int, ...]
 
 
 def _fired(tensor: torch.Tensor, threshold: float) -> torch.Tensor:

@@ -13,6 +13,7 @@ from tensorstate_callbacks.recording.channel_axis import n_neurons
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.torch.activations import (
     OutputFn,
+    count_samples,
     find_tensor,
     input_tensor,
     is_ordinary,
@@ -20,6 +21,7 @@ from tensorstate_callbacks.torch.activations import (
     no_tensor_error,
     output_tensor,
     plain,
+    strided,
     under_transform,
 )
 from tensorstate_callbacks.torch.batch_rows import BatchRows
@@ -91,7 +93,7 @@ class Watch:
         self._by_batch = False
         self._widths: dict[str, dict[int, int]] = {}
         self._without_tensor: dict[str, str] = {}
-        self._decided: dict[tuple[str, tuple[int, ...]], _Decided] = {}
+        self._decided: dict[tuple[str, tuple[int, ...], int | None], _Decided] = {}
         self._handles: dict[str, list[RemovableHandle]] = {}
         self.active = True
         self.sees_padding = False
@@ -197,6 +199,7 @@ class Watch:
     def _begin_run(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self.active and not self._by_batch and is_first_run():
             self._n_runs += 1
+            self.rows.n_samples = count_samples(args, kwargs)
 
     def _end_run(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self.active and not self._by_batch and is_first_run():
@@ -257,7 +260,7 @@ class Watch:
                     self._observe(probe, module, inner, Found(axis, found.is_sure))
             else:
                 self._observe(probe, module, tensor, found)
-                self._remember(probe, tensor, found)
+                self._remember(probe, module, tensor, found)
         except ProbeError:
             raise
         except (TypeError, ValueError, RuntimeError) as error:
@@ -274,7 +277,7 @@ class Watch:
         """
         if not is_ordinary(value):
             return False
-        decided = self._decided.get((probe, value.shape))
+        decided = self._decided.get((probe, value.shape, self.rows.n_samples))
         if (
             decided is None
             or decided.revision != self._axes.revision
@@ -287,16 +290,18 @@ class Watch:
         except Exception as error:
             raise self._failed(probe, error) from error
 
-    def _remember(self, probe: str, tensor: torch.Tensor, found: Found) -> None:
+    def _remember(self, probe: str, module: nn.Module, tensor: torch.Tensor, found: Found) -> None:
         if self._output_fn is not None or self._first.awaits_calls():
             return
         if not (is_ordinary(tensor) and self._axes.is_fixed(probe, tensor.ndim)):
             return
-        layout = self._recorder.layout_of(probe, tensor, found.axis)
+        view, axis, sample_axis = self.rows.by_sample(module, tensor, found.axis)
+        layout = self._recorder.layout_of(probe, view, axis, sample_axis, tensor.stride())
         if layout is not None:
             if len(self._decided) >= _MOST_LAYOUTS:
                 self._decided.clear()
-            self._decided[probe, tensor.shape] = _Decided(layout, self._axes.revision)
+            key = probe, tensor.shape, self.rows.n_samples
+            self._decided[key] = _Decided(layout, self._axes.revision)
 
     def _observe(self, probe: str, module: nn.Module, tensor: torch.Tensor, found: Found) -> None:
         if not (found.is_sure or tensor.is_nested):
@@ -304,8 +309,13 @@ class Watch:
         if not tensor.is_nested:
             self.sees_padding = True
         own = self.rows.own(probe, module, tensor, found.axis)
-        if own is not None:
+        if own is None:
+            return
+        if own.is_nested:
             self._recorder.observe_tensor(probe, own, found.axis)
+        else:
+            samples = self.rows.by_sample(module, strided(own), found.axis)
+            self._recorder.observe_tensor(probe, *samples)
 
     def _check_width(self, probe: str, width: int, found: Found) -> None:
         """Raise an error where a later run of the model has another number of neurons."""

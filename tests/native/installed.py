@@ -12,7 +12,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TESTS = [
     path
-    for path in sorted([*HERE.parent.glob("test_counter*.py"), HERE.parent / "test_entropy.py"])
+    for name in ("test_counter*.py", "test_group_counter*.py", "test_entropy.py")
+    for path in sorted(HERE.parent.glob(name))
     if "native_build" not in path.name  # builds from a checkout
 ]
 CHECK = """

@@ -12,6 +12,7 @@
 #include <random>
 #include <vector>
 
+#include "chosen.hpp"
 #include "kernels.hpp"
 #include "pack.hpp"
 
@@ -159,6 +160,43 @@ bool agrees(const Kernel& kernel, const Case& c, const std::vector<std::uint64_t
     return false;
 }
 
+// All positions as rows of bytes, or some of them, ascending or not.
+bool packs_bytes(const Kernel& kernel, const Case& c, const std::vector<std::uint64_t>& expected) {
+    const std::size_t words = words_of(c.channels), bytes = (c.channels + 7) / 8;
+    const Axis positions{c.positions, c.position_stride}, none{1, 0};
+    const bool all = below(4) == 0, of_one_sample = below(2) == 0;
+    std::vector<std::ptrdiff_t> places(1 + below(100));
+    for (auto& place : places) place = static_cast<std::ptrdiff_t>(below(c.positions));
+    if (below(2) == 0) std::sort(places.begin(), places.end());
+    const Batch batch{c.run.data, of_one_sample ? none : positions,
+                      {of_one_sample ? positions : none}, {c.channels, c.channel_stride},
+                      std::size_t{1} << c.width, c.folded, c.firing};
+    if (all || !of_one_sample) {
+        places.resize(c.positions);
+        for (std::size_t i = 0; i < places.size(); ++i) places[i] = static_cast<std::ptrdiff_t>(i);
+    }
+    std::vector<std::uint8_t> found(places.size() * bytes + 1, 0xA5), rows;
+    for (const std::ptrdiff_t place : places) {
+        const auto* row = reinterpret_cast<const std::uint8_t*>(&expected[0]) +
+                          static_cast<std::size_t>(place) * 8 * words;
+        rows.insert(rows.end(), row, row + bytes);
+    }
+    rows.push_back(0xA5);
+    if (all) {
+        pack_all(kernel, batch, found.data());
+    } else {
+        const std::ptrdiff_t first = 0;
+        pack_chosen(kernel, batch, of_one_sample ? places.data() : &first,
+                    of_one_sample ? places.size() : 1, found.data());
+    }
+    if (found == rows) return true;
+    std::fprintf(stderr, "%s packs chosen positions wrongly: %zu bytes an element, %zu channels %td"
+                 " bytes apart, %zu of %zu positions %td bytes apart\n", kernel.name,
+                 std::size_t{1} << c.width, c.channels, c.channel_stride, places.size(),
+                 c.positions, c.position_stride);
+    return false;
+}
+
 // Packed rows of 1 to 8 bytes, which end where the memory ends.
 bool widens(const Kernel& kernel, const Guarded& memory, std::size_t bytes, std::size_t count,
             std::uint64_t mask) {
@@ -226,6 +264,7 @@ int main(int count, char** arguments) {
         for (const Kernel* kernel : kKernels) {
             if (!kernel->runs_here()) continue;
             if (!agrees(*kernel, chosen, expected)) return 1;
+            if (!packs_bytes(*kernel, chosen, expected)) return 1;
             const std::size_t bytes = 1 + below(8);
             const std::uint64_t mask = ~std::uint64_t{0} >> (64 - 8 * bytes + below(8));
             if (!widens(*kernel, memory, bytes, below(100), mask)) return 1;

@@ -20,9 +20,12 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 CANNOT_RUN = 3
 # test_counter_native_build compiles by itself, without the sanitizer.
-TESTS = sorted(
-    path for path in PROJECT.glob("tests/test_counter*.py") if "native_build" not in path.name
-)
+TESTS = [
+    path
+    for name in ("test_counter*.py", "test_group_counter*.py")
+    for path in sorted(PROJECT.glob(f"tests/{name}"))
+    if "native_build" not in path.name
+]
 THREAD_TESTS = [path for path in TESTS if re.search("threads|races", path.name)]
 # PYTHONMALLOC: each object is an allocation of its own, so that a read past its end is seen.
 ENVIRONMENT = {

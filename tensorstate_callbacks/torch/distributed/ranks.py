@@ -1,5 +1,6 @@
 """Merge what the ranks of a process group recorded into one pass, the same on all of them."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -12,16 +13,21 @@ import torch.distributed as dist
 from tensorstate_callbacks.errors import ProbeError, RankError, TensorStateWarning
 from tensorstate_callbacks.metrics.efficiency import aIQ
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, merge_accuracies
-from tensorstate_callbacks.recording.recorder import (
+from tensorstate_callbacks.recording.budget import COUNT_BYTES, kept_levels, level_sizes
+from tensorstate_callbacks.recording.pass_counts import (
     PassCounts,
     ProbeCounts,
-    Recorder,
     Width,
+    merge_counts,
     merge_orders,
-    merge_ranks,
+    name_widths,
 )
+from tensorstate_callbacks.recording.probe_counter import Counter, ProbeCounter, thinned_to
+from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.states.counter import StateCounter
+from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.partition import join_states, n_words, partition_states
+from tensorstate_callbacks.states.spectrum import Spectrum
 from tensorstate_callbacks.torch.distributed.process_groups import (
     ProcessGroup,
     host_group,
@@ -45,6 +51,33 @@ class MergedPass(NamedTuple):
     doubts: list[str]
 
 
+class Seen(NamedTuple):
+    """What one rank saw of a probe.
+
+    Attributes:
+        distinct: Distinct states at each level, see `recording.budget`; None at those that were
+            given up, and in groups 0.
+        group_size: Neurons of a unit; None where the layer is one unit.
+        n_wanted: Positions of a sample that were to be read.
+    """
+
+    distinct: tuple[int | None, ...]
+    group_size: int | None
+    n_wanted: int
+
+
+class Level(NamedTuple):
+    """One of the counters of a probe; see `recording.budget`.
+
+    Attributes:
+        width: The probe, and its number of neurons.
+        number: 0 for the counter of all positions.
+    """
+
+    width: Width
+    number: int
+
+
 class RankPass(NamedTuple):
     """What one rank sends the others before states are exchanged.
 
@@ -52,8 +85,9 @@ class RankPass(NamedTuple):
         settings: What it records with, as texts that are equal where the settings are.
         names: Its probes.
         dropped: The probes that it forgot, since they turned out not to be meant.
-        distinct: How many distinct states each probe saw, and with how many neurons, in the order
-            it saw them.
+        seen: What each probe saw, and with how many neurons, in the order it saw them.
+        memory: What its counters may hold together, in bytes; None where there is no limit.
+        most_taken: What they hold at most, in bytes; infinite where something had to be given up.
         accuracy: The accuracy it found.
         weight: How much of the data that accuracy is of.
         doubts: What it had to assume, for each probe where that was so.
@@ -63,7 +97,9 @@ class RankPass(NamedTuple):
     settings: Mapping[str, str]
     names: tuple[str, ...]
     dropped: frozenset[str]
-    distinct: dict[Width, int]
+    seen: dict[Width, "Seen"]
+    memory: int | None
+    most_taken: float
     accuracy: FoundAccuracy
     weight: float
     doubts: Mapping[str, str]
@@ -94,19 +130,28 @@ def merge_passes(
         RankError: Another rank can't go on, records otherwise, or is gone; the message names it.
         Exception: `failure`, or the recorder's error.
     """
-    counters: Mapping[Width, StateCounter] = {}
+    counters: Mapping[Width, list[Counter | None]] = {}
+    seen, n_states = {}, 0
     try:
-        counters = {width: c for width, c in recorder.by_width().items() if c.n_states}
+        probes = {w: c for w, c in recorder.probe_counters().items() if c.has_seen}
+        n_states = sum(c.counter.n_states for c in probes.values())
+        counters = {width: probe.levels() for width, probe in probes.items()}
+        seen = {width: _seen(counters[width], probe) for width, probe in probes.items()}
     except ProbeError as error:
         failure = failure or error
     failure = failure or recorder.error
+    budget = recorder.budget
+    gave_up = any(None in each.distinct for each in seen.values())
+    gave_up = gave_up or (budget is not None and budget.was_short)
     own = RankPass(
         dict(settings),
         recorder.names,
         recorder.dropped,
-        {width: counter.n_distinct for width, counter in counters.items()},
+        seen,
+        None if budget is None else budget.n_bytes,
+        math.inf if gave_up else 0 if budget is None else budget.most_taken,
         accuracy,
-        sum(c.n_states for c in counters.values()) if weight is None else weight,
+        n_states if weight is None else weight,
         dict(doubts),
         None if failure is None else f"{type(failure).__name__}: {failure}",
     )
@@ -228,6 +273,23 @@ class StateExchange:
             share.add_counts(*join_states(self._swap(cut.table, cut.sizes), n_neurons))
         return share
 
+    def sum_tables(self, counter: GroupCounter) -> ProbeCounts:
+        """Return what all ranks' counters of groups have counted together.
+
+        Args:
+            counter: What this rank counted; it stays as it is.
+        """
+        # As signed numbers, which wrap alike.
+        tables = torch.from_numpy(counter.tables().view(np.int64))
+        n_states = torch.tensor([counter.n_states], dtype=torch.int64)
+        for each in (n_states, *torch.split(tables, self.round_bytes // 8)):
+            dist.all_reduce(each, group=self._group)
+        self.bytes_sent += 8 * len(tables)
+        self.bytes_received += 8 * len(tables)
+        together = GroupCounter(counter.n_neurons, counter.group_size)
+        together.add_tables(tables.numpy().view(np.uint64), int(n_states))
+        return ProbeCounts.of(together)
+
     def _swap(
         self, table: np.ndarray[tuple[int, int], np.dtype[np.int64]], sizes: np.ndarray
     ) -> np.ndarray:
@@ -244,23 +306,76 @@ class StateExchange:
         return received.numpy()
 
 
+def _seen(levels: Sequence[Counter | None], probe: ProbeCounter) -> Seen:
+    distinct = [c.n_distinct if isinstance(c, StateCounter) else 0 for c in levels if c is not None]
+    gone: list[int | None] = [None] * (len(levels) - len(distinct))
+    group_size = next((c.group_size for c in levels if isinstance(c, GroupCounter)), None)
+    return Seen((*gone, *distinct), group_size, probe.n_wanted)
+
+
 def _exchange(
-    counters: Mapping[Width, StateCounter], passes: Sequence[RankPass], group: ProcessGroup
+    counters: Mapping[Width, Sequence[Counter | None]],
+    passes: Sequence[RankPass],
+    group: ProcessGroup,
 ) -> PassCounts:
-    exchange, own = StateExchange(group), {}
+    exchange = StateExchange(group)
     # A rank without data doesn't find out which layer makes the output.
     dropped = {name for p in passes for name in p.dropped}
-    for width in merge_orders(p.distinct for p in passes):
-        if width.probe in dropped:
+    widths = [w for w in merge_orders(p.seen for p in passes) if w.probe not in dropped]
+    budget = min((p.memory for p in passes if p.memory is not None), default=None)
+    most_taken = sum(p.most_taken for p in passes)
+    is_short = most_taken == math.inf or (budget is not None and most_taken > budget)
+    own: dict[Level, ProbeCounts] = {}
+    merged: dict[Level, ProbeCounts] = {}
+    for width in widths:
+        seen = [p.seen[width] for p in passes if width in p.seen]
+        group_size = next((each.group_size for each in seen if each.group_size), None)
+        levels = counters.get(width, ())
+        if group_size is not None:
+            if any(None in each.distinct for each in seen):
+                continue
+            own_tables = levels[0] if levels else None
+            if not isinstance(own_tables, GroupCounter):
+                own_tables = GroupCounter(width.n_neurons, group_size)
+            merged[Level(width, 0)] = exchange.sum_tables(own_tables)
             continue
-        counter = counters.get(width) or StateCounter(width.n_neurons)
-        most = max(p.distinct.get(width, 0) for p in passes)
-        spectrum = exchange.own_share(counter, most).spectrum()
-        own[width] = ProbeCounts(spectrum, counter.fired())
+        for level in range(max(len(each.distinct) for each in seen) if is_short else 1):
+            # Of one position, a further level would read the same.
+            distinct = [each.distinct[min(level, len(each.distinct) - 1)] for each in seen]
+            if None not in distinct:
+                counter = levels[min(level, len(levels) - 1)] if levels else None
+                if not isinstance(counter, StateCounter):
+                    counter = StateCounter(width.n_neurons)
+                spectrum = exchange.own_share(counter, max(filter(None, distinct))).spectrum()
+                own[Level(width, level)] = ProbeCounts(spectrum, counter.fired())
     gathered = _gather(own, group)
-    shares = {width: [part[width] for part in gathered] for width in own}
+    merged |= {key: merge_counts([part[key] for part in gathered]) for key in own}
+    kept: dict[Width, int | None] = dict.fromkeys(widths, 0)
+    if is_short:
+        sizes = {width: _sizes_of(width, merged) for width in widths}
+        kept = kept_levels(sizes, math.inf if budget is None else budget)
+    n_wanted = {w: max(p.seen[w].n_wanted for p in passes if w in p.seen) for w in widths}
+    left_out = {width.probe for width, level in kept.items() if level is None}
+    thinned = {w: to for w, level in kept.items() if (to := thinned_to(level, n_wanted[w]))}
     names = merge_orders(p.names for p in passes)
-    return merge_ranks([name for name in names if name not in dropped], shares)
+    return PassCounts(
+        tuple(name for name in names if name not in dropped | left_out),
+        {w: merged[Level(w, level)] for w, level in kept.items() if level is not None},
+        name_widths(thinned),
+    )
+
+
+def _sizes_of(width: Width, merged: Mapping[Level, ProbeCounts]) -> list[int | None]:
+    counted = {key.number: counts.counted for key, counts in merged.items() if key.width == width}
+    tables = counted.get(0)
+    if isinstance(tables, np.ndarray):
+        return [COUNT_BYTES * len(tables)]
+    distinct = [
+        spectrum.n_distinct if isinstance(spectrum := counted.get(number), Spectrum) else None
+        for number in range(max(counted, default=-1) + 1)
+    ]
+    # Some rank may have had to give up all of them.
+    return level_sizes(width.n_neurons, distinct) or [None]
 
 
 def _gather(value: Any, group: ProcessGroup) -> list[Any]:

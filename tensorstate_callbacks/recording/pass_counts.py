@@ -1,0 +1,176 @@
+"""What was counted in one evaluation pass, by one process or by several, and its report."""
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorstate_callbacks.errors import ProbeError, TensorStateWarning
+from tensorstate_callbacks.recording.budget import describe_thinned
+from tensorstate_callbacks.recording.probe_counter import Counter
+from tensorstate_callbacks.reports.layer_report import LayerReport
+from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.states.group_counter import GroupCounter
+from tensorstate_callbacks.states.spectrum import Spectrum, add_spectra
+
+Entry = TypeVar("Entry")
+Name = TypeVar("Name")
+
+
+class Width(NamedTuple):
+    """What a counter is for: a probe, and a number of neurons that it was seen with."""
+
+    probe: str
+    n_neurons: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PassInfo:
+    """What a report says of its pass besides the layers.
+
+    Args:
+        accuracy: Accuracy on the same data, share 0 to 1; None where there is none.
+        alpha: Order of the Rényi entropy; 1 is Shannon's.
+        beta: Weight of accuracy in aIQ, above 0.
+        epoch: Epoch the pass belongs to, counted from 0.
+        step: Training steps made before the pass.
+        stage: First part of the metric keys.
+    """
+
+    accuracy: float | None = None
+    alpha: float = 1
+    beta: float = 2
+    epoch: int | None = None
+    step: int | None = None
+    stage: str = "val"
+
+
+class ProbeCounts(NamedTuple):
+    """What was counted of one probe with one number of neurons.
+
+    Attributes:
+        counted: Frequency spectrum of the states, of several processes of each one's own share;
+            or how often each unit was in each of its states, see `GroupCounter.tables`.
+        fired: How often each neuron fired in the states that this process counted, shape
+            `(n_neurons,)`, uint64.
+        group_size: Neurons of a unit; None where the layer is one unit.
+    """
+
+    counted: Spectrum | npt.NDArray[np.uint64]
+    fired: npt.NDArray[np.uint64]
+    group_size: int | None = None
+
+    @classmethod
+    def of(cls, counter: "Counter | ProbeCounts") -> "ProbeCounts":
+        """Return what a counter has counted."""
+        if isinstance(counter, ProbeCounts):
+            return counter
+        if isinstance(counter, GroupCounter):
+            return cls(*counter.snapshot(), counter.group_size)
+        return cls(counter.spectrum(), counter.fired())
+
+    def report(self, name: str, alpha: float) -> LayerReport:
+        """Return the report of the layer `name`."""
+        if isinstance(self.counted, Spectrum):
+            return LayerReport.from_spectrum(name, self.counted, self.fired, alpha)
+        size = self.group_size or len(self.fired)
+        return LayerReport.from_tables(name, self.counted, size, self.fired, alpha)
+
+
+class PassCounts(NamedTuple):
+    """What was counted in one evaluation pass: all that a report depends on.
+
+    Attributes:
+        names: All probes.
+        probes: Of each probe that saw a state, and each number of neurons that it saw them with,
+            in forward order: what was counted, or its counter, which is read only for the report,
+            as the tables of all layers may take more memory than their counters.
+        thinned: Where memory was short: the positions of a sample that a probe was read at in the
+            end, and of how many; 0 where it could not be counted at all.
+    """
+
+    names: tuple[str, ...]
+    probes: Mapping[Width, Counter | ProbeCounts]
+    thinned: Mapping[str, tuple[int, int]] = MappingProxyType({})
+
+    def seen(self) -> list[str]:
+        """Return the probes that have seen a state, in forward order."""
+        return list(dict.fromkeys(width.probe for width in self.probes))
+
+    def unseen(self) -> list[str]:
+        """Return the probes that have seen none."""
+        seen = set(self.seen())
+        return [name for name in self.names if name not in seen]
+
+    def report(self, info: PassInfo) -> EfficiencyReport:
+        """Return the report of all probes that saw a state; see `Recorder.report`.
+
+        Warns:
+            TensorStateWarning: There is no memory to read what was counted of some.
+        """
+        layers: dict[str, LayerReport] = {}
+        unread: dict[str, tuple[int, int]] = {}
+        for name, counts in name_widths(self.probes).items():
+            try:
+                layers[name] = ProbeCounts.of(counts).report(name, info.alpha)
+            except MemoryError:
+                unread[name] = 0, 0
+        lost = {**self.thinned, **unread}
+        if not layers and lost:
+            raise ProbeError(f"no layer could be counted: {describe_thinned(lost)}")
+        if unread:
+            warnings.warn(describe_thinned(unread), TensorStateWarning, stacklevel=3)
+        if not layers:
+            raise ProbeError(
+                f"no probe saw any activations: {', '.join(self.names)}. Run the model on "
+                "some data while recording, and attach to layers that it calls."
+            )
+        return EfficiencyReport(layers=layers, **vars(info))
+
+
+def name_widths(entries: Mapping[Width, Entry]) -> dict[str, Entry]:
+    """Return entries by names: the probe's, followed by its width where it has several.
+
+    Example:
+        >>> name_widths({Width("relu", 6): "a", Width("conv", 6): "b", Width("relu", 12): "c"})
+        {'relu@6': 'a', 'conv': 'b', 'relu@12': 'c'}
+    """
+    probes = [width.probe for width in entries]
+    named: dict[str, Entry] = {}
+    for width, entry in entries.items():
+        name = width.probe
+        if probes.count(name) > 1:
+            name = f"{name}@{width.n_neurons}"
+            while name in probes:
+                name += "'"  # A layer is really called so.
+        named[name] = entry
+    return named
+
+
+def merge_orders(orders: Iterable[Iterable[Name]]) -> list[Name]:
+    """Return the names of several processes in one fixed order.
+
+    Args:
+        orders: The names that each process has, in its order: that of the lowest one counts.
+
+    Example:
+        >>> merge_orders([[], ["a", "c"], ["b", "a", "c"]])
+        ['a', 'c', 'b']
+    """
+    return list(dict.fromkeys(name for order in orders for name in order))
+
+
+def merge_counts(parts: Iterable[ProbeCounts]) -> ProbeCounts:
+    """Add up what several processes counted of one probe, each of states of its own.
+
+    Returns:
+        What one process would have counted: exactly, since all is integers.
+    """
+    parts = list(parts)
+    fired = np.stack([part.fired for part in parts]).sum(axis=0, dtype=np.uint64)
+    spectra = [part.counted for part in parts if isinstance(part.counted, Spectrum)]
+    return ProbeCounts(add_spectra(spectra), fired)

@@ -1,0 +1,73 @@
+"""What limits the metrics of an evaluation, in sentences."""
+
+from collections.abc import Mapping
+
+from tensorstate_callbacks.display.view import LOW_COVERAGE, layers_of_low_coverage
+from tensorstate_callbacks.reports.layer_report import LayerReport
+
+
+def describe_limits(
+    layers: Mapping[str, LayerReport], accuracy: float | None, alpha: float
+) -> list[str]:
+    """Return what a reader of the metrics must know to read them right.
+
+    Args:
+        layers: Layer name to report, in forward order.
+        accuracy: Accuracy on the same data, share 0 to 1; None where there was none.
+        alpha: Order of the Rényi entropy.
+
+    Returns:
+        One sentence or more per limit, naming the layers it holds for; empty where there is none.
+    """
+    found = [describe_low_coverage(layers, alpha), _one_state(layers), _constant(layers)]
+    if accuracy is None:
+        found.append("There is no accuracy, so there is no aIQ.")
+    return [note for note in found if note is not None]
+
+
+def describe_low_coverage(layers: Mapping[str, LayerReport], alpha: float) -> str | None:
+    """Return what is to be said about layers of which too little was seen; None if there are none.
+
+    Such a layer's Good-Turing coverage is below 0.5: had more samples been shown, more than half of
+    their states would have been new ones.
+    """
+    low = layers_of_low_coverage(layers)
+    if not low:
+        return None
+    seen = ", ".join(f"{name} ({coverage:.2f})" for name, coverage in low.items())
+    order = "" if alpha == 1 else " by Shannon entropy"
+    sizes = [layers[name].group_size for name in low]
+    fewer = max(min(size or 16 for size in sizes) // 2, 1)
+    return (
+        f"Coverage is below {LOW_COVERAGE} in {seen}: most states were seen only once there, so "
+        "the efficiency tells how many were seen rather than what the layer does. Count the layers "
+        f"in groups of {fewer} neurons (group_size={fewer}), of which few states suffice; or give "
+        f"more validation data; or read the efficiency{order} that "
+        f"report.layers[{next(iter(low))!r}].interval() estimates, and its range: they allow for "
+        "unseen states (Chao-Shen). Compare runs on the same number of samples only."
+    )
+
+
+def _one_state(layers: Mapping[str, LayerReport]) -> str | None:
+    names = [name for name, layer in layers.items() if layer.n_distinct == 1]
+    if not names:
+        return None
+    return (
+        f"Only one state was seen in {', '.join(names)}: efficiency 0 there makes network "
+        "efficiency and aIQ 0 too. Probe the input of such a layer, set another threshold, or "
+        "exclude it."
+    )
+
+
+def _constant(layers: Mapping[str, LayerReport]) -> str | None:
+    shares = ", ".join(
+        f"{name} ({layer.n_never} never, {layer.n_always} always, of {layer.n_neurons})"
+        for name, layer in layers.items()
+        if layer.n_distinct > 1 and 2 * (layer.n_never + layer.n_always) > layer.n_neurons
+    )
+    if not shares:
+        return None
+    return (
+        "More than half of the neurons never fired or always did, and carry no information, in "
+        f"{shares}."
+    )
