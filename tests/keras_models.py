@@ -19,7 +19,6 @@ def only_on(*backends, because):
 
 # For what runs no code of a backend's.
 once = only_on("tensorflow", because="the same as on TensorFlow")
-twice = only_on("tensorflow", "torch", because="the same as on others, and slow to compile")
 RELEASE = tuple(int(part) for part in keras.__version__.split(".")[:2])
 
 

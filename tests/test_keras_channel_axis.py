@@ -4,9 +4,7 @@ import keras
 import pytest
 from keras import layers, ops
 from keras_layer_oracle import CONVOLVES_FIRST, N, chain, check_axes, head, model_of, normal
-from keras_models import BACKEND, compiled, twice
-
-pytestmark = twice
+from keras_models import BACKEND, compiled
 
 
 def test_the_axis_travels_behind_a_norm_that_is_channels_first():

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from keras import layers
 from keras_layer_oracle import N, Y, check, head, normal
-from keras_models import BACKEND, compiled, only_on, since, twice
+from keras_models import BACKEND, compiled, only_on, since
 from own_warnings import ours
 
 from tensorstate_callbacks import ProbeError
 from tensorstate_callbacks.keras import EfficiencyCallback
-
-pytestmark = twice
 
 
 @keras.saving.register_keras_serializable("tests")

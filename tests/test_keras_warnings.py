@@ -9,7 +9,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from keras_models import X_VAL, Y_VAL, X, Y, compiled, once, sequential, since, train, twice
+from keras_models import X_VAL, Y_VAL, X, Y, compiled, once, sequential, since, train
 from own_warnings import of_coverage
 from own_warnings import ours as own
 
@@ -20,8 +20,6 @@ from tensorstate_callbacks import (
     TensorStateWarning,
 )
 from tensorstate_callbacks.keras import EfficiencyCallback
-
-pytestmark = twice
 
 
 def test_missing_accuracy_logs_efficiency_and_says_which_keys_there_are():

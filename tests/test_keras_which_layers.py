@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from keras_layer_oracle import BATCH, N, Y, check, head, normal
-from keras_models import compiled, once, twice
+from keras_models import compiled, once
 from own_warnings import ours
 
 from tensorstate_callbacks import NoLayerMatchedError, ProbeError, TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.recording.recorder import Recorder
-
-pytestmark = twice
 
 
 def watch(model, x, attach_to=None, *, epochs=1, **options):
