@@ -39,9 +39,6 @@ PYTEST = OMP_NUM_THREADS=1 MAKEFLAGS= $(RUN) -m pytest --quiet --durations=15 -o
 test-without-keras: $(READY)
 	$(PYTEST) --ignore-glob='tests/test_keras_*.py'
 
-# JAX compiles each small model anew: a fifth of the time is saved where it doesn't optimize them.
-test-keras-jax: export XLA_FLAGS := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
-
 # What the tests of Keras say, on each of its backends.
 test-keras-jax test-keras-tensorflow test-keras-torch: test-keras-%: $(READY)
 	KERAS_BACKEND=$* $(PYTEST) tests/test_keras_*.py
