@@ -167,7 +167,7 @@ def test_a_folder_named_like_an_event_file_is_a_folder(capsys, tmp_path):
     assert shown(capsys, tmp_path) == (0, "")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names that are no text")
 def test_names_that_are_no_text_are_shown_as_bytes(capsys, tmp_path):
     event_file(tmp_path / "run", os.fsdecode(b"\xfe.tfevents"))
     folder = tmp_path / os.fsdecode(b"r\xffn")
@@ -215,15 +215,6 @@ def test_names_that_no_file_can_have_are_one_line(capsys, tmp_path):
     code, error = shown(capsys, tmp_path / "run", "--output", tmp_path / ("n" * 300 + ".png"))
     assert code == 1
     assert "too long" in error
-
-
-@pytest.fixture(scope="module")
-def mlflow_client(tmp_path_factory):
-    mlflow = pytest.importorskip("mlflow")
-    folder = tmp_path_factory.mktemp("mlflow")
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
-    client.create_experiment("tests", artifact_location=str(folder / "artifacts"))
-    return client
 
 
 @pytest.mark.filterwarnings("ignore::Warning")

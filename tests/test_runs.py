@@ -137,15 +137,6 @@ def test_ids_of_mlflow_runs():
         assert mlflow_run_id(text) is None
 
 
-@pytest.fixture(scope="module")
-def mlflow_client(tmp_path_factory):
-    mlflow = pytest.importorskip("mlflow")
-    folder = tmp_path_factory.mktemp("mlflow")
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
-    client.create_experiment("tests", artifact_location=str(folder / "artifacts"))
-    return client
-
-
 def logged_run(client, reports):
     experiment = client.get_experiment_by_name("tests")
     run = client.create_run(experiment.experiment_id, run_name="my run")
