@@ -22,7 +22,7 @@ from benchmarks.states import distinct_states
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.partition import join_states, partition_states
 from tensorstate_callbacks.states.spectrum import Spectrum, add_spectra
-from tensorstate_callbacks.torch.distributed.ranks import StateExchange
+from tensorstate_callbacks.torch.distributed.state_exchange import StateExchange
 
 NEURONS = 64
 RANKS = 4

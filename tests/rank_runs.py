@@ -37,7 +37,8 @@ from torch_models import images, small_net
 from tensorstate_callbacks import EfficiencyReport, ProbeError, RankError
 from tensorstate_callbacks.lightning import EfficiencyCallback
 from tensorstate_callbacks.torch import record
-from tensorstate_callbacks.torch.distributed import process_groups, ranks
+from tensorstate_callbacks.torch.distributed import process_groups
+from tensorstate_callbacks.torch.distributed.state_exchange import StateExchange
 
 DIED_ON_PURPOSE = 3
 TIMEOUT = timedelta(seconds=60)
@@ -249,11 +250,11 @@ def side_group() -> dict[str, Any]:
 
 def many_rounds() -> dict[str, Any]:
     """States sent a few at a time, of which ranks have different numbers."""
-    bytes_at_once, ranks.StateExchange.round_bytes = ranks.StateExchange.round_bytes, 64
+    bytes_at_once, StateExchange.round_bytes = StateExchange.round_bytes, 64
     try:
         return loop(small_net(), images(13))
     finally:
-        ranks.StateExchange.round_bytes = bytes_at_once
+        StateExchange.round_bytes = bytes_at_once
 
 
 SAMPLED: list[dict[str, Any]] = [
