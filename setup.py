@@ -7,12 +7,12 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 NATIVE = Path("tensorstate_callbacks", "_native")
-FLAGS = ["/std:c++17", "/O2"] if sys.platform == "win32" else ["-std=c++17", "-O3"]
-LINK_FLAGS: list[str] = []
+FLAGS = ["/std:c++17", "/O2"] if sys.platform == "win32" else ["-std=c++17", "-O3", "-pthread"]
+LINK_FLAGS = [] if sys.platform == "win32" else ["-pthread"]
 
 # A debug build for gcc or clang: "address", "undefined", "thread" (tests/native/sanitize.py).
 if sanitizers := os.environ.get("TENSORSTATE_SANITIZE"):
-    LINK_FLAGS = [f"-fsanitize={sanitizers}"]
+    LINK_FLAGS += [f"-fsanitize={sanitizers}"]
     FLAGS += [*LINK_FLAGS, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O0"]
     FLAGS += ["-fstrict-overflow", "-fno-wrapv"]  # CPython's own flags hide signed overflows
 

@@ -50,3 +50,14 @@ def recurring(n_positions, n_neurons, seed=0):
     signs = rng.choice([-1.0, 0.0, 1.0], (max(2, n_positions // 3), n_neurons))
     chosen = signs[rng.integers(0, len(signs), n_positions)]
     return (chosen * rng.uniform(0.1, 3, chosen.shape)).astype(np.float32)
+
+
+def large_batch(width, layout="NCHW"):
+    """Activations of a layer that several threads work on, and their channel axis."""
+    side = 17 if width > 300 else 57
+    batch = recurring(12 * side * side, width).reshape(12, side, side, width)
+    if layout == "NHWC":
+        return batch, -1
+    if layout == "HWNC":
+        return batch.transpose(1, 2, 0, 3), 3
+    return np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), 1

@@ -26,6 +26,7 @@ try:
         kernels,
     )
     from tensorstate_callbacks._native._counter import pack_positions as _native_pack_positions
+    from tensorstate_callbacks._native._counter import use_openmp as _native_use_openmp
 except ImportError as error:
     _native_kernels: tuple[str, ...] = ()
     _missing: str | None = str(error)
@@ -93,6 +94,16 @@ def kernel_report() -> tuple[str, str]:
     return names[0], f"the fastest this processor runs of {', '.join(names)}"
 
 
+def use_openmp(parallel_region: int) -> None:
+    """Have the threads of an OpenMP runtime help to count large batches.
+
+    Args:
+        parallel_region: the address of its `GOMP_parallel`; 0: threads of our own.
+    """
+    if _missing is None:
+        _native_use_openmp(parallel_region)
+
+
 @contextmanager
 def use_kernel(name: str) -> Iterator[None]:
     """Make new counters use one kernel while the context lasts; for the whole process."""
@@ -105,18 +116,27 @@ def use_kernel(name: str) -> Iterator[None]:
         _forced, _forced_by = before
 
 
-def make_engine(n_neurons: int) -> tuple[str, Engine]:
-    """An empty engine for states of `n_neurons` bits, with the name of its kernel."""
+def make_engine(n_neurons: int, n_threads: int = 1) -> tuple[str, Engine]:
+    """An empty engine for states of `n_neurons` bits, with the name of its kernel.
+
+    Args:
+        n_neurons: bits of a state.
+        n_threads: at most so many work on a large batch; NumPy counts on the caller's alone.
+    """
     name = _kernel_of_new_counters()
-    return name, NumpyEngine(n_neurons) if name == "numpy" else NativeEngine(n_neurons, name)
+    if name == "numpy":
+        return name, NumpyEngine(n_neurons)
+    return name, NativeEngine(n_neurons, name, n_threads)
 
 
-def make_group_engine(n_neurons: int, group_size: int) -> tuple[str, GroupEngine]:
-    """An empty engine for units of `group_size` of the `n_neurons`, with its kernel's name."""
+def make_group_engine(
+    n_neurons: int, group_size: int, n_threads: int = 1
+) -> tuple[str, GroupEngine]:
+    """An empty engine for units of `group_size` of the neurons; see `make_engine`."""
     name = _kernel_of_new_counters()
     if name == "numpy":
         return name, NumpyGroupEngine(n_neurons, group_size)
-    return name, NativeGroupEngine(n_neurons, group_size, name)
+    return name, NativeGroupEngine(n_neurons, group_size, name, n_threads)
 
 
 def merge_engines(target: Engine, source: Engine) -> None:
@@ -145,6 +165,7 @@ def pack_positions(
     layout: Layout,
     sample_axis: int | None,
     places: NDArray[np.intp] | None,
+    n_threads: int = 1,
 ) -> NDArray[np.uint8]:
     """The packed states of positions, sample after sample.
 
@@ -154,6 +175,7 @@ def pack_positions(
         layout: how they are read.
         sample_axis: counted from 0, not the channel axis; None where there is one sample.
         places: the positions, indices in C order of the other axes; None: all.
+        n_threads: at most so many pack a large batch.
 
     Returns:
         (samples * places, ceil(neurons / 8)) uint8.
@@ -168,7 +190,7 @@ def pack_positions(
         places = np.ascontiguousarray(places, np.intp)
     if not isinstance(activations, Memory):
         activations = layout.unsigned_array(activations)
-    return _native_pack_positions(kernel, activations, layout, sample_axis, places)
+    return _native_pack_positions(kernel, activations, layout, sample_axis, places, n_threads)
 
 
 def _checked(name: str, asked_by: str) -> str:

@@ -38,7 +38,7 @@ cdef extern from "counter.hpp" namespace "tensorstate" nogil:
         size_t nbytes() except +
 
     cdef cppclass Counter(RowCounter):
-        Counter(size_t neurons, string kernel) except +
+        Counter(size_t neurons, string kernel, size_t threads) except +
         void merge(Counter& other) except +
         size_t distinct() except +
         Snapshot snapshot() except +
@@ -60,7 +60,7 @@ cdef extern from "groups.hpp" namespace "tensorstate" nogil:
         uint64_t states
 
     cdef cppclass GroupCounter(RowCounter):
-        GroupCounter(size_t neurons, size_t group, string kernel) except +
+        GroupCounter(size_t neurons, size_t group, string kernel, size_t threads) except +
         void merge(GroupCounter& other) except +
         void add_tables(const uint64_t* tables, uint64_t states) except +
         size_t n_counts()
@@ -82,9 +82,20 @@ cdef extern from "chosen.hpp" namespace "tensorstate" nogil:
         size_t positions() except +
 
     const Kernel* find_kernel(string name) except +
-    void pack_all(const Kernel& kernel, const Batch& batch, uint8_t* out) except +
+    void pack_all(const Kernel& kernel, const Batch& batch, size_t threads,
+                  uint8_t* out) except +
     void pack_chosen(const Kernel& kernel, const Batch& batch, const Py_ssize_t* places,
-                     size_t count, uint8_t* out) except +
+                     size_t count, size_t threads, uint8_t* out) except +
+
+
+cdef extern from "team.hpp" namespace "tensorstate" nogil:
+    ctypedef void (*ParallelRegion)(void (*)(void*), void*, unsigned int, unsigned int)
+
+    cdef cppclass Team:
+        void use(ParallelRegion region)
+        void after_fork_in_child() except +
+
+    Team team
 
 
 cdef class _Words:
@@ -207,9 +218,9 @@ cdef class NativeEngine(_RowsEngine):
 
     cdef Counter* counter
 
-    def __cinit__(self, size_t n_neurons, str kernel):
+    def __cinit__(self, size_t n_neurons, str kernel, size_t n_threads=1):
         self.n_neurons = n_neurons
-        self.counter = new Counter(n_neurons, kernel.encode())
+        self.counter = new Counter(n_neurons, kernel.encode(), n_threads)
         self.rows.reset(self.counter)
 
     @property
@@ -253,12 +264,12 @@ cdef class NativeGroupEngine(_RowsEngine):
     cdef GroupCounter* counter
     cdef size_t group_size
 
-    def __cinit__(self, size_t n_neurons, size_t group_size, str kernel):
+    def __cinit__(self, size_t n_neurons, size_t group_size, str kernel, size_t n_threads=1):
         if n_neurons < 1 or not 1 <= group_size <= 22:
             raise ValueError("a unit has 1 to 22 neurons")
         self.n_neurons = n_neurons
         self.group_size = group_size
-        self.counter = new GroupCounter(n_neurons, group_size, kernel.encode())
+        self.counter = new GroupCounter(n_neurons, group_size, kernel.encode(), n_threads)
         self.rows.reset(self.counter)
 
     def merge(self, NativeGroupEngine other not None):
@@ -281,7 +292,8 @@ cdef class NativeGroupEngine(_RowsEngine):
         return _array(found.counts), found.states
 
 
-def pack_positions(str kernel, activations, reading, sample_axis, const Py_ssize_t[::1] places):
+def pack_positions(str kernel, activations, reading, sample_axis, const Py_ssize_t[::1] places,
+                   size_t n_threads=1):
     """Packed rows of each sample at places, or at all positions where they are None.
 
     Activations are a `Memory`, or an array of unsigned integers.
@@ -295,20 +307,22 @@ def pack_positions(str kernel, activations, reading, sample_axis, const Py_ssize
             raise ValueError("the activations have no memory: it was freed")
         for size, stride in zip(shape, strides):
             axes.push_back(Axis(size, stride))
-        return _packed(kernel, <const char*> address, axes, reading, sample_axis, places)
+        return _packed(kernel, <const char*> address, axes, reading, sample_axis, places,
+                       n_threads)
     PyObject_GetBuffer(activations, &view, PyBUF_STRIDED_RO)
     try:
         if view.itemsize != reading.unsigned.itemsize:
             raise ValueError("the activations have another number type")
         for axis in range(view.ndim):
             axes.push_back(Axis(view.shape[axis], view.strides[axis]))
-        return _packed(kernel, <const char*> view.buf, axes, reading, sample_axis, places)
+        return _packed(kernel, <const char*> view.buf, axes, reading, sample_axis, places,
+                       n_threads)
     finally:
         PyBuffer_Release(&view)
 
 
 cdef _packed(str kernel, const char* data, const vector[Axis]& axes, reading, sample_axis,
-             const Py_ssize_t[::1] places):
+             const Py_ssize_t[::1] places, size_t n_threads):
     cdef const Kernel* found = find_kernel(kernel.encode())
     cdef Batch batch
     cdef size_t count
@@ -344,9 +358,9 @@ cdef _packed(str kernel, const char* data, const vector[Axis]& axes, reading, sa
         out = &rows[0, 0]
     with nogil:
         if first_place != NULL:
-            pack_chosen(found[0], batch, first_place, count, out)
+            pack_chosen(found[0], batch, first_place, count, n_threads, out)
         elif out != NULL:
-            pack_all(found[0], batch, out)
+            pack_all(found[0], batch, n_threads, out)
     return packed
 
 
@@ -369,6 +383,12 @@ def after_fork_in_parent():
 def after_fork_in_child():
     """Forget the parent's threads."""
     fork_gate.after_fork_in_child()
+    team.after_fork_in_child()
+
+
+def use_openmp(size_t parallel_region):
+    """Have the threads of an OpenMP runtime help, given where its GOMP_parallel lies; 0: ours."""
+    team.use(<ParallelRegion> parallel_region)
 
 
 def fail_allocation(uint64_t number):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LARGEST_GROUP = 22
+MOST_THREADS = 64
 
 
 def checked_integer(value: int, name: str) -> int:
@@ -38,6 +39,14 @@ def checked_group_size(group_size: int) -> int:
             " 2**group_size counts"
         )
     return size
+
+
+def checked_threads(n_threads: int) -> int:
+    """The number of threads as an int of 1 to 64: more would only wait for one another."""
+    threads = checked_integer(n_threads, "n_threads")
+    if threads < 1:
+        raise ValueError(f"n_threads must be at least 1, not {threads}")
+    return min(threads, MOST_THREADS)
 
 
 def plain_array(values: ArrayLike, name: str) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -10,7 +11,9 @@
 
 #include "fork_gate.hpp"
 #include "memory.hpp"
+#include "parts.hpp"
 #include "source.hpp"
+#include "team.hpp"
 
 namespace tensorstate {
 
@@ -203,30 +206,53 @@ inline bool better_all(const Batch& batch, const std::ptrdiff_t* places, std::si
            count > batch.positions() / 5 && std::is_sorted(places, places + count);
 }
 
-// At `count` places of each sample.
+// At `count` places of each sample. Each thread packs some samples.
 inline void pack_chosen(const Kernel& kernel, const Batch& batch, const std::ptrdiff_t* places,
-                        std::size_t count, std::uint8_t* out) {
+                        std::size_t count, std::size_t threads, std::uint8_t* out) {
     const InsideGate inside;
     const auto offsets = offsets_of(batch.grid, places, count, batch.positions());
-    if (better_all(batch, places, count)) return pack_and_drop(kernel, batch, places, count, out);
-    ChosenPositions(kernel, batch).pack(offsets, out);
+    const bool all = better_all(batch, places, count);
+    const std::size_t samples = batch.samples.size, bytes = (batch.channels.size + 7) / 8;
+    // What is gathered comes from far apart: a cache line for an element.
+    const std::uint64_t read = std::uint64_t{samples} * (all ? batch.positions() : 4 * count);
+    const std::size_t lanes = lanes_for(read, batch.channels.size, threads);
+    const std::size_t parts = std::min(samples, lanes == 1 ? 1 : 4 * lanes);
+    Numbers numbers(parts);
+    team.run(std::min(lanes, parts), [&](std::size_t) {
+        for (std::size_t part; numbers.take(part);) {
+            const std::size_t begin = samples * part / parts, end = samples * (part + 1) / parts;
+            Batch some = batch;
+            some.data += static_cast<std::ptrdiff_t>(begin) * batch.samples.stride;
+            some.samples.size = end - begin;
+            std::uint8_t* const target = out + begin * count * bytes;
+            all ? pack_and_drop(kernel, some, places, count, target)
+                : ChosenPositions(kernel, some).pack(offsets, target);
+        }
+    });
 }
 
-// At all positions.
-inline void pack_all(const Kernel& kernel, const Batch& batch, std::uint8_t* out) {
+// At all positions. Each thread packs some of them.
+inline void pack_all(const Kernel& kernel, const Batch& batch, std::size_t threads,
+                     std::uint8_t* out) {
     const InsideGate inside;
     std::vector<Axis> axes{batch.samples};
     axes.insert(axes.end(), batch.grid.begin(), batch.grid.end());
-    Activations source(kernel, batch.data, std::move(axes), batch.channels, batch.item_bytes,
-                       batch.folded, batch.firing);
-    const std::size_t words = words_of(batch.channels.size);
+    const Activations whole(kernel, batch.data, std::move(axes), batch.channels, batch.item_bytes,
+                            batch.folded, batch.firing);
+    const std::size_t words = words_of(batch.channels.size), bytes = (batch.channels.size + 7) / 8;
     const std::size_t most = std::clamp<std::size_t>(kChunkBytes / (8 * words), 1, kMostPositions);
-    ByteRows rows(batch.channels.size, out, most);
-    while (true) {
-        const std::size_t found = source.next(Room{rows.room(), nullptr, most}).size;
-        if (found == 0) return;
-        rows.keep(found);
-    }
+    const std::size_t lanes = lanes_for(whole.rows(), batch.channels.size, threads);
+    const Parts parts(whole, lanes, std::numeric_limits<std::uint32_t>::max());
+    Numbers numbers(parts.count());
+    team.run(lanes, [&](std::size_t) {
+        for (std::size_t part; numbers.take(part);) {
+            const auto source = whole.part(parts.begin(part), parts.end(part));
+            ByteRows rows(batch.channels.size, out + parts.begin(part) * bytes, most);
+            while (const std::size_t found = source->next(Room{rows.room(), nullptr, most}).size) {
+                rows.keep(found);
+            }
+        }
+    });
 }
 
 }  // namespace tensorstate

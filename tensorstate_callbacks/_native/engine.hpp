@@ -8,10 +8,30 @@
 
 namespace tensorstate {
 
-class Engine {
+// Distinct states with their counts, to be read.
+class States {
   public:
-    virtual ~Engine() = default;
+    virtual ~States() = default;
 
+    // Copies up to room.size distinct states from `cursor` on, which starts at 0; 0: no more.
+    // room.words may be null.
+    virtual std::size_t read(std::size_t& cursor, const Room& room) const noexcept = 0;
+    virtual std::size_t distinct() const noexcept = 0;
+};
+
+// Copies all of them. There is room; `width` is the number of a row's words.
+inline void read_all(const States& states, std::size_t width, std::uint64_t* words,
+                     std::uint64_t* counts) noexcept {
+    const std::size_t size = states.distinct();
+    std::size_t cursor = 0, done = 0;
+    while (const std::size_t found = states.read(
+               cursor, Room{words + done * width, counts + done, size - done})) {
+        done += found;
+    }
+}
+
+class Engine : public States {
+  public:
     // Told how many rows add() will be given next; false for want of memory.
     virtual bool expect(std::uint64_t) noexcept { return true; }
     // Whether rows may come packed until expect() is told of others.
@@ -24,11 +44,6 @@ class Engine {
     // Takes back rows that were added; purge() then drops the states that are gone.
     virtual void remove(const Rows& rows) noexcept = 0;
     virtual void purge() noexcept = 0;
-
-    // Copies up to room.size distinct states from `cursor` on, which starts at 0; 0: no more.
-    // room.words may be null.
-    virtual std::size_t read(std::size_t& cursor, const Room& room) const noexcept = 0;
-    virtual std::size_t distinct() const noexcept = 0;
     virtual std::size_t nbytes() const noexcept = 0;
 };
 

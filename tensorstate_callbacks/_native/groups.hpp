@@ -8,8 +8,11 @@
 #include <vector>
 
 #include "group_cells.hpp"
+#include "helper_cells.hpp"
 #include "memory.hpp"
+#include "parts.hpp"
 #include "row_counter.hpp"
+#include "team.hpp"
 
 namespace tensorstate {
 
@@ -24,8 +27,9 @@ struct GroupTables {
 class GroupCounter final : public RowCounter {
   public:
     // A unit has at most 22 neurons.
-    GroupCounter(std::size_t neurons, std::size_t group, const std::string& kernel)
-        : RowCounter(neurons, kernel), units_{neurons, std::min(group, neurons), 0},
+    GroupCounter(std::size_t neurons, std::size_t group, const std::string& kernel,
+                 std::size_t threads)
+        : RowCounter(neurons, kernel, threads), units_{neurons, std::min(group, neurons), 0},
           in_cell_(std::max<std::size_t>(1, 8 / units_.width)),
           cells_{neurons, std::min(units_.width * in_cell_, neurons), kGap},
           size_(cells_.start(cells_.parts() * copies_of(cells_))),
@@ -46,7 +50,8 @@ class GroupCounter final : public RowCounter {
         if (times == nullptr) {
             return locked([&] {
                 const std::uint64_t sum = expect(size);
-                for (const OpenRows& part : parts) count(part);
+                if (!share_rows(parts[0])) count(parts[0]);
+                count(parts[1]);
                 states_ = sum;
             });
         }
@@ -160,27 +165,113 @@ class GroupCounter final : public RowCounter {
     }
 
     void add(Source& source) override {
-        const std::size_t row_bytes = words_of(neurons_) * sizeof(std::uint64_t);
-        const std::size_t bytes = std::max(kChunkBytes, row_bytes + 8);
-        const std::size_t room = std::min((bytes - 8) / row_bytes, kMostPositions);
-        const std::uint64_t most = std::min<std::uint64_t>(
-            std::max<std::size_t>(1, bytes_at_once() / bytes), source.rows() / room + 1);
-        Vector<Memory> chunks(static_cast<std::size_t>(most));
-        Vector<OpenRows> blocks(chunks.size());
-        for (Memory& chunk : chunks) chunk = take_memory(bytes);
+        const std::size_t lanes = lanes_of(source.rows());
+        if (lanes > 1 && share_source(source, lanes)) return;
+        Chunks chunks(*this, source.rows());
         const std::uint64_t sum = expect(source.rows());
-        for (bool more = true; more;) {
-            std::size_t filled = 0;
-            while (more && filled < blocks.size()) {
-                Room here{static_cast<std::uint64_t*>(chunks[filled].get()), nullptr, room};
-                const Rows rows = source.next(here);
-                more = rows.size != 0;
-                const auto* const start = reinterpret_cast<const std::uint8_t*>(rows.words);
-                if (more) blocks[filled++] = {start, row_bytes, rows.size};
-            }
-            count(blocks.data(), filled);
+        while (const std::uint64_t read = chunks.read(source)) {
+            if (!fits(read)) settle();
+            chunks.count(cells_, counts_.get());
+            pending_ += read;
         }
         states_ = sum;
+    }
+
+    // Memory for some rows of a source.
+    class Chunks {
+      public:
+        Chunks(const GroupCounter& counter, std::uint64_t rows)
+            : row_bytes_(words_of(counter.neurons_) * sizeof(std::uint64_t)) {
+            const std::size_t bytes = std::max(kChunkBytes, row_bytes_ + 8);
+            room_ = std::min((bytes - 8) / row_bytes_, kMostPositions);
+            const std::uint64_t most = std::min<std::uint64_t>(
+                std::max<std::size_t>(1, counter.bytes_at_once() / bytes), rows / room_ + 1);
+            chunks_ = Vector<Memory>(static_cast<std::size_t>(most));
+            blocks_ = Vector<OpenRows>(chunks_.size());
+            for (Memory& chunk : chunks_) chunk = take_memory(bytes);
+        }
+
+        // How many rows, 0: there are no more.
+        std::uint64_t read(Source& source) {
+            filled_ = 0;
+            std::uint64_t read = 0;
+            while (filled_ < blocks_.size()) {
+                Room here{static_cast<std::uint64_t*>(chunks_[filled_].get()), nullptr, room_};
+                const Rows rows = source.next(here);
+                if (rows.size == 0) break;
+                const auto* const start = reinterpret_cast<const std::uint8_t*>(rows.words);
+                blocks_[filled_++] = {start, row_bytes_, rows.size};
+                read += rows.size;
+            }
+            return read;
+        }
+
+        void count(const Division& cells, std::uint32_t* counts) const noexcept {
+            count_rows(cells, blocks_.data(), filled_, counts);
+        }
+
+      private:
+        std::size_t row_bytes_, room_ = 0, filled_ = 0;
+        Vector<Memory> chunks_;
+        Vector<OpenRows> blocks_;
+    };
+
+    // How many threads are to count so many rows: one where adding their cells up takes as long.
+    std::size_t lanes_of(std::uint64_t rows) const noexcept {
+        const bool pays = rows < kMostPending && rows * cells_.parts() >= 8 * size_;
+        return pays ? lanes_for(rows, neurons_, threads_) : 1;
+    }
+
+    // Whatever may fail is done before a row is counted. False: the caller's thread is to count.
+    bool share_source(const Source& source, std::size_t lanes) {
+        const Parts parts(source, lanes, std::numeric_limits<std::uint32_t>::max());
+        Vector<std::unique_ptr<Source>> sources(parts.count());
+        for (std::size_t i = 0; i < sources.size(); ++i) {
+            sources[i] = source.part(parts.begin(i), parts.end(i));
+            if (sources[i] == nullptr) return false;
+        }
+        Vector<Chunks> chunks;
+        chunks.reserve(lanes);
+        for (std::size_t lane = 0; lane < lanes; ++lane) chunks.emplace_back(*this, parts.size());
+        HelperCells helpers(lanes - 1, size_);
+        if (!helpers.there()) return false;
+        const std::uint64_t sum = expect(source.rows());
+        share(source.rows(), parts.count(), lanes, helpers,
+              [&](std::size_t part, std::size_t lane, std::uint32_t* counts) {
+                  while (chunks[lane].read(*sources[part]) != 0) chunks[lane].count(cells_, counts);
+              });
+        states_ = sum;
+        return true;
+    }
+
+    bool share_rows(const OpenRows& rows) {
+        const std::size_t lanes = lanes_of(rows.size);
+        if (lanes == 1) return false;
+        HelperCells helpers(lanes - 1, size_);
+        if (!helpers.there()) return false;
+        const std::size_t parts = 4 * lanes, size = (rows.size + parts - 1) / parts;
+        share(rows.size, parts, lanes, helpers,
+              [&](std::size_t part, std::size_t, std::uint32_t* counts) {
+                  const std::size_t begin = std::min(rows.size, part * size);
+                  const std::size_t end = std::min(rows.size, begin + size);
+                  in_pieces({rows.rows + begin * rows.bytes, rows.bytes, end - begin},
+                            [&](const OpenRows& some) { count_rows(cells_, &some, 1, counts); });
+              });
+        return true;
+    }
+
+    // Counts `rows` rows, in parts: count_part(part, lane, counts).
+    template <class CountPart>
+    void share(std::uint64_t rows, std::size_t parts, std::size_t lanes, HelperCells& helpers,
+               const CountPart& count_part) {
+        if (!fits(rows)) settle();
+        Numbers numbers(parts);
+        team.run(lanes, [&](std::size_t lane) {
+            std::uint32_t* const counts = lane == 0 ? counts_.get() : helpers.of(lane - 1);
+            for (std::size_t part; numbers.take(part);) count_part(part, lane, counts);
+        });
+        helpers.move_to(counts_.get());
+        pending_ += rows;
     }
 
     // Of rows, so that they stay near while they are read once for each few cells; or, where their
@@ -189,22 +280,23 @@ class GroupCounter final : public RowCounter {
         return cells_.width <= 10 ? std::size_t{128} << 10 : std::size_t{4} << 20;
     }
 
-    void count(OpenRows rows) noexcept {
+    template <class Count>
+    void in_pieces(OpenRows rows, const Count& count) const noexcept {
         const std::size_t most = std::max<std::size_t>(64, bytes_at_once() / rows.bytes);
         while (rows.size != 0) {
             const OpenRows some{rows.rows, rows.bytes, std::min(rows.size, most)};
-            count(&some, 1);
+            count(some);
             rows.rows += some.size * rows.bytes;
             rows.size -= some.size;
         }
     }
 
-    void count(const OpenRows* blocks, std::size_t n_blocks) noexcept {
-        std::uint64_t size = 0;
-        for (std::size_t i = 0; i < n_blocks; ++i) size += blocks[i].size;
-        if (!fits(size)) settle();
-        count_rows(cells_, blocks, n_blocks, counts_.get());
-        pending_ += size;
+    void count(const OpenRows& rows) noexcept {
+        in_pieces(rows, [&](const OpenRows& some) {
+            if (!fits(some.size)) settle();
+            count_rows(cells_, &some, 1, counts_.get());
+            pending_ += some.size;
+        });
     }
 
     // `added`: by the whole call.

@@ -84,6 +84,12 @@ class PackedRows final : public Source {
         return found;
     }
 
+    std::unique_ptr<Source> part(std::uint64_t begin, std::uint64_t end) const override {
+        if (counts_ != nullptr) return nullptr;
+        return std::make_unique<PackedRows>(kernel_, rows_ + begin * bytes_, nullptr,
+                                            static_cast<std::size_t>(end - begin), neurons_);
+    }
+
   private:
     // As many as memory takes to answer for the next ones, in whole groups of those that engines
     // look up together.

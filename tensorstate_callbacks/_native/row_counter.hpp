@@ -22,8 +22,9 @@ class RowCounter {
     }
 
   public:
-    RowCounter(std::size_t neurons, const std::string& kernel)
-        : neurons_(neurons), kernel_(find_kernel(kernel)) {
+    // `threads`: at most so many work on a call.
+    RowCounter(std::size_t neurons, const std::string& kernel, std::size_t threads)
+        : neurons_(neurons), kernel_(find_kernel(kernel)), threads_(threads) {
         if (kernel_ == nullptr) throw std::invalid_argument("this machine has no such kernel");
     }
     virtual ~RowCounter() = default;
@@ -47,6 +48,7 @@ class RowCounter {
 
     const std::size_t neurons_;
     const Kernel* const kernel_;
+    const std::size_t threads_;
     mutable std::mutex mutex_;
     std::uint64_t states_ = 0;
 };

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
@@ -45,6 +46,10 @@ class Source {
     virtual bool counted() const = 0;  // whether they come with counts, all above 0
     // At most room.size rows, in the room; none: no more.
     virtual Rows next(const Room& room) = 0;
+    // The rows from one on up to another, to be read by another thread; null where that can't be.
+    virtual std::unique_ptr<Source> part(std::uint64_t, std::uint64_t) const { return nullptr; }
+    // How many rows are best read together.
+    virtual std::size_t run() const { return 1; }
 };
 
 struct Axis {
@@ -73,7 +78,8 @@ class Activations final : public Source {
             const std::size_t rest = inner.size - index_.back(), space = room.size - filled;
             // Whole runs pack faster, and rows are counted sooner in the nearest cache.
             if (filled != 0 && (rest > space || filled >= kEnough)) break;
-            const std::size_t count = std::min({rest, space, kMostPositions});
+            const std::size_t left = static_cast<std::size_t>(left_);
+            const std::size_t count = std::min({rest, space, left, kMostPositions});
             packer_.pack({position(), count, inner.stride, channels_.size, channels_.stride},
                          room.words + filled * words);
             filled += count;
@@ -81,6 +87,16 @@ class Activations final : public Source {
         }
         return Rows{room.words, nullptr, filled};
     }
+
+    std::unique_ptr<Source> part(std::uint64_t begin, std::uint64_t end) const override {
+        auto part = std::make_unique<Activations>(*this);
+        part->states_ = part->left_ = end - begin;
+        for (std::size_t i = axes_.size(); i-- > 0; begin /= axes_[i].size) {
+            part->index_[i] = static_cast<std::size_t>(begin % axes_[i].size);
+        }
+        return part;
+    }
+    std::size_t run() const override { return axes_.back().size; }
 
   private:
     static constexpr std::size_t kEnough = 2048;

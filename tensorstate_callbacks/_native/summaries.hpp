@@ -1,4 +1,4 @@
-// What is read out of an engine: a sorted snapshot, the spectrum of counts, firings per neuron.
+// What is read out of tables of states: a sorted snapshot, the spectrum of counts, firings per neuron.
 #pragma once
 
 #include <algorithm>
@@ -23,24 +23,23 @@ struct Spectrum {
 };
 
 // Copies all distinct states, sorted by their bytes.
-inline Snapshot sorted_snapshot(const Engine& engine, std::size_t neurons) {
-    const std::size_t size = engine.distinct(), words = words_of(neurons);
+inline Snapshot sorted_snapshot(const States& states, std::size_t neurons) {
+    const std::size_t size = states.distinct(), words = words_of(neurons);
     const std::size_t bytes = (neurons + 7) / 8;
     Words rows(size * words), counts(size);
-    std::size_t cursor = 0;
-    engine.read(cursor, Room{rows.data(), counts.data(), size});
+    read_all(states, words, rows.data(), counts.data());
 
     Snapshot snapshot{Words((size * bytes + 7) / 8), Words(size)};
     char* target = reinterpret_cast<char*>(snapshot.rows.data());
     if (words == 1) {
         // The order of bytes is the order of numbers with their bytes swapped.
-        std::vector<std::pair<std::uint64_t, std::uint64_t>> states(size);
-        for (std::size_t i = 0; i < size; ++i) states[i] = {TS_SWAP_BYTES(rows[i]), counts[i]};
-        std::sort(states.begin(), states.end());
+        std::vector<std::pair<std::uint64_t, std::uint64_t>> numbers(size);
+        for (std::size_t i = 0; i < size; ++i) numbers[i] = {TS_SWAP_BYTES(rows[i]), counts[i]};
+        std::sort(numbers.begin(), numbers.end());
         for (std::size_t i = 0; i < size; ++i) {
-            const std::uint64_t row = TS_SWAP_BYTES(states[i].first);
+            const std::uint64_t row = TS_SWAP_BYTES(numbers[i].first);
             std::memcpy(target + i * bytes, &row, bytes);
-            snapshot.counts[i] = states[i].second;
+            snapshot.counts[i] = numbers[i].second;
         }
         return snapshot;
     }
@@ -57,11 +56,11 @@ inline Snapshot sorted_snapshot(const Engine& engine, std::size_t neurons) {
 }
 
 // How many distinct states have each count. Most counts are small: those need no sorting.
-inline Spectrum spectrum_of(const Engine& engine) {
+inline Spectrum spectrum_of(const States& states) {
     constexpr std::size_t small = 4096, block = 1024;
     Words dense(small), large, counts(block);
     std::size_t cursor = 0;
-    while (const std::size_t size = engine.read(cursor, Room{nullptr, counts.data(), block})) {
+    while (const std::size_t size = states.read(cursor, Room{nullptr, counts.data(), block})) {
         for (std::size_t i = 0; i < size; ++i) {
             if (counts[i] < small) {
                 ++dense[counts[i]];
@@ -89,7 +88,7 @@ inline Spectrum spectrum_of(const Engine& engine) {
 }
 
 // Firings per neuron follow from the counts of the states: no pass over activations is needed.
-inline Words fired_of(const Engine& engine, std::size_t neurons) {
+inline Words fired_of(const States& states, std::size_t neurons) {
     constexpr std::size_t most_words = 64;  // a megabyte of histograms, one for each byte of a row
     const std::size_t words = words_of(neurons);
     const std::size_t block = std::max<std::size_t>(1, 32768 / words);
@@ -100,7 +99,7 @@ inline Words fired_of(const Engine& engine, std::size_t neurons) {
         std::fill(histograms.begin(), histograms.end(), 0);
         std::size_t cursor = 0;
         while (const std::size_t size =
-                   engine.read(cursor, Room{rows.data(), counts.data(), block})) {
+                   states.read(cursor, Room{rows.data(), counts.data(), block})) {
             for (std::size_t i = 0; i < size; ++i) {
                 const auto* row =
                     reinterpret_cast<const unsigned char*>(&rows[i * words + start]);

@@ -114,7 +114,10 @@ class Watch:
     def start_recording(self) -> None:
         """Count what the probes see from now on, and nothing of what they have seen."""
         self.recorder = Recorder(
-            self.names(), threshold=self._settings.threshold, sampling=self._settings.sampling()
+            self.names(),
+            threshold=self._settings.threshold,
+            sampling=self._settings.sampling(),
+            n_threads=self._backend.helping_threads(),
         )
 
     def new_flow(self) -> AxisFlow | None:

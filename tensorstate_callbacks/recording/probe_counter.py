@@ -65,6 +65,7 @@ class ProbeCounter:
         n_neurons: Bits of a state.
         sampling: What is a unit, and which positions are read.
         budget: Shares the memory out; None where there is no limit.
+        n_threads: At most so many threads work on a large batch.
 
     Attributes:
         n_neurons: Bits of a state.
@@ -77,8 +78,9 @@ class ProbeCounter:
         n_neurons: int,
         sampling: Sampling = WHOLE,
         budget: Budget | None = None,
+        n_threads: int = 1,
     ) -> None:
-        self.n_neurons = n_neurons
+        self.n_neurons, self._n_threads = n_neurons, n_threads
         self.level: int | None = 0
         self._group_size, self._positions = sampling.group_size, sampling.positions
         self._budget = budget
@@ -86,7 +88,7 @@ class ProbeCounter:
         self._may_grow = self._group_size is None and bytes_per_state(n_neurons) > 0
         if budget is not None and not self._may_grow:
             budget.take(self._fixed_bytes())
-        self._packer = PositionPacker(n_neurons)
+        self._packer = PositionPacker(n_neurons, n_threads=n_threads)
         self._counters: list[Counter | None] = [None]
         try:
             self._counters = [self._new_counter()]
@@ -319,8 +321,8 @@ class ProbeCounter:
 
     def _new_counter(self) -> Counter:
         if self._group_size is None:
-            return StateCounter(self.n_neurons)
-        return GroupCounter(self.n_neurons, self._group_size)
+            return StateCounter(self.n_neurons, n_threads=self._n_threads)
+        return GroupCounter(self.n_neurons, self._group_size, n_threads=self._n_threads)
 
     def _fixed_bytes(self) -> int:
         if self._group_size is None:

@@ -40,6 +40,7 @@ class Recorder:
             first observed something, which is that of the forward pass.
         threshold: A neuron fires where its activation is above it; finite.
         sampling: What is a unit, which positions are read, and how much memory there is.
+        n_threads: At most so many threads work on a large batch.
 
     Attributes:
         error: The first error that `observe_later` kept, or None.
@@ -52,8 +53,10 @@ class Recorder:
         *,
         threshold: float = 0.0,
         sampling: Sampling = WHOLE,
+        n_threads: int = 1,
     ) -> None:
         self.names = tuple(names)
+        self._n_threads = n_threads
         self._threshold = threshold
         self._sampling = sampling
         self.budget = None if sampling.max_memory is None else Budget(sampling.max_memory)
@@ -193,7 +196,7 @@ class Recorder:
         if width.probe not in self.names:
             raise KeyError(f"no probe is named {width.probe!r}; there are {', '.join(self.names)}")
         width = Width(width.probe, int(width.n_neurons))
-        counter = ProbeCounter(width.n_neurons, self._sampling, self.budget)
+        counter = ProbeCounter(width.n_neurons, self._sampling, self.budget, self._n_threads)
         # One step, without a lock that an interrupt could leave: all threads get the same.
         taken = self._counters.setdefault(width, counter)
         if taken is counter and self.budget is not None:

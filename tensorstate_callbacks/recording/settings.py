@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from tensorstate_callbacks.metrics.efficiency import check_beta
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_channel_axis
-from tensorstate_callbacks.recording.machine_memory import machine_memory
+from tensorstate_callbacks.recording.machine import machine_memory
 from tensorstate_callbacks.recording.selection import Patterns, check_patterns
 from tensorstate_callbacks.reports.metric_keys import check_layer_metrics
 from tensorstate_callbacks.states.spectrum import check_alpha

@@ -16,6 +16,7 @@ from tensorstate_callbacks._native import (
     merge_engines,
     use_kernel,
 )
+from tensorstate_callbacks._native.arguments import checked_threads
 from tensorstate_callbacks._native.fallback import pack_states
 from tensorstate_callbacks._native.layout import Memory
 from tensorstate_callbacks.states.row_counter import RowCounter
@@ -43,11 +44,13 @@ class StateCounter(RowCounter):
         n_neurons: bits per state, at least 1.
         keep_states: ask for it to be promised `states` above 64 neurons. Up to 64 neurons
             states are kept anyway. (Today all are.)
+        n_threads: at most so many threads work on a large batch, the caller's among them. What
+            is counted doesn't depend on it.
 
     Raises:
-        TypeError: if `n_neurons` is not an integer.
-        ValueError: if `n_neurons` is less than 1, or the environment variable
-            `TENSORSTATE_KERNEL` names a kernel that this machine cannot run.
+        TypeError: if `n_neurons` or `n_threads` is not an integer.
+        ValueError: if one is less than 1, or the environment variable `TENSORSTATE_KERNEL` names a
+            kernel that this machine cannot run.
 
     Example:
         >>> import numpy as np
@@ -62,10 +65,10 @@ class StateCounter(RowCounter):
 
     _engine: Engine
 
-    def __init__(self, n_neurons: int, *, keep_states: bool = False) -> None:
+    def __init__(self, n_neurons: int, *, keep_states: bool = False, n_threads: int = 1) -> None:
         super().__init__(n_neurons)
         self._keep_states = bool(keep_states)
-        self._kernel, self._engine = make_engine(self._n_neurons)
+        self._kernel, self._engine = make_engine(self._n_neurons, checked_threads(n_threads))
 
     @property
     def n_distinct(self) -> int:

@@ -12,6 +12,7 @@ from tensorstate_callbacks._native import GroupEngine, make_group_engine, merge_
 from tensorstate_callbacks._native.arguments import (
     checked_group_size,
     checked_integer,
+    checked_threads,
     plain_array,
 )
 from tensorstate_callbacks.states.row_counter import RowCounter
@@ -32,6 +33,8 @@ class GroupCounter(RowCounter):
         n_neurons: of the layer, at least 1.
         group_size: neurons of a unit, 1 to 22. Where it is `n_neurons` or more, the layer is one
             unit.
+        n_threads: at most so many threads work on a large batch, the caller's among them. What
+            is counted doesn't depend on it.
 
     Raises:
         TypeError: if an argument is not an integer.
@@ -53,12 +56,14 @@ class GroupCounter(RowCounter):
 
     _engine: GroupEngine
 
-    def __init__(self, n_neurons: int, group_size: int) -> None:
+    def __init__(self, n_neurons: int, group_size: int, *, n_threads: int = 1) -> None:
         super().__init__(n_neurons)
         self._group_size = checked_group_size(group_size)
         self._width = min(self._group_size, self._n_neurons)
         try:
-            self._kernel, self._engine = make_group_engine(self._n_neurons, self._width)
+            self._kernel, self._engine = make_group_engine(
+                self._n_neurons, self._width, checked_threads(n_threads)
+            )
         except MemoryError:
             raise MemoryError(
                 f"there is no memory for the {self._n_counts} counts that groups of"

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks._native import kernel_report, pack_positions
-from tensorstate_callbacks._native.arguments import checked_axis
+from tensorstate_callbacks._native.arguments import checked_axis, checked_threads
 from tensorstate_callbacks._native.layout import LastLayout, Memory
 
 _ONE = 2**64
@@ -95,6 +95,7 @@ class PositionPacker:
 
     Args:
         n_neurons: Bits of a state, at least 1.
+        n_threads: At most so many threads pack a large batch, the caller's among them.
 
     Example:
         >>> activations = np.zeros((2, 3, 8, 8), np.float32)
@@ -106,8 +107,8 @@ class PositionPacker:
                [4]], dtype=uint8)
     """
 
-    def __init__(self, n_neurons: int) -> None:
-        self._n_neurons = n_neurons
+    def __init__(self, n_neurons: int, *, n_threads: int = 1) -> None:
+        self._n_neurons, self._n_threads = n_neurons, checked_threads(n_threads)
         self._kernel = kernel_report()[0]
         self._last_layout = LastLayout(n_neurons)
 
@@ -147,4 +148,6 @@ class PositionPacker:
             sample_axis = checked_axis(shape, sample_axis)
             if sample_axis == layout.order[-1]:
                 raise ValueError(f"axis {sample_axis} cannot be that of samples and of neurons")
-        return pack_positions(self._kernel, activations, layout, sample_axis, places)
+        return pack_positions(
+            self._kernel, activations, layout, sample_axis, places, self._n_threads
+        )

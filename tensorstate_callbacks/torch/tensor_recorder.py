@@ -20,6 +20,7 @@ from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.states.counter import Memory
 from tensorstate_callbacks.states.positions import grid_of
 from tensorstate_callbacks.torch.activations import host_memory, on_one_axis, strided
+from tensorstate_callbacks.torch.helping_threads import helping_threads
 
 # Copies under way at a time: enough for a device to go on, few enough for its memory.
 MOST_UNDER_WAY = 16
@@ -39,7 +40,7 @@ class TensorRecorder(Recorder):
     def __init__(
         self, names: Iterable[str], *, threshold: float = 0.0, sampling: Sampling = WHOLE
     ) -> None:
-        super().__init__(names, threshold=threshold, sampling=sampling)
+        super().__init__(names, threshold=threshold, sampling=sampling, n_threads=helping_threads())
         # In the order in which a device makes them.
         self._under_way: deque[_Copy] = deque()
         # The copy that is being counted, and what there was before it.

@@ -19,7 +19,8 @@ NATIVE = HERE.parents[1] / "tensorstate_callbacks" / "_native"
 FOLDER = HERE.parents[1] / "build" / "fuzz"
 CANNOT_RUN = 3
 FLAGS = [
-    "-std=c++17", "-O1", "-g1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"
+    "-std=c++17", "-O1", "-g1", "-pthread", "-DTS_LEAST_SHARED_LOG2=7",
+    "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all",
 ]  # fmt: skip
 
 

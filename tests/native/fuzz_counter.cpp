@@ -116,11 +116,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                                       129, 192, 193, 512, 513, 2048, 4095, 4097};
     Choices choices(data, size);
     const std::size_t neurons = widths[choices.below(std::size(widths))];
-    if (choices.byte() % 2 == 0) {
+    const bool groups = choices.byte() % 2 != 0;
+    const std::size_t threads = 1 + choices.below(3);
+    if (!groups) {
         call(
             choices, neurons,
             [&] {
-                return std::make_unique<Counter>(neurons, kernels[choices.below(kernels.size())]);
+                const std::string& kernel = kernels[choices.below(kernels.size())];
+                return std::make_unique<Counter>(neurons, kernel, threads);
             },
             [&](const Counter& counter, const Oracle& oracle) { compare(counter, oracle, neurons); });
         return 0;
@@ -132,7 +135,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         choices, neurons,
         [&] {
             const std::string& kernel = kernels[choices.below(kernels.size())];
-            return std::make_unique<GroupCounter>(neurons, group, kernel);
+            return std::make_unique<GroupCounter>(neurons, group, kernel, threads);
         },
         [&](const GroupCounter& counter, const Oracle& oracle) {
             compare(counter, oracle, neurons, group);

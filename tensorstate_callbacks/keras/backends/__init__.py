@@ -34,6 +34,9 @@ class Backend(Protocol):
         errors, which a compiled step turns into others (TensorFlow) or passes over (JAX).
         """
 
+    def helping_threads(self) -> int:
+        """Return how many threads may work on a batch: as many as the backend computes with."""
+
     def build_test_function(self, model: keras.Model) -> Callable[..., Any]:
         """Build a test function of the model's own test step, leaving the model's as it was."""
 

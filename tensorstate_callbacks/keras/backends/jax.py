@@ -14,6 +14,7 @@ from jax.experimental.sparse import JAXSparse
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from tensorstate_callbacks.keras.backends import jax_host_tap, make_uncompiled
+from tensorstate_callbacks.recording.machine import available_processors
 from tensorstate_callbacks.recording.overrides import Overrides
 
 try:
@@ -44,6 +45,11 @@ def tap_layer(tensor: jax.Array, observe: Observe) -> jax.Array:
         # `predict` builds a model by running it on its first batch, with no state given.
         return tensor
     return jax_host_tap.tap(tensor, observe)
+
+
+def helping_threads() -> int:
+    """Return how many threads may work on a batch: as many as the backend computes with."""
+    return available_processors()
 
 
 def build_test_function(model: keras.Model) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tensorstate_callbacks.keras.backends import make_uncompiled
+from tensorstate_callbacks.recording.machine import available_processors
 
 
 def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
@@ -48,6 +49,11 @@ def tap_layer(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
     """Return the tensor as it is, and have `observe` see its values, compiled or not."""
     tap(tensor, lambda values: observe(np.asarray(values)))
     return tensor
+
+
+def helping_threads() -> int:
+    """Return how many threads may work on a batch: as many as the backend computes with."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or available_processors()
 
 
 def build_test_function(model: keras.Model) -> Callable[..., Any]:

@@ -11,8 +11,11 @@ import torch
 
 from tensorstate_callbacks.keras.backends import make_uncompiled
 from tensorstate_callbacks.torch.activations import to_host
+from tensorstate_callbacks.torch.helping_threads import helping_threads
 from tensorstate_callbacks.torch.hooks import forced_eager
 from tensorstate_callbacks.torch.module_axis import rule_axis
+
+__all__ = ["build_test_function", "helping_threads", "module_axes", "tap", "tap_layer"]
 
 
 class _OnHost:

@@ -1,4 +1,4 @@
-"""How much memory the machine has for this process."""
+"""How much memory and how many processors the machine has for this process."""
 
 import os
 from contextlib import suppress
@@ -25,3 +25,10 @@ def machine_memory() -> int:
     except ValueError:
         processes = 1
     return min((each for each in found if each > 0), default=_UNKNOWN) // processes
+
+
+def available_processors() -> int:
+    """Return how many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
