@@ -8,8 +8,7 @@ import pytest
 from counter_oracle import large_batch
 
 from tensorstate_callbacks import GroupCounter, StateCounter
-from tensorstate_callbacks._native import use_openmp
-from tensorstate_callbacks.states.counter import available_kernels
+from tensorstate_callbacks.states.counter import available_kernels, use_openmp
 from tensorstate_callbacks.states.positions import PositionPacker, spread_positions
 
 if not available_kernels()[:-1]:

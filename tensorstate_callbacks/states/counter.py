@@ -15,6 +15,7 @@ from tensorstate_callbacks._native import (
     make_engine,
     merge_engines,
     use_kernel,
+    use_openmp,
 )
 from tensorstate_callbacks._native.arguments import checked_threads
 from tensorstate_callbacks._native.fallback import pack_states
@@ -29,6 +30,7 @@ __all__ = [
     "kernel_report",
     "pack_states",
     "use_kernel",
+    "use_openmp",
 ]
 
 

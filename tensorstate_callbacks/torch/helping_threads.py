@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from tensorstate_callbacks._native import use_openmp
 from tensorstate_callbacks.recording.machine import available_processors
+from tensorstate_callbacks.states.counter import use_openmp
 
 
 def helping_threads() -> int:

@@ -34,7 +34,7 @@ ENVIRONMENT = {
     "ASAN_OPTIONS": "allocator_may_return_null=1:malloc_context_size=2",
     "LSAN_OPTIONS": f"suppressions={HERE / 'leaks.supp'}:print_suppressions=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
-    "TSAN_OPTIONS": "ignore_noninstrumented_modules=1",
+    "TSAN_OPTIONS": "ignore_noninstrumented_modules=1:die_after_fork=0",
 }
 
 # What canary.py does, as the sanitizers call it.
