@@ -51,7 +51,7 @@ def test_states_are_those_that_one_thread_counts(width, layout):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("group_size", [1, 3, 8, 16])
-def test_units_are_those_that_numpy_counts(width, group_size):
+def test_units_are_those_of_a_bincount(width, group_size):
     batch, axis = large_batch(width)
     counter, packed = (GroupCounter(width, group_size, n_threads=3) for _ in range(2))
     counter.update(batch, axis)
@@ -154,6 +154,17 @@ def test_a_call_that_finds_no_memory_leaves_the_counter_as_it_was(width, known):
     fresh = StateCounter(width)
     fresh.update(batch, axis)
     assert content(counter) == content(fresh)
+
+
+def test_no_rows_add_nothing_to_divided_tables():
+    batch, axis = large_batch(64)
+    counter = StateCounter(64, n_threads=2)
+    counter.update(batch, axis)
+    before = content(counter)
+    counter.update(batch[:0], axis)
+    counter.update_packed(np.empty((0, 8), np.uint8))
+    counter.merge(StateCounter(64))
+    assert content(counter) == before
 
 
 def test_rows_with_bits_beyond_the_neurons_are_refused_whole():

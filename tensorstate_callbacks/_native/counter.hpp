@@ -118,6 +118,7 @@ class Counter final : public RowCounter {
 
     // All or nothing, as the other tables are when their rows are added.
     void add(Source& source) override {
+        if (source.rows() == 0) return;
         // Of counts the sum is known when they have been read.
         if (!source.counted()) exact_sum(states_, source.rows());
         const std::size_t lanes = lanes_for(source.rows(), neurons_, threads_);
