@@ -33,15 +33,19 @@ TESTS := test-without-keras test-keras-tensorflow test-keras-jax test-keras-torc
 test: lint
 	$(MAKE) --jobs=3 --keep-going --output-sync=target --no-print-directory $(TESTS)
 
-# Each keeps a cache of its own, and one thread to compute with: they share the processor.
-PYTEST = OMP_NUM_THREADS=1 MAKEFLAGS= $(RUN) -m pytest --quiet --durations=15 -o cache_dir=.pytest_cache/$@
+# Each keeps a cache of its own, and one thread to compute with: they share the processor. A crash of
+# the interpreter is told with the test that it came in.
+PYTEST = OMP_NUM_THREADS=1 MAKEFLAGS= TENSORSTATE_RUNNING_TEST=.pytest_cache/$@.running \
+	$(RUN) -m pytest --quiet --durations=15 -o cache_dir=.pytest_cache/$@
+TELL_CRASH = || { code=$$?; [ $$code -lt 128 ] || \
+	echo "crashed in $$(cat .pytest_cache/$@.running)"; exit $$code; }
 
 test-without-keras: $(READY)
-	$(PYTEST) --ignore-glob='tests/test_keras_*.py'
+	$(PYTEST) --ignore-glob='tests/test_keras_*.py' $(TELL_CRASH)
 
 # What the tests of Keras say, on each of its backends.
 test-keras-jax test-keras-tensorflow test-keras-torch: test-keras-%: $(READY)
-	KERAS_BACKEND=$* $(PYTEST) tests/test_keras_*.py
+	KERAS_BACKEND=$* $(PYTEST) tests/test_keras_*.py $(TELL_CRASH)
 
 # Interrupts at every line, and many at random times: half an hour.
 soak-interrupts: $(READY)
