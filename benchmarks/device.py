@@ -27,7 +27,7 @@ BATCH = 256
 _PASS = 2.0
 _MOST_BATCHES = 16
 NETWORKS = {"ResNet-50": "resnet50", "ViT-base": "vit_base_patch16_224"}
-_SMALL = {"ResNet-50": "resnet18", "ViT-base": "vit_tiny_patch16_224"}
+_SMALL = {"ResNet-18": "resnet18", "ViT-tiny": "vit_tiny_patch16_224"}
 
 
 class Setting(NamedTuple):
@@ -141,15 +141,16 @@ def _compare(
     taken = medians({"plain": whole.run, "watched": watched}, options.runs(5))
     with _bytes_sent() as sent:
         watched()
+    is_gpu = torch.cuda.is_available()
     note = f"{sum(sent) / whole.n_images:,.0f} bytes an image"
-    if torch.cuda.is_available():
+    if is_gpu:
         more = _waits(whole, setting) - _waits(whole, None)
         note += f", {more / whole.n_batches:g} more waits for the device a batch"
     else:
         note += ", on the CPU: no GPU was measured"
     return relative(
         PART, f"{name}, {setting}", "the same loop", taken["watched"] * 1e3, taken["plain"] * 1e3,
-        "ms", target, note,
+        "ms", target if is_gpu else None, note,
     )  # fmt: skip
 
 
