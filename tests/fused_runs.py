@@ -78,20 +78,20 @@ def interpret() -> None:
     fused._run = counted
     n_checks = 0
     for number, (layout, dtype) in enumerate(itertools.product(LAYOUTS, DTYPES)):
-        n_neurons, unit_size = ((19, 8), (10, 3), (3, 1))[number % 3]
+        n_neurons, unit_size = ((20, 8), (10, 3), (3, 1))[number % 3]
         values = LAYOUTS[layout](activations(n_neurons, dtype))
         threshold = (0.0, 0.1, -1e-46, 1e39)[number % 4]
         for n_places in (None, 2) if layout != "dense" else (None,):
             check(values, threshold, n_places, unit_size)
             n_checks += 1
-    for n_neurons, unit_size in ((12, 11), (23, 22), (5, 5), (22, 22)):
+    for n_neurons, unit_size in ((19, 8), (12, 11), (24, 12), (23, 22), (5, 5), (22, 22)):
         for layout in ("NCHW", "NHWC"):
             values = LAYOUTS[layout](activations(n_neurons, torch.bfloat16))
             check(values, 0.0, None, unit_size)
             n_checks += 1
     # More rows than a program takes at a time.
     for layout in ("NCHW", "NHWC"):
-        tall = torch.randn(2, 9, 41, 19, generator=torch.Generator().manual_seed(0))
+        tall = torch.randn(2, 12, 41, 19, generator=torch.Generator().manual_seed(0))
         check(LAYOUTS[layout](tall), 0.0, None, 8)
         n_checks += 1
     assert runs == [True] * 2 * n_checks
@@ -104,23 +104,26 @@ def compile_for_gpus() -> None:
     from triton.compiler import ASTSource
 
     kernel = fused._kernel()
-    cases = itertools.product(("i16", "i32"), (False, True), (False, True), (8, 11))
-    for kind, is_packing, by_neuron, unit_size in cases:
-        if is_packing and unit_size != 8:
+    cases = itertools.product((16, 32), (False, True), (False, True), (8, 11))
+    for n_bits, is_packing, in_words, unit_size in cases:
+        if unit_size != 8 and (is_packing or in_words):
             continue
-        # Strides of 1 are constants of a kernel's own.
         fixed = {
-            "neuron_stride" if by_neuron else "position_stride": 1,
-            "largest": 0x7FFF if kind == "i16" else 0x7FFFFFFF,
-            "is_listed": not by_neuron,
+            # Strides of 1 are constants of a kernel's own.
+            "neuron_stride" if in_words else "position_stride": 1,
+            "n_bits": n_bits,
+            "per_word": 64 // n_bits if in_words else 1,
+            "is_listed": in_words,
             "is_packing": is_packing,
-            "by_neuron": by_neuron,
             "unit_size": unit_size,
-            "tile": 1 << (unit_size - 1).bit_length(),
-            "n_bins": 0 if is_packing or unit_size > 10 else max(32, 1 << unit_size),
-            "n_at_once": 128 if by_neuron else 512,
+            "n_bins": 256 if unit_size == 8 and not is_packing else 0,
+            "n_at_once": 512,
         }
-        pointers = {"values": f"*{kind}", "offsets": "*i64", "out": "*u8" if is_packing else "*i64"}
+        pointers = {
+            "words": "*i64" if in_words else f"*i{n_bits}",
+            "offsets": "*i64" if in_words else f"*i{n_bits}",
+            "out": "*u8" if is_packing else "*i64",
+        }
         signature = {
             name: "constexpr" if name in fixed else pointers.get(name, "i32")
             for name in kernel.arg_names

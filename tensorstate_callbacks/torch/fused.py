@@ -28,8 +28,7 @@ _INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloa
 _MOST_BINS = 1024
 # Programs that share the rows of all units: enough for every processor of a device.
 _PROGRAMS = 2048
-# Neurons next to each other in memory are read as tiles of so many entries.
-_TILE = 2048
+# Rows that a program takes at a time.
 _ROWS = 512
 
 
@@ -121,34 +120,30 @@ def _run(
 ) -> bool:
     n_neurons, n_rows = values.shape[-1], values.shape[0] * positions.number
     n_units = -(-n_neurons // unit_size)
-    neuron_stride = values.stride(-1)
-    by_neuron = neuron_stride == 1
-    tile = 1 << (unit_size - 1).bit_length()
-    n_at_once = max(16, _TILE // tile) if by_neuron else _ROWS
+    entries = values.view(_INTEGERS[values.dtype])
+    words = _as_words(entries, unit_size)
     n_bins = 0 if is_packing or 1 << unit_size > _MOST_BINS else max(32, 1 << unit_size)
-    n_programs = min(-(-n_rows // n_at_once), max(1, _PROGRAMS // n_units))
-    integers = values.view(_INTEGERS[values.dtype])
+    n_programs = min(-(-n_rows // _ROWS), max(1, _PROGRAMS // n_units))
     try:
         with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]
             _kernel()[n_units, n_programs](
-                integers,
-                integers if positions.offsets is None else positions.offsets,
+                words,
+                words if positions.offsets is None else positions.offsets,
                 out,
                 n_rows,
                 positions.number,
                 n_neurons,
                 values.stride(0),
                 positions.stride,
-                neuron_stride,
+                values.stride(-1),
                 *span,
-                largest=torch.iinfo(integers.dtype).max,
+                n_bits=8 * entries.itemsize,
+                per_word=words.itemsize // entries.itemsize,
                 is_listed=positions.offsets is not None,
                 is_packing=is_packing,
-                by_neuron=by_neuron,
                 unit_size=unit_size,
-                tile=tile,
                 n_bins=n_bins,
-                n_at_once=n_at_once,
+                n_at_once=_ROWS,
             )
     except torch.cuda.OutOfMemoryError:
         raise
@@ -158,12 +153,27 @@ def _run(
     return True
 
 
+def _as_words(entries: torch.Tensor, unit_size: int) -> torch.Tensor:
+    """Return neurons that lie next to each other as 64-bit words, of which no unit has a part."""
+    per_word = 8 // entries.itemsize
+    strides = entries.stride()
+    if (
+        strides[-1] == 1
+        and unit_size % per_word == 0
+        and entries.shape[-1] % per_word == 0
+        and all(stride % per_word == 0 for stride in strides[:-1])
+        and entries.data_ptr() % 8 == 0
+    ):
+        return entries.view(torch.int64)
+    return entries
+
+
 def _states_kernel(  # type: ignore[no-untyped-def]
-    values, offsets, out,
+    words, offsets, out,
     n_rows, n_positions, n_neurons, sample_stride, position_stride, neuron_stride, low, high,
-    largest: tl.constexpr, is_listed: tl.constexpr, is_packing: tl.constexpr,
-    by_neuron: tl.constexpr, unit_size: tl.constexpr, tile: tl.constexpr,
-    n_bins: tl.constexpr, n_at_once: tl.constexpr,
+    n_bits: tl.constexpr, per_word: tl.constexpr, is_listed: tl.constexpr,
+    is_packing: tl.constexpr, unit_size: tl.constexpr, n_bins: tl.constexpr,
+    n_at_once: tl.constexpr,
 ):  # fmt: skip
     unit = tl.program_id(0).to(tl.int64)
     first = unit * unit_size
@@ -179,25 +189,20 @@ def _states_kernel(  # type: ignore[no-untyped-def]
             at += tl.load(offsets + position, mask=inside, other=0)
         else:
             at += position.to(tl.int64) * position_stride
-        if by_neuron:
-            bit = tl.arange(0, tile)
-            neuron = first + bit
-            is_read = inside[:, None] & ((bit < unit_size) & (neuron < n_neurons))[None, :]
-            key = tl.load(values + at[:, None] + neuron[None, :], mask=is_read, other=0)
-            key = key.to(tl.int32)
-            key = key ^ ((key >> 31) & largest)
-            fires = is_read & (key > low) & (key <= high)
-            codes = tl.sum(fires.to(tl.int32) << bit[None, :], axis=1)
-        else:
-            codes = tl.zeros([n_at_once], tl.int32)
-            for bit in tl.static_range(unit_size):
-                # The last unit may have fewer neurons: then no row has one here.
-                is_read = row < tl.where(first + bit < n_neurons, n_rows, 0)
-                at_bit = at + (first + bit) * neuron_stride
-                key = tl.load(values + at_bit, mask=is_read, other=0).to(tl.int32)
-                key = key ^ ((key >> 31) & largest)
+        # Each thread reads the whole unit of a row: sums over threads would give each of them all
+        # codes, and not every release of Triton then counts one once.
+        codes = tl.zeros([n_at_once], tl.int32)
+        for bit in tl.static_range(0, unit_size, per_word):
+            # The last unit may have fewer neurons: then no row has one here.
+            is_read = row < tl.where(first + bit < n_neurons, n_rows, 0)
+            at_word = (at + (first + bit) * neuron_stride) // per_word
+            word = tl.load(words + at_word, mask=is_read, other=0)
+            for part in tl.static_range(per_word):
+                key = word >> (part * n_bits)
+                key = key.to(tl.int16).to(tl.int32) if n_bits == 16 else key.to(tl.int32)
+                key = key ^ ((key >> 31) & ((1 << (n_bits - 1)) - 1))
                 fires = is_read & (key > low) & (key <= high)
-                codes |= fires.to(tl.int32) << bit
+                codes |= fires.to(tl.int32) << (bit + part)
         if is_packing:
             at_row = row.to(tl.int64) * tl.num_programs(0)
             tl.store(out + at_row + unit, codes.to(tl.uint8), mask=inside)
