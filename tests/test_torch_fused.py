@@ -25,7 +25,10 @@ needs_triton = pytest.mark.skipif(not find_spec("triton"), reason="triton is not
 def test_the_kernel_does_what_numpy_does_and_can_be_compiled(what: str, expected: str) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": str(int(what == "interpret"))}
     done = subprocess.run(
-        [sys.executable, str(RUNS), what], env=environment, capture_output=True, text=True
+        [sys.executable, "-W", "error", str(RUNS), what],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected
