@@ -1,7 +1,10 @@
 """Threshold, pack and count states on the device that they lie on."""
 
 import math
+from collections.abc import Callable, Hashable, Iterable
+from functools import lru_cache
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +14,12 @@ from tensorstate_callbacks.torch import fused
 
 # What the plain operations take besides, at a time.
 MOST_BYTES = 64 << 20
+# Where sizes vary without end, all places on a device are forgotten now and then.
+_MOST_KEPT = 4096
 _WIDER = {torch.uint16: torch.int64, torch.uint32: torch.int64}
+
+# A device and what the numbers depend on.
+_Key: TypeAlias = tuple[torch.device, Hashable, Hashable, Hashable]
 
 
 class DeviceStates:
@@ -26,9 +34,7 @@ class DeviceStates:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        # They wait for the host, so each is made once.
-        self._indices: dict[tuple[object, ...], tuple[torch.Tensor, ...]] = {}
-        self._offsets: dict[tuple[object, ...], torch.Tensor] = {}
+        self._kept: dict[_Key, list[torch.Tensor]] = {}
 
     def pack(
         self, values: torch.Tensor, places: npt.NDArray[np.intp] | None, rows: torch.Tensor
@@ -78,12 +84,9 @@ class DeviceStates:
         if places is None:
             return values
         grid = tuple(values.shape[1:-1])
-        key = values.device, grid, len(places)
-        indices = self._indices.get(key)
-        if indices is None:
-            axes = np.unravel_index(places, grid)
-            indices = tuple([_made(each, values.device) for each in axes])
-            self._indices[key] = indices
+        indices = self._on_device(
+            (values.device, grid, None, len(places)), lambda: np.unravel_index(places, grid)
+        )
         at: tuple[slice | torch.Tensor, ...] = (slice(None), *indices)
         return values[at]
 
@@ -94,14 +97,28 @@ class DeviceStates:
             if stride is not None:
                 return fused.Positions(math.prod(grid), stride)
             places = np.arange(math.prod(grid))
+
+        def offsets() -> list[npt.NDArray[np.int64]]:
+            axes = zip(np.unravel_index(places, grid), strides, strict=True)
+            return [np.sum([along * stride for along, stride in axes], axis=0)]
+
         key = values.device, grid, strides, len(places)
-        offsets = self._offsets.get(key)
-        if offsets is None:
-            at = np.zeros(len(places), np.int64)
-            for along, stride in zip(np.unravel_index(places, grid), strides, strict=True):
-                at += along * stride
-            offsets = self._offsets[key] = _made(at, values.device)
-        return fused.Positions(len(places), offsets=offsets)
+        return fused.Positions(len(places), offsets=self._on_device(key, offsets)[0])
+
+    def _on_device(
+        self,
+        key: _Key,
+        make: Callable[[], Iterable[npt.NDArray[np.int64]]],
+    ) -> list[torch.Tensor]:
+        """Return numbers on the device, which are moved there once: that waits for it."""
+        found = self._kept.get(key)
+        if found is None:
+            if len(self._kept) >= _MOST_KEPT:
+                # Other streams may not have read them yet.
+                getattr(getattr(torch, key[0].type), "synchronize", lambda: None)()
+                self._kept.clear()
+            found = self._kept[key] = [_made(each, key[0]) for each in make()]
+        return found
 
 
 def pack(values: torch.Tensor, threshold: float, rows: torch.Tensor) -> None:
@@ -197,6 +214,7 @@ def _fired(tensor: torch.Tensor, threshold: float) -> torch.Tensor:
     return tensor.to(dtype) > whole
 
 
+@lru_cache(maxsize=64)
 def _rounded_down(threshold: float, dtype: torch.dtype) -> float:
     """The greatest number of the dtype up to the threshold: what is above one is above the other.
 

@@ -93,9 +93,14 @@ class _Table:
         return Job([Part(self._name, self._counter, self._add)], self.counts.nbytes)
 
     def _add(self) -> None:
+        try:
+            counts = np.empty(len(self.counts), np.int64)
+        except MemoryError:
+            self._counter.give_up(self.grid)
+            return
         with self._stream.block():
             # Waits for the stream that counts.
-            counts = self.counts.cpu().numpy()
+            torch.from_numpy(counts).copy_(self.counts)
         n_states = int(counts[: 1 << self.unit_size].sum())
         if n_states:
             self._counter.add_tables(counts.view(np.uint64), n_states, self.grid)

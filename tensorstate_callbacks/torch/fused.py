@@ -122,7 +122,7 @@ def _run(
     n_units = -(-n_neurons // unit_size)
     entries = values.view(_INTEGERS[values.dtype])
     words = _as_words(entries, unit_size)
-    n_bins = 0 if is_packing or 1 << unit_size > _MOST_BINS else max(32, 1 << unit_size)
+    n_bins = 0 if is_packing or 1 << unit_size > _MOST_BINS else max(64, 1 << unit_size)
     n_programs = min(-(-n_rows // _ROWS), max(1, _PROGRAMS // n_units))
     try:
         with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]

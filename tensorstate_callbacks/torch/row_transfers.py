@@ -145,7 +145,7 @@ class HostCopy:
     """States on their way from a device to the host, on the stream that this thread uses.
 
     Args:
-        rows: Packed states on the device. They are held until the copy is done.
+        rows: Packed states on the device, uint8. They are held until the copy is done.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
@@ -173,4 +173,5 @@ def _host_memory(rows: torch.Tensor) -> torch.Tensor:
         # Only from pinned memory can a device copy while the host does something else.
         return torch.empty(rows.shape, dtype=rows.dtype, device="cpu", pin_memory=True)
     except RuntimeError:
-        return torch.empty(rows.shape, dtype=rows.dtype, device="cpu")
+        # NumPy tells where there is no memory from other errors.
+        return torch.from_numpy(np.empty(rows.shape, np.uint8))
