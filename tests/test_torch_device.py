@@ -164,6 +164,32 @@ def test_groups_are_added_once_however_often_they_are_asked_for() -> None:
                 assert_groups(recording.counters["0"], states)
 
 
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize("group_size", [None, 4])
+@pytest.mark.parametrize("is_put", [False, True])
+def test_a_batch_after_an_interrupted_reading_is_counted(
+    group_size: int | None, is_put: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = row_transfers.CountingThreads.put
+
+    def interrupted(self: Any, job: Any) -> None:
+        if is_put:
+            put(self, job)
+        raise KeyboardInterrupt
+
+    model, data = small_net(), images(6)
+    with torch.no_grad(), record(model, "Conv2d", group_size=group_size) as recording:
+        model(data[:2])
+        with monkeypatch.context() as once:
+            once.setattr(row_transfers.CountingThreads, "put", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                recording.report()
+        model(data[2:])
+    with torch.no_grad(), record(model, "Conv2d", group_size=group_size) as whole:
+        model(data)
+    assert recording.report(0.5) == whole.report(0.5)
+
+
 def test_each_stream_has_a_table_of_its_own(forced: None, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stream:
         pass
