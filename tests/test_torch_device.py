@@ -164,6 +164,23 @@ def test_groups_are_added_once_however_often_they_are_asked_for() -> None:
                 assert_groups(recording.counters["0"], states)
 
 
+def test_places_of_sizes_without_end_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[None] = []
+    monkeypatch.setattr(device_states, "_MOST_KEPT", 2)
+    monkeypatch.setattr(torch.cpu, "synchronize", lambda: waited.append(None))
+    states = device_states.DeviceStates(0.0)
+    drawn = torch.Generator().manual_seed(0)
+    for side in (4, 5, 4, 6, 7, 4):
+        values = torch.randn(2, side, side, 9, generator=drawn)
+        rows = torch.zeros(2 * 3, 2, dtype=torch.uint8)
+        places = spread_positions((side, side), 3)
+        states.pack(values, places, rows)
+        fired = (values.flatten(1, 2).numpy()[:, places] > 0).reshape(6, 9)
+        assert np.array_equal(rows.numpy(), np.packbits(fired, axis=1, bitorder="little"))
+        assert len(states._kept) <= 2
+    assert len(waited) == 2
+
+
 @pytest.mark.usefixtures("forced")
 @pytest.mark.parametrize("group_size", [None, 4])
 @pytest.mark.parametrize("is_put", [False, True])
