@@ -20,6 +20,7 @@ PARTS = {
     "scale": "benchmarks.scale",
     "scale-keras": "benchmarks.scale_keras",
     "scale-memory": "benchmarks.scale_memory",
+    "device": "benchmarks.device",
     "training": "benchmarks.training",
     "display": "benchmarks.display",
 }

@@ -1,4 +1,4 @@
-"""Measure a part in a process of its own, on one thread of one core."""
+"""Measure a part in a process of its own, on one thread of one core unless it needs a GPU."""
 
 import json
 import os
@@ -33,6 +33,9 @@ ONE_THREAD = {
     "CUDA_VISIBLE_DEVICES": "",
 }
 
+# Beside a GPU the host's other cores count.
+ON_GPU = ("device",)
+
 
 def measure(name: str, options: Options) -> list[Row]:
     """Run one part.
@@ -42,11 +45,12 @@ def measure(name: str, options: Options) -> list[Row]:
     """
     # The tests have the reference LeNet-5 and its digits.
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    own = {} if name in ON_GPU else ONE_THREAD
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "rows.json")
         done = subprocess.run(
             [sys.executable, "-m", __spec__.name, name, str(int(options.quick)), str(target)],
-            env={**os.environ, **ONE_THREAD, "PYTHONPATH": path.rstrip(os.pathsep)},
+            env=os.environ | own | {"PYTHONPATH": path.rstrip(os.pathsep)},
             cwd=folder,
             capture_output=True,
             text=True,
@@ -68,7 +72,7 @@ def _row(entry: dict[str, object]) -> Row:
 
 
 def _run(name: str, quick: bool, target: Path) -> None:
-    if not quick:
+    if not quick and name not in ON_GPU:
         pin()
     rows = load(PARTS[name])(Options(quick))
     target.write_text(json.dumps([asdict(row) for row in rows]))

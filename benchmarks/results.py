@@ -16,11 +16,12 @@ _INTRODUCTION = """\
 # Results of the benchmarks
 
 Written by `python -m benchmarks --save`; don't edit. Every row compares with something public in
-the same run, on one thread pinned to one core; numbers are medians of interleaved runs. Of the
-durations in `count`, `groups` and `growth` the ratio is theirs / ours, of the speeds in `pack` ours
-/ theirs: higher is better. In the other parts it is ours / theirs, of costs: lower is better.
-`python -m benchmarks PART --save` replaces the rows of one part, `make soak SAVE=--save` those of
-`soak`, whose last epochs are compared with early ones of the same run.
+the same run, on one thread pinned to one core (`device`: on a GPU and all cores); numbers are
+medians of interleaved runs. Of the durations in `count`, `groups` and `growth` the ratio is theirs
+/ ours, of the speeds in `pack` ours / theirs: higher is better. In the other parts it is ours /
+theirs, of costs: lower is better. `python -m benchmarks PART --save` replaces the rows of one
+part, `make soak SAVE=--save` those of `soak`, whose last epochs are compared with early ones of the
+same run.
 """
 
 

@@ -35,9 +35,12 @@ def sampled_efficiency(
 
 
 def fail_to_count(monkeypatch: pytest.MonkeyPatch, n_neurons: int, after: int = 1) -> None:
-    """Let counters of so many neurons find no memory for states after the first calls."""
+    """Let counters of so many neurons find no memory for states after the first calls.
+
+    What was counted on a device comes in one call, and finds none at once.
+    """
     for kind in (StateCounter, GroupCounter):
-        for name in ("update", "update_packed"):
+        for name in ("update", "update_packed", *["add_tables"] * (kind is GroupCounter)):
             n_calls = iter(range(10**6))
             original = getattr(kind, name)
 
@@ -46,9 +49,10 @@ def fail_to_count(monkeypatch: pytest.MonkeyPatch, n_neurons: int, after: int = 
                 *args: Any,
                 n_calls: Any = n_calls,
                 original: Any = original,
+                first: int = 0 if name == "add_tables" else after,
                 **kwargs: Any,
             ) -> None:
-                if self.n_neurons == n_neurons and next(n_calls) >= after:
+                if self.n_neurons == n_neurons and next(n_calls) >= first:
                     raise MemoryError("no room")
                 original(self, *args, **kwargs)
 

@@ -64,6 +64,7 @@ needs_matplotlib = pytest.mark.skipif(
         pytest.param("scale", marks=needs_torch),
         pytest.param("scale-keras", marks=needs_keras),
         pytest.param("scale-memory", marks=[needs_torch, needs_linux]),
+        pytest.param("device", marks=needs_torch),
         pytest.param("training", marks=needs_keras),
         pytest.param("display", marks=needs_matplotlib),
     ],
@@ -79,6 +80,19 @@ def test_a_quick_run_gives_a_ratio_for_each_comparison(part):
             assert row.ours > 0
             assert row.theirs > 0
             assert row.ratio > 0
+
+
+@needs_torch
+def test_without_a_gpu_the_table_says_that_none_was_measured(monkeypatch):
+    import torch
+
+    from benchmarks import device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    lines = table.lines(device.run(Options()))
+    assert len(lines) == 2 * 3
+    assert all("no GPU was measured" in line for line in lines)
+    assert sum("≤ 1.02" in line for line in lines) == 2
 
 
 @needs_linux

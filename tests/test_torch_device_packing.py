@@ -9,12 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensorstate_callbacks.torch.tensor_recorder import pack
+from tensorstate_callbacks.torch import device_states
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn]
 WHOLES = [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64, torch.bool]
 THRESHOLDS = [0.0, 0.1, -0.1, 1e-46, -1e-46, 7e4, -7e4, 1e39, -1e39, 127.5, 255.0, -128.0, -129.0]
 SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -0.0, 0.1, -0.1, 5e-8, 65504.0, -65504.0, 127.0, 1.0]
+
+
+def pack(tensor: torch.Tensor, channel_axis: int, threshold: float) -> torch.Tensor:
+    values = tensor.movedim(channel_axis, -1)
+    n_rows, n_bytes = math.prod(values.shape[:-1]), -(-values.shape[-1] // 8)
+    rows = torch.full((n_rows, n_bytes), 0x55, dtype=torch.uint8)
+    device_states.pack(values, threshold, rows)
+    return rows
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *WHOLES], ids=str)

@@ -17,13 +17,20 @@ from torch.utils._python_dispatch import (
     is_in_torch_dispatch_mode,
 )
 
+from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.tensorstate import (
     StateCaptureHook,
     build_efficiency_model,
     remove_state_layers,
 )
 from tensorstate_callbacks.tensorstate.captured_states import CapturedStates
-from tensorstate_callbacks.torch import hooks, record
+from tensorstate_callbacks.torch import (
+    device_states,
+    hooks,
+    record,
+    row_transfers,
+    tensor_recorder,
+)
 
 # All lines: `make soak`.
 MOST = None if os.environ.get("TENSORSTATE_SOAK") else 150
@@ -91,6 +98,60 @@ def test_an_interrupt_at_any_line_of_a_recording_leaves_nothing_that_acts() -> N
             assert our_hooks(model) == [], where
     print(f"interrupted at {n_lines} lines")
     assert n_lines >= 100
+
+
+DEVICE = [
+    *(f"torch/{name}.py" for name in ("tensor_recorder", "row_transfers", "device_tables")),
+    *(f"torch/{name}.py" for name in ("device_states", "device_streams", "counting_threads")),
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"group_size": 3}, {"positions": 1}], ids=str)
+def test_what_a_device_holds_is_counted_once_after_an_interrupt_at_any_line(
+    options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_recorder, "lies_on_device", lambda tensor: True)
+    # Every layer is sent off, and batches are counted in parts.
+    monkeypatch.setattr(row_transfers, "COPY_BYTES", 1)
+    monkeypatch.setattr(row_transfers, "MOST_WAITING", 0)
+    monkeypatch.setattr(device_states, "MOST_BYTES", 100)
+    model, done = net(), [(record(net()), [0])]
+
+    def run() -> None:
+        done[:] = []
+        recording, n_whole = record(model, "Linear", **options), [0]
+        done.append((recording, n_whole))
+        with recording:
+            for _ in range(2):
+                model(DATA)
+                n_whole[0] += 1
+                assert recording.counters
+
+    def held(recording: Any) -> dict[str, list[int]]:
+        counters = recording.counters.items()
+        return {
+            name: (c.tables() if isinstance(c, GroupCounter) else c.counts()).tolist()
+            for name, c in counters
+        }
+
+    with torch.no_grad(), record(model, "Linear", **options) as once:
+        model(DATA)
+    expected, n_lines = held(once), 0
+    with torch.no_grad():
+        for where in each_line(DEVICE, run, most=MOST and 60):
+            n_lines += 1
+            for recording, n_whole in done:
+                for n_more in range(3):
+                    for _ in range(2):
+                        for name, found in held(recording).items():
+                            # A batch that was interrupted is counted whole or not at all.
+                            least = n_whole[0] + n_more
+                            some = [[n * each for each in expected[name]] for n in range(least + 2)]
+                            assert found in some[least:] or (not any(found) and not least), where
+                    with recording:
+                        model(DATA)
+    print(f"interrupted at {n_lines} lines")
+    assert n_lines >= 50
 
 
 def test_a_block_whose_end_is_interrupted_is_over() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.states.positions import spread_positions
 from tensorstate_callbacks.states.spectrum import Spectrum
-from tensorstate_callbacks.torch import record, tensor_recorder
+from tensorstate_callbacks.torch import device_states, record, row_transfers, tensor_recorder
 from tensorstate_callbacks.torch.batch_rows import BatchRows
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 
@@ -203,24 +203,41 @@ def test_a_counter_that_finds_no_memory_costs_the_layer(options, on_device, monk
     assert recording.report().layers == alone.report().layers
 
 
-def test_a_device_without_memory_costs_the_layer(monkeypatch):
-    pack = tensor_recorder.pack
+@pytest.mark.parametrize(("operation", "options"), [("pack", {}), ("count", {"group_size": 8})])
+def test_a_device_without_memory_costs_the_layer(operation, options, monkeypatch):
+    original = getattr(device_states, operation)
 
-    def fail(tensor, *args):
-        if tensor.shape[-1] == 20:
+    def fail(values, *args):
+        if values.shape[-1] == 20:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return pack(tensor, *args)
+        original(values, *args)
 
     monkeypatch.setattr(tensor_recorder, "lies_on_device", lambda _: True)
-    monkeypatch.setattr(tensor_recorder, "pack", fail)
+    monkeypatch.setattr(device_states, operation, fail)
+    model = network("NCHW")
+    recording = record(model, "Conv2d", **options)
+    recording.__enter__()
+    with torch.no_grad():
+        model(X[:9])
+        model(X[9:])
+    with pytest.warns(TensorStateWarning, match="memory.*0 could not be counted"):
+        recording.__exit__(None, None, None)
+    assert recording.report().layers["2"].n_states == 24 * 100
+
+
+def test_a_host_without_memory_for_a_copy_costs_the_layers_in_it(monkeypatch):
+    def fail(rows):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(tensor_recorder, "lies_on_device", lambda _: True)
+    monkeypatch.setattr(row_transfers, "HostCopy", fail)
     model = network("NCHW")
     recording = record(model, "Conv2d")
     recording.__enter__()
     with torch.no_grad():
         model(X)
-    with pytest.warns(TensorStateWarning, match="memory.*0 could not be counted"):
+    with pytest.warns(TensorStateWarning, match="memory.*0, 2 could not be counted"):
         recording.__exit__(None, None, None)
-    assert recording.report().layers["2"].n_states == 24 * 100
 
 
 def test_there_is_a_budget_unless_it_is_lifted():

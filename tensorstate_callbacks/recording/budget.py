@@ -209,10 +209,12 @@ class Budget:
 
     def take(self, n_bytes: int) -> None:
         """Take so much of it at most; where it may not be there, others give up what they must."""
-        self._left -= n_bytes
-        if self._left < 0:
-            self.was_short = True
-            self._settle(n_bytes)
+        # Several threads count, and none of what they take may be lost.
+        with self._lock:
+            self._left -= n_bytes
+            if self._left < 0:
+                self.was_short = True
+                self._settle(n_bytes)
 
     @property
     def most_taken(self) -> int:
@@ -221,15 +223,15 @@ class Budget:
 
     def finish(self) -> None:
         """Have the rule decide on what the whole pass has shown."""
-        if self.was_short:
-            self._settle(0)
+        with self._lock:
+            if self.was_short:
+                self._settle(0)
 
     def _settle(self, wanted: int) -> None:
-        with self._lock:
-            members = list(self._members)
-            sizes = {number: member.sizes() for number, member in enumerate(members)}
-            held = 0
-            for number, level in kept_levels(sizes, self.n_bytes).items():
-                members[number].keep(level)
-                held += (sizes[number][level] or 0) if level is not None else 0
-            self._left = self.n_bytes - held - wanted
+        members = list(self._members)
+        sizes = {number: member.sizes() for number, member in enumerate(members)}
+        held = 0
+        for number, level in kept_levels(sizes, self.n_bytes).items():
+            members[number].keep(level)
+            held += (sizes[number][level] or 0) if level is not None else 0
+        self._left = self.n_bytes - held - wanted

@@ -209,6 +209,23 @@ class ProbeCounter:
         n_samples = len(rows) // n_given if n_given else 0
         self._count(grid, n_given, n_samples, rows_at, lambda c: c.update_packed(rows))
 
+    def add_tables(self, tables: npt.NDArray[np.uint64], n_states: int, grid: Grid) -> None:
+        """Add what was counted on a device; see `GroupCounter.add_tables`.
+
+        Args:
+            tables: How often each unit was in each state.
+            n_states: States of the layer that were counted.
+            grid: How many positions of a sample lay along each axis in the last batch.
+        """
+        self.n_wanted = self._wanted(grid) or self.n_wanted
+        counter = self.counter
+        # Else it was given up.
+        if isinstance(counter, GroupCounter):
+            try:
+                counter.add_tables(tables, n_states)
+            except MemoryError:
+                self.keep(None)
+
     def places(self, grid: Grid) -> npt.NDArray[np.intp] | None:
         """Return the positions that are to be read, indices in C order; None where all are."""
         wanted = self._wanted(grid)

@@ -185,18 +185,26 @@ class Recorder:
             thinned,
         )
 
-    def _counter(self, name: str, shape: tuple[int, ...], channel_axis: Axis) -> ProbeCounter:
+    def _counter(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        channel_axis: Axis,
+        n_threads: int | None = None,
+    ) -> ProbeCounter:
         if not shape:
             raise ValueError(f"activations need an axis of neurons; got shape {shape}")
         width = Width(name, n_neurons(channel_axis, shape))
         counter = self._counters.get(width)
-        return self._new_counter(width) if counter is None else counter
+        return self._new_counter(width, n_threads) if counter is None else counter
 
-    def _new_counter(self, width: Width) -> ProbeCounter:
+    def _new_counter(self, width: Width, n_threads: int | None) -> ProbeCounter:
         if width.probe not in self.names:
             raise KeyError(f"no probe is named {width.probe!r}; there are {', '.join(self.names)}")
         width = Width(width.probe, int(width.n_neurons))
-        counter = ProbeCounter(width.n_neurons, self._sampling, self.budget, self._n_threads)
+        counter = ProbeCounter(
+            width.n_neurons, self._sampling, self.budget, n_threads or self._n_threads
+        )
         # One step, without a lock that an interrupt could leave: all threads get the same.
         taken = self._counters.setdefault(width, counter)
         if taken is counter and self.budget is not None:
