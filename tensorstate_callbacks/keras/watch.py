@@ -4,15 +4,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError, WarnOnce, list_some
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
-from tensorstate_callbacks.keras.backends import WeakObserver, current_backend
+from tensorstate_callbacks.keras.backends import TapRefusedError, WeakObserver, current_backend
+from tensorstate_callbacks.keras.device_states import Plan, plan_states, states_of
 from tensorstate_callbacks.keras.layers import account_weights
 from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site, guess_message
 from tensorstate_callbacks.keras.probes import Call, Probe, is_padded
+from tensorstate_callbacks.keras.site_counts import SiteCounts
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.recorder import Recorder
@@ -40,6 +43,8 @@ class Watch:
         others: As above.
         recorder: What counts; None while nothing is to be counted.
         step: What is on the model for the test step that runs: nothing counts without it.
+        needs_taps: Whether a step has to give something to the host, as far as is known.
+        may_tap: Whether the step that runs can; else the attempt is an error.
     """
 
     def __init__(
@@ -57,6 +62,11 @@ class Watch:
         self._layers, self._settings, self._warn = layers, settings, warn
         self.others, self._contenders, self._left_out = others, contenders, left_out
         self._backend = current_backend()
+        self._in_graph = self._backend.makes_states()
+        self._counts = SiteCounts(self._backend)
+        only_counts = self._in_graph and settings.group_size is not None
+        self.needs_taps = not (only_counts and self._backend.TAPS_END_XLA)
+        self.may_tap = True
         self._axes = ProbeAxes(given)
         self.probes = [
             Probe(name, layer, *settings.probe_names(name), observer=self)
@@ -69,13 +79,15 @@ class Watch:
             [id(other) for other in others],
             list(contenders),
             None if left_out is None else list(left_out),
+            # What a graph that makes states is made for.
+            (settings.threshold, settings.group_size, settings.positions) if self._in_graph else (),
             dict(given) if isinstance(given, Mapping) else given,
         )
         self._passed = False
         self.recorder: Recorder | None = None
         self.step = Overrides()
         self._dropped: set[str] = set()
-        self._taken: set[str] = set()
+        self._taken: dict[str, None] = {}
         self._empty: dict[str, str] = {}
         self._padded: dict[str, None] = {}
         self._refused: ProbeError | None = None
@@ -113,7 +125,8 @@ class Watch:
 
     def start_recording(self) -> None:
         """Count what the probes see from now on, and nothing of what they have seen."""
-        self.recorder = Recorder(
+        self._counts.reset()
+        self.recorder = self._backend.Recorder(
             self.names(), threshold=self._settings.threshold, sampling=self._settings.sampling()
         )
 
@@ -150,8 +163,20 @@ class Watch:
         except (TypeError, ValueError) as error:
             self._refuse(name, str(error))
             return None
-        self._taken.add(name)
-        return self._backend.tap(tensor, WeakObserver(self._observe, site, decided))
+        self._taken[name] = None
+        plan = self._plan(tensor, decided) if self._in_graph else None
+        if plan is not None and plan.n_counts is not None:
+            self._counts.add(site, decided, tensor, plan)
+            return None
+        if not self.may_tap:
+            self.needs_taps = True
+            raise TapRefusedError(f"layer {name!r} can't be counted in the graph")
+        if plan is None:
+            return self._backend.tap(tensor, WeakObserver(self._observe, site, decided))
+        shape = tuple(tensor.shape)
+        rows = self._backend.pack(states_of(self._backend, tensor, plan))
+        self._backend.tap(rows, WeakObserver(self._observe_packed, site, decided, shape, plan))
+        return None
 
     def end_step(self, flow: AxisFlow | None) -> None:
         """Draw the conclusions from a test step, if the model was called or traced in it.
@@ -189,28 +214,67 @@ class Watch:
         """
         if recorder.error is not None:
             raise recorder.error
-        recorder.drop(self._gone())
+        gone = self._gone()
+        self._counts.read_into(recorder, gone, self._check_size)
+        recorder.drop(gone)
+        recorder.sort(self._taken)
+        return recorder
+
+    def _plan(self, tensor: Any, decided: Decided) -> Plan | None:
+        shape = shape_of(tensor)
+        if shape is None or not self._backend.is_dense(tensor):
+            return None
+        settings = self._settings
+        return plan_states(
+            shape,
+            keras.backend.standardize_dtype(tensor.dtype),
+            decided.axes,
+            settings.threshold,
+            group_size=settings.group_size,
+            positions=settings.positions,
+        )
+
+    def _check_size(self, site: Site, decided: Decided, shape: tuple[Any, ...]) -> None:
+        try:
+            self._axes.check_size(site, decided, shape)
+        except ValueError as error:
+            raise _ChangingSizeError(
+                f"layer {site.name!r} could not be counted: {error}"
+            ) from error
+
+    def _recorder_for(self, site: Site, decided: Decided, shape: Any) -> Recorder | None:
+        """Return what is to count a tensor of the step that runs, if anything is."""
+        recorder = self.recorder
+        if recorder is None or not self.step.active or site.name in self._dropped:
+            return None
+        try:
+            if shape is not None:
+                self._check_size(site, decided, tuple(shape))
+        except ProbeError as error:
+            recorder.error = recorder.error or error
+            return None
         return recorder
 
     def _observe(self, site: Site, decided: Decided, activations: npt.ArrayLike) -> None:
-        recorder = self.recorder
-        if recorder is None or not self.step.active or site.name in self._dropped:
-            return
-        shape = getattr(activations, "shape", None)
-        try:
-            if shape is not None:
-                self._axes.check_size(site, decided, tuple(shape))
-        except ValueError as error:
-            recorder.error = recorder.error or _ChangingSizeError(
-                f"layer {site.name!r} could not be counted: {error}"
-            )
-            return
-        axes = tuple(decided.axes)
-        recorder.observe_later(site.name, activations, axes if len(axes) > 1 else axes[0])
+        recorder = self._recorder_for(site, decided, getattr(activations, "shape", None))
+        if recorder is not None:
+            axes = tuple(decided.axes)
+            recorder.observe_later(site.name, activations, axes if len(axes) > 1 else axes[0])
+
+    def _observe_packed(
+        self, site: Site, decided: Decided, shape: Any, plan: Plan, rows: npt.ArrayLike
+    ) -> None:
+        recorder = self._recorder_for(site, decided, shape)
+        if recorder is not None:
+            packed = np.asarray(rows)
+            # Where all positions are read, they lie in the rows as in the tensor.
+            grid = packed.shape[1:-1] if plan.places is None else plan.known_grid
+            states = packed.reshape(-1, packed.shape[-1])
+            recorder.observe_packed_later(site.name, states, plan.n_neurons, grid)
 
     def _gone(self) -> set[str]:
         """Return the probes that make outputs, or have no neurons in any call."""
-        return self._dropped | (self._empty.keys() - self._taken)
+        return self._dropped | (self._empty.keys() - self._taken.keys())
 
     def _refuse(self, name: str, problem: str) -> None:
         self._refused = self._refused or ProbeError(

@@ -207,6 +207,22 @@ class ProbeCounter:
         n_samples = len(rows) // n_given if n_given else 0
         self._count(grid, n_given, n_samples, rows_at, lambda c: c.update_packed(rows))
 
+    def add_tables(self, tables: npt.NDArray[np.uint64], n_states: int, n_positions: int) -> None:
+        """Add what was counted of groups elsewhere; see `GroupCounter.add_tables`.
+
+        Args:
+            tables: How often each unit was in each state.
+            n_states: States of the layer that were counted.
+            n_positions: Positions of a sample that they were read at.
+        """
+        self.n_wanted = n_positions
+        try:
+            counter = self.counter
+            if self.level is not None and isinstance(counter, GroupCounter):
+                counter.add_tables(tables, n_states)
+        except MemoryError:
+            self.keep(None)
+
     def places(self, grid: Grid) -> npt.NDArray[np.intp] | None:
         """Return the positions that are to be read, indices in C order; None where all are."""
         wanted = self._wanted(grid)
