@@ -270,17 +270,17 @@ def test_groups_need_no_host_call_and_xla_stays_on(jit_compile, device, monkeypa
 
 @only_on("tensorflow", because="XLA runs all that a step has")
 def test_xla_goes_off_where_a_layer_needs_the_host(device, monkeypatch):
-    from tensorstate_callbacks.keras import watch
+    from tensorstate_callbacks.keras import counting
 
     model = plain(jit_compile=True)
     host, ours = on_both(device, model, NAMES, group_size=8)
     assert ours == host
-    planned = watch.plan_states
+    planned = counting.plan_states
 
     def no_plan_for_conv(shape, *args, **kwargs):
         return None if len(shape) == 4 else planned(shape, *args, **kwargs)
 
-    monkeypatch.setattr(watch, "plan_states", no_plan_for_conv)
+    monkeypatch.setattr(counting, "plan_states", no_plan_for_conv)
     callback = EfficiencyCallback(NAMES, group_size=8)
     assert evaluated(model, callback) == [host]
     assert list(callback.last.layers) == list(host)

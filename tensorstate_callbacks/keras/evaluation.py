@@ -181,7 +181,7 @@ class Evaluation:
         with step, step:
             wrap_calls(step, self._model, probes, () if flow is None else others.values(), flow)
             for watch in watches:
-                watch.step = step
+                watch.counting.step = step
             step.activate()
             try:
                 function = self._function or self._find_function(watching[0], watches, probes, args)
@@ -202,7 +202,7 @@ class Evaluation:
     ) -> BuiltFunction:
         has_taps = self._has_taps(watches, args)
         for watch in watches:
-            watch.may_tap = has_taps
+            watch.counting.may_tap = has_taps
         kept, keeper.built = keeper.built, None
         if kept is not None and kept.fits(self._own_function, probes, has_taps=has_taps):
             return kept
@@ -216,7 +216,7 @@ class Evaluation:
         """
         is_compiled = self._model.jit_compile and not self._model.run_eagerly
         takes_batch = any(isinstance(arg, GeneratorType) for arg in args)
-        return takes_batch or not is_compiled or any(watch.needs_taps for watch in watches)
+        return takes_batch or not is_compiled or any(watch.counting.needs_taps for watch in watches)
 
     def _run_aside(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._take_off()

@@ -1,6 +1,6 @@
 """Hold what the calls of probed layers have counted in the graph, until the evaluation ends."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,14 +75,12 @@ class SiteCounts:
     def read_into(
         self,
         recorder: Recorder,
-        left_out: Collection[str],
         check_size: Callable[[Site, Decided, tuple[Any, ...]], None],
     ) -> None:
         """Add what was counted to a recorder's counters.
 
         Args:
-            recorder: Takes it.
-            left_out: Probes that don't count.
+            recorder: Takes it, but for probes that it has dropped.
             check_size: Raises an error where an axis has another size than before.
 
         Raises:
@@ -90,7 +88,7 @@ class SiteCounts:
         """
         for key, counted in self._counted.items():
             name = key.site.name
-            if name in left_out:
+            if name in recorder.dropped:
                 continue
             tables = counted.tally.read()
             n_states = int(tables[: 1 << (counted.plan.unit or 0)].sum())

@@ -1,23 +1,18 @@
 """What the probes of one callback see in the evaluations of one model."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
-import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError, WarnOnce, list_some
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
-from tensorstate_callbacks.keras.backends import TapRefusedError, WeakObserver, current_backend
-from tensorstate_callbacks.keras.device_states import Plan, plan_states, states_of
+from tensorstate_callbacks.keras.counting import ChangingSizeError, Counting
 from tensorstate_callbacks.keras.layers import account_weights
-from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site, guess_message
+from tensorstate_callbacks.keras.probe_axes import ProbeAxes, guess_message
 from tensorstate_callbacks.keras.probes import Call, Probe, is_padded
-from tensorstate_callbacks.keras.site_counts import SiteCounts
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import uncovered_message
 from tensorstate_callbacks.recording.settings import Settings
@@ -41,10 +36,7 @@ class Watch:
     Attributes:
         probes: The probes.
         others: As above.
-        recorder: What counts; None while nothing is to be counted.
-        step: What is on the model for the test step that runs: nothing counts without it.
-        needs_taps: Whether a step has to give something to the host, as far as is known.
-        may_tap: Whether the step that runs can; else the attempt is an error.
+        counting: What is counted of the tensors that they take.
     """
 
     def __init__(
@@ -61,13 +53,8 @@ class Watch:
     ) -> None:
         self._layers, self._settings, self._warn = layers, settings, warn
         self.others, self._contenders, self._left_out = others, contenders, left_out
-        self._backend = current_backend()
-        self._in_graph = self._backend.makes_states()
-        self._counts = SiteCounts(self._backend)
-        only_counts = self._in_graph and settings.group_size is not None
-        self.needs_taps = not (only_counts and self._backend.TAPS_END_XLA)
-        self.may_tap = True
         self._axes = ProbeAxes(given)
+        self.counting = Counting(settings, self._axes)
         self.probes = [
             Probe(name, layer, *settings.probe_names(name), observer=self)
             for name, layer in picked.items()
@@ -79,14 +66,12 @@ class Watch:
             [id(other) for other in others],
             list(contenders),
             None if left_out is None else list(left_out),
-            # What a graph that makes states is made for.
-            (settings.threshold, settings.group_size, settings.positions) if self._in_graph else (),
+            self.counting.made_for,
             dict(given) if isinstance(given, Mapping) else given,
         )
         self._passed = False
-        self.recorder: Recorder | None = None
-        self.step = Overrides()
         self._dropped: set[str] = set()
+        # In forward order.
         self._taken: dict[str, None] = {}
         self._empty: dict[str, str] = {}
         self._padded: dict[str, None] = {}
@@ -125,10 +110,7 @@ class Watch:
 
     def start_recording(self) -> None:
         """Count what the probes see from now on, and nothing of what they have seen."""
-        self._counts.reset()
-        self.recorder = self._backend.Recorder(
-            self.names(), threshold=self._settings.threshold, sampling=self._settings.sampling()
-        )
+        self.counting.begin(self.names(), self._dropped, self._settings)
 
     def new_flow(self) -> AxisFlow | None:
         """Return what to note the axes of tensors in, None where all is known that is needed."""
@@ -164,19 +146,7 @@ class Watch:
             self._refuse(name, str(error))
             return None
         self._taken[name] = None
-        plan = self._plan(tensor, decided) if self._in_graph else None
-        if plan is not None and plan.n_counts is not None:
-            self._counts.add(site, decided, tensor, plan)
-            return None
-        if not self.may_tap:
-            self.needs_taps = True
-            raise TapRefusedError(f"layer {name!r} can't be counted in the graph")
-        if plan is None:
-            return self._backend.tap(tensor, WeakObserver(self._observe, site, decided))
-        shape = tuple(tensor.shape)
-        rows = self._backend.pack(states_of(self._backend, tensor, plan))
-        self._backend.tap(rows, WeakObserver(self._observe_packed, site, decided, shape, plan))
-        return None
+        return self.counting.take(site, decided, tensor)
 
     def end_step(self, flow: AxisFlow | None) -> None:
         """Draw the conclusions from a test step, if the model was called or traced in it.
@@ -189,8 +159,8 @@ class Watch:
         """
         if self._refused is not None:
             raise self._refused
-        recorder = self.recorder
-        if recorder is not None and isinstance(recorder.error, _ChangingSizeError):
+        recorder = self.counting.recorder
+        if recorder is not None and isinstance(recorder.error, ChangingSizeError):
             raise recorder.error
         if flow is None or not (flow.called or self._passed):
             self._tell_of_guesses()
@@ -214,63 +184,9 @@ class Watch:
         """
         if recorder.error is not None:
             raise recorder.error
-        gone = self._gone()
-        self._counts.read_into(recorder, gone, self._check_size)
-        recorder.drop(gone)
-        recorder.sort(self._taken)
+        recorder.drop(self._gone())
+        self.counting.read_counts(recorder, list(self._taken))
         return recorder
-
-    def _plan(self, tensor: Any, decided: Decided) -> Plan | None:
-        shape = shape_of(tensor)
-        if shape is None or not self._backend.is_dense(tensor):
-            return None
-        settings = self._settings
-        return plan_states(
-            shape,
-            keras.backend.standardize_dtype(tensor.dtype),
-            decided.axes,
-            settings.threshold,
-            group_size=settings.group_size,
-            positions=settings.positions,
-        )
-
-    def _check_size(self, site: Site, decided: Decided, shape: tuple[Any, ...]) -> None:
-        try:
-            self._axes.check_size(site, decided, shape)
-        except ValueError as error:
-            raise _ChangingSizeError(
-                f"layer {site.name!r} could not be counted: {error}"
-            ) from error
-
-    def _recorder_for(self, site: Site, decided: Decided, shape: Any) -> Recorder | None:
-        """Return what is to count a tensor of the step that runs, if anything is."""
-        recorder = self.recorder
-        if recorder is None or not self.step.active or site.name in self._dropped:
-            return None
-        try:
-            if shape is not None:
-                self._check_size(site, decided, tuple(shape))
-        except ProbeError as error:
-            recorder.error = recorder.error or error
-            return None
-        return recorder
-
-    def _observe(self, site: Site, decided: Decided, activations: npt.ArrayLike) -> None:
-        recorder = self._recorder_for(site, decided, getattr(activations, "shape", None))
-        if recorder is not None:
-            axes = tuple(decided.axes)
-            recorder.observe_later(site.name, activations, axes if len(axes) > 1 else axes[0])
-
-    def _observe_packed(
-        self, site: Site, decided: Decided, shape: Any, plan: Plan, rows: npt.ArrayLike
-    ) -> None:
-        recorder = self._recorder_for(site, decided, shape)
-        if recorder is not None:
-            packed = np.asarray(rows)
-            # Where all positions are read, they lie in the rows as in the tensor.
-            grid = packed.shape[1:-1] if plan.places is None else plan.known_grid
-            states = packed.reshape(-1, packed.shape[-1])
-            recorder.observe_packed_later(site.name, states, plan.n_neurons, grid)
 
     def _gone(self) -> set[str]:
         """Return the probes that make outputs, or have no neurons in any call."""
@@ -289,10 +205,15 @@ class Watch:
             ran = [name for name in group if id(self._layers[name]) in order]
             if ran:
                 last = max(ran, key=lambda name: order[id(self._layers[name])])
-                self._dropped.update(filter(None, self._settings.probe_names(last)))
+                self._drop(filter(None, self._settings.probe_names(last)))
             else:
                 waiting.append(group)
         self._contenders = waiting
+
+    def _drop(self, names: Iterable[str]) -> None:
+        self._dropped.update(names)
+        if self.counting.recorder is not None:
+            self.counting.recorder.drop(self._dropped)
 
     def _tell_of_empty(self) -> None:
         empty = {name: self._empty[name] for name in self._empty if name not in self._taken}
@@ -324,10 +245,6 @@ class Watch:
         )
         if message is not None:
             self._warn("weights", message)
-
-
-class _ChangingSizeError(ProbeError):
-    """An axis that was guessed has another size than in an earlier batch."""
 
 
 def _why_not(tensor: Any) -> str | None:
