@@ -231,6 +231,42 @@ def test_tables_are_those_of_a_counter(n_neurons, group_size):
     assert not tally.read().any()
 
 
+@only_on("jax", because="compiles loops within a step otherwise")
+@pytest.mark.parametrize("group_size", [None, 3])
+def test_layers_in_compiled_loops_and_test_functions_of_ones_own_are_counted(group_size, device):
+    import jax
+
+    class Scans(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.step = layers.Dense(5, name="step")
+
+        def build(self, shape):
+            self.step.build((shape[0], shape[2]))
+
+        def call(self, x):
+            _, rows = jax.lax.scan(lambda at, row: (at, self.step(row)), 0, x.swapaxes(0, 1))
+            return rows.swapaxes(0, 1)
+
+    class Own(keras.Model):
+        def make_test_function(self, force=False):
+            step = jax.jit(super().test_step)
+            self.test_function = lambda state, iterator: step(state, next(iterator))
+
+    found = []
+    for kind in (keras.Model, Own):
+        for forced in (False, True):
+            inputs = keras.Input((6, 6, 2))
+            x = Scans(name="scans")(layers.Reshape((6, 12))(inputs))
+            x = layers.Dense(7, name="fc")(layers.Flatten()(x))
+            device(forced)
+            callback = EfficiencyCallback(["scans/step", "fc"], group_size=group_size)
+            # JAX itself keeps what it compiled of a step: a model for each.
+            found += evaluated(compiled(kind(inputs, head(x))), callback)
+    assert [layer.n_states for layer in found[0].values()] == [6 * N, N]
+    assert all(list(each.items()) == list(found[0].items()) for each in found[1:])
+
+
 @only_on("jax", because="counts in 64 bits")
 def test_counts_of_many_states_do_not_overflow(monkeypatch):
     from tensorstate_callbacks.keras.backends import jax as backend
@@ -499,6 +535,14 @@ def test_a_guessed_axis_that_changes_its_size_is_an_error(group_size, device):
             pytest.raises(ProbeError, match="had 5 entries in an earlier batch"),
         ):
             model.evaluate(batches((5, 7)), steps=2, verbose=0, callbacks=[callback])
+
+
+def test_devices_are_not_asked_for_before_an_evaluation(monkeypatch):
+    # Frameworks take no other configuration of devices from then on.
+    monkeypatch.setattr(current_backend(), "makes_states", lambda: 1 / 0)
+    callback = EfficiencyCallback(NAMES, group_size=8)
+    with pytest.raises(ZeroDivisionError):
+        evaluated(plain(), callback)
 
 
 def test_the_environment_has_the_last_word(monkeypatch):

@@ -1,5 +1,6 @@
 """Have the states of tensors counted whenever a step runs: by the host, or by the step itself."""
 
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -35,20 +36,30 @@ class Counting:
     Attributes:
         recorder: What counts; None while nothing is to be counted.
         step: What is on the model for the test step that runs: nothing counts without it.
-        needs_taps: Whether a step has to give something to the host, as far as is known.
-        may_tap: Whether the step that runs can; else the attempt is an error.
+        may_tap: Whether the step that runs can give something to the host; else the attempt is an
+            error.
     """
 
     def __init__(self, settings: Settings, axes: ProbeAxes) -> None:
         self._settings, self._axes = settings, axes
         self._backend = current_backend()
-        self._in_graph = self._backend.makes_states()
         self._counts = SiteCounts(self._backend)
         self.recorder: Recorder | None = None
         self.step = Overrides()
-        only_counts = self._in_graph and settings.group_size is not None
-        self.needs_taps = not (only_counts and self._backend.TAPS_END_XLA)
         self.may_tap = True
+        self._was_refused = False
+
+    @cached_property
+    def _in_graph(self) -> bool:
+        # Only as an evaluation begins: to ask for devices fixes how they are set up.
+        return self._backend.makes_states()
+
+    @property
+    def needs_taps(self) -> bool:
+        """Whether a step has to give something to the host, as far as is known."""
+        if self._was_refused or self._settings.group_size is None:
+            return True
+        return not (self._backend.TAPS_END_XLA and self._in_graph)
 
     @property
     def made_for(self) -> tuple[Any, ...]:
@@ -90,7 +101,7 @@ class Counting:
             self._counts.add(site, decided, tensor, plan)
             return None
         if not self.may_tap:
-            self.needs_taps = True
+            self._was_refused = True
             raise TapRefusedError(f"layer {site.name!r} can't be counted by the step alone")
         if plan is None:
             return self._backend.tap(tensor, WeakObserver(self._observe, site, decided))

@@ -180,11 +180,11 @@ class Evaluation:
         step = self._step = Overrides()
         with step, step:
             wrap_calls(step, self._model, probes, () if flow is None else others.values(), flow)
+            function = self._function or self._find_function(watching[0], watches, probes, args)
             for watch in watches:
                 watch.counting.step = step
             step.activate()
             try:
-                function = self._function or self._find_function(watching[0], watches, probes, args)
                 outputs = function.run(*args)
             except TapRefusedError:
                 # Raised as the step was traced, before any of it ran.
@@ -209,14 +209,11 @@ class Evaluation:
         return BuiltFunction(self._model, self._own_function, probes, has_taps=has_taps)
 
     def _has_taps(self, watches: list[Watch], args: tuple[Any, ...]) -> bool:
-        """Tell whether the step may be built with taps: else it has to be one that XLA compiles.
-
-        A step that turns out to need them is traced again, so it must not have run until then, nor
-        have taken a batch that can't be had again.
-        """
+        """Tell whether to build a step that may have taps."""
         is_compiled = self._model.jit_compile and not self._model.run_eagerly
-        takes_batch = any(isinstance(arg, GeneratorType) for arg in args)
-        return takes_batch or not is_compiled or any(watch.counting.needs_taps for watch in watches)
+        # What turns out to need taps is traced again, on a batch that a generator gives once.
+        gives_once = any(isinstance(arg, GeneratorType) for arg in args)
+        return gives_once or not is_compiled or any(each.counting.needs_taps for each in watches)
 
     def _run_aside(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._take_off()

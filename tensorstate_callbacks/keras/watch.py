@@ -66,7 +66,6 @@ class Watch:
             [id(other) for other in others],
             list(contenders),
             None if left_out is None else list(left_out),
-            self.counting.made_for,
             dict(given) if isinstance(given, Mapping) else given,
         )
         self._passed = False
@@ -97,7 +96,9 @@ class Watch:
         """Tell whether all that was found out here holds for another one, which is new."""
         # What a callable gives may be something else by now.
         asks_anew = callable(self._basis[-1])
-        return self._axes.settled and not asks_anew and self._basis == other._basis
+        is_the_same = self._basis == other._basis
+        is_made_for_it = self.counting.made_for == other.counting.made_for
+        return self._axes.settled and not asks_anew and is_the_same and is_made_for_it
 
     def begin_again(self, settings: Settings) -> None:
         """Prepare for another evaluation, in which a step may run that was traced before.

@@ -157,8 +157,6 @@ class Recorder:
             return
         try:
             self._counter_of(Width(name, n_neurons)).update_packed(rows, grid)
-        except KeyError:
-            raise
         except Exception as error:  # noqa: BLE001
             problem = ProbeError(f"layer {name!r} could not be counted: {error}")
             problem.__cause__ = error

@@ -78,6 +78,8 @@ class Tally:
 
     def __init__(self, n_counts: int, like: jax.Array) -> None:
         self._n_counts = n_counts
+        self._held: Any = None
+        self._most_held = 0
         self.reset()
 
     def add(self, codes: jax.Array) -> None:
@@ -101,8 +103,7 @@ class Tally:
     def reset(self) -> None:
         """Begin at zero again."""
         self._read = np.zeros(self._n_counts, np.int64)
-        self._held: Any = None
-        self._most_held = 0
+        self._held, self._most_held = None, 0
 
 
 # What int32 holds, as JAX has nothing larger by default.
@@ -116,7 +117,7 @@ def tap(tensor: jax.Array, observe: Observe) -> None:
     taps = _taps.get()
     if taps is None:
         # A test function of the model's own making, which doesn't call its test step.
-        io_callback(observe, None, jax.lax.stop_gradient(tensor))
+        io_callback(lambda array: observe(np.asarray(array)), None, jax.lax.stop_gradient(tensor))
     else:
         taps.add(tensor, observe)
 
