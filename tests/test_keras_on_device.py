@@ -348,6 +348,29 @@ def test_only_states_leave_the_step(group_size, device, monkeypatch):
         assert seen == []
 
 
+@only_on("torch", because="makes states in the step")
+def test_a_recorder_of_tensors_takes_them_where_they_lie(device, monkeypatch):
+    from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
+
+    taken, original = [], TensorRecorder.observe_tensor
+
+    def observe(recorder, name, tensor, *args):
+        taken.append(name)
+        if len(taken) == 6:
+            raise ProbeError("layer 'fc' could not be counted: lost")
+        original(recorder, name, tensor, *args)
+
+    monkeypatch.setattr(TensorRecorder, "observe_tensor", observe)
+    model, callback = plain(), EfficiencyCallback(NAMES)
+    device(False)
+    evaluated(model, callback)
+    assert taken == []
+    device(True)
+    with pytest.raises(ProbeError, match="layer 'fc' could not be counted: lost"):
+        evaluated(model, callback)
+    assert taken == NAMES * 3
+
+
 def test_a_budget_thins_the_same_layers(device):
     inputs = keras.Input((6, 6, 2))
     x = layers.Conv2D(40, 1, name="wide")(inputs)
