@@ -80,10 +80,16 @@ alone = run(*build())
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     spread = build()
-print(json.dumps([strategy.num_replicas_in_sync, alone, run(*spread)]))
+numbers = run(*spread)
+groups = EfficiencyCallback("fc", group_size=3)
+spread[0].evaluate(x, y, batch_size=20, verbose=0, callbacks=[groups])
+tables = sorted(key.device[-5:] for key in groups.watch.counting._counts._counted)
+print(json.dumps([strategy.num_replicas_in_sync, alone, numbers, tables]))
 """
     started = start(MODEL + code, TENSORSTATE_KERAS_ON_DEVICE=on_device)
-    replicas, alone, spread = printed(started)
+    replicas, alone, spread, tables = printed(started)
+    # Each replica counts on its own device.
+    assert tables == (["CPU:0", "CPU:1"] if on_device == "1" else [])
     assert replicas == 2
     assert alone[0] == 104
     # Three evaluations, by the layer.

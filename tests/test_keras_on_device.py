@@ -116,13 +116,23 @@ def evaluated(model, *callbacks, x=X, y=Y):
     return [dict(callback.last.layers) for callback in callbacks]
 
 
-def on_both(device, model, names, **options):
+def in_a_loop(model, callback):
+    callbacks = keras.callbacks.CallbackList([callback], model=model)
+    callbacks.on_test_begin()
+    for start in range(0, N, BATCH):
+        part = slice(start, start + BATCH)
+        logs = model.test_on_batch(X[part], Y[part], return_dict=True)
+    callbacks.on_test_end(dict(logs))
+    return [dict(callback.last.layers)]
+
+
+def on_both(device, model, names, run=evaluated, **options):
     """Evaluate on the host and on the device; return what the callbacks found."""
     found = []
     for forced in (False, True):
         device(forced)
         callback = EfficiencyCallback(names, **options)
-        found += evaluated(model, callback)
+        found += run(model, callback)
     return found
 
 
@@ -417,16 +427,26 @@ def test_two_callbacks_and_repeated_fits_begin_at_zero(device):
 def test_a_loop_over_batches_is_counted(device):
     model = plain()
     for group_size in (None, 8):
-        (expected,) = evaluated(model, EfficiencyCallback(NAMES, group_size=group_size))
-        device(True)
-        ours = EfficiencyCallback(NAMES, group_size=group_size)
-        callbacks = keras.callbacks.CallbackList([ours], model=model)
-        callbacks.on_test_begin()
-        for start in range(0, N, BATCH):
-            part = slice(start, start + BATCH)
-            logs = model.test_on_batch(X[part], Y[part], return_dict=True)
-        callbacks.on_test_end(dict(logs))
-        assert dict(ours.last.layers) == expected
+        host, ours = on_both(device, model, NAMES, group_size=group_size, run=in_a_loop)
+        assert ours == host == evaluated(model, EfficiencyCallback(NAMES, group_size=group_size))[0]
+
+
+@only_on("tensorflow", because="XLA runs all that a step has")
+@pytest.mark.parametrize("options", [{"run_eagerly": True}, {"jit_compile": True}])
+def test_a_batch_that_cannot_be_had_again_is_not_run_twice(options, device, monkeypatch):
+    from tensorstate_callbacks.keras import counting
+
+    planned = counting.plan_states
+
+    def no_plan_for_fc(shape, *args, **kwargs):
+        return None if len(shape) == 2 else planned(shape, *args, **kwargs)
+
+    monkeypatch.setattr(counting, "plan_states", no_plan_for_fc)
+    model = plain(**options)
+    for run in (evaluated, in_a_loop):
+        host, ours = on_both(device, model, NAMES, group_size=8, run=run)
+        assert list(ours.items()) == list(host.items())
+        assert ours["conv"].n_states == 16 * N
 
 
 class Stops(keras.callbacks.Callback):

@@ -3,7 +3,6 @@
 from functools import cached_property
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -131,7 +130,7 @@ class Counting:
         settings = self._settings
         return plan_states(
             shape,
-            keras.backend.standardize_dtype(tensor.dtype),
+            tensor.dtype.name,
             decided.axes,
             settings.threshold,
             group_size=settings.group_size,
