@@ -35,12 +35,17 @@ y = np.arange(104) % 2
 
 def run(model, capture):
     callback = EfficiencyCallback("fc")
+    groups = EfficiencyCallback("fc", group_size=3, prefix="groups_")
     data = {"validation_data": (x, y), "batch_size": 20, "verbose": 0}
-    logged = model.fit(x, y, epochs=2, callbacks=[callback], **data).history
+    model.evaluate(x, y, batch_size=20, verbose=0, callbacks=[groups])
+    logged = model.fit(x, y, epochs=2, callbacks=[callback, groups], **data).history
+    # Alone, and beside another callback.
+    assert len({(r.layers["fc"].n_states, r.layers["fc"].entropy) for r in groups.history}) == 1
     # Keras's own figure; 3.8 has another one on several devices.
     assert callback.last.accuracy == logged["val_accuracy"][-1]
     layer = callback.last.layers["fc"]
     mine = [layer.n_states, layer.n_distinct, layer.entropy, callback.last.step]
+    mine += [groups.last.layers["fc"].n_states, groups.last.layers["fc"].entropy]
     return [*mine, sorted(capture.counts().tolist())]
 """
 
@@ -62,8 +67,9 @@ def printed(process):
     return json.loads(out.splitlines()[-1])
 
 
+@pytest.mark.parametrize("on_device", ["0", "1"])
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="MirroredStrategy is TensorFlow's")
-def test_replicas_share_one_counter():
+def test_replicas_share_one_counter(on_device):
     code = """
 import json
 import tensorflow as tf
@@ -74,18 +80,26 @@ alone = run(*build())
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     spread = build()
-print(json.dumps([strategy.num_replicas_in_sync, alone, run(*spread)]))
+numbers = run(*spread)
+groups = EfficiencyCallback("fc", group_size=3)
+spread[0].evaluate(x, y, batch_size=20, verbose=0, callbacks=[groups])
+tables = sorted(key.device[-5:] for key in groups.watch.counting._counts._counted)
+print(json.dumps([strategy.num_replicas_in_sync, alone, numbers, tables]))
 """
-    replicas, alone, spread = printed(start(MODEL + code))
+    started = start(MODEL + code, TENSORSTATE_KERAS_ON_DEVICE=on_device)
+    replicas, alone, spread, tables = printed(started)
+    # Each replica counts on its own device.
+    assert tables == (["CPU:0", "CPU:1"] if on_device == "1" else [])
     assert replicas == 2
     assert alone[0] == 104
-    # fit's two evaluations, by the layer.
-    assert sum(alone[-1]) == 208
+    # Three evaluations, by the layer.
+    assert sum(alone[-1]) == 312
     assert spread == alone
 
 
+@pytest.mark.parametrize("on_device", ["0", "1"])
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution is JAX's")
-def test_devices_of_a_data_parallel_model_share_one_counter():
+def test_devices_of_a_data_parallel_model_share_one_counter(on_device):
     code = """
 import json
 alone = run(*build())
@@ -93,7 +107,8 @@ keras.distribution.set_distribution(keras.distribution.DataParallel())
 print(json.dumps([len(keras.distribution.list_devices()), alone, run(*build())]))
 """
     flags = "--xla_force_host_platform_device_count=2"
-    devices, alone, spread = printed(start(MODEL + code, XLA_FLAGS=flags))
+    started = start(MODEL + code, XLA_FLAGS=flags, TENSORSTATE_KERAS_ON_DEVICE=on_device)
+    devices, alone, spread = printed(started)
     assert devices == 2
     assert alone[0] == 104
     assert spread == alone

@@ -200,7 +200,8 @@ def test_an_error_in_the_probe_names_the_layer_and_leaves_nothing(monkeypatch):
     fit(model, epochs=1)
     before = traces(model)
     with monkeypatch.context() as patch:
-        patch.setattr(StateCounter, "update", fails)
+        for name in ("update", "update_packed"):
+            patch.setattr(StateCounter, name, fails)
         with pytest.raises(ProbeError, match="layer 'conv_1' could not be counted: no room") as _:
             fit(model, EfficiencyCallback("conv_1"))
     check_left(model, before, {"evaluate"})

@@ -15,7 +15,7 @@ from tensorstate_callbacks.keras import EfficiencyCallback
 ALL = bool(os.environ.get("TENSORSTATE_SOAK"))
 BACKEND = keras.backend.backend()
 FILES = [
-    *(f"keras/{name}.py" for name in ("callback", "evaluation", "probes", "watch")),
+    *(f"keras/{name}.py" for name in ("callback", "counting", "evaluation", "probes", "watch")),
     *(f"keras/backends/{name}.py" for name in ("__init__", BACKEND)),
     *(f"recording/{name}.py" for name in ("callback", "overrides", "recorder")),
     *(["torch/hooks.py"] if BACKEND == "torch" else []),
@@ -60,7 +60,7 @@ def entries(model):
 
 
 def counted(callback):
-    recorder = callback.watch.recorder
+    recorder = callback.watch.counting.recorder
     counters = {} if recorder is None else recorder.counters
     return {name: counter.n_states for name, counter in counters.items()}
 

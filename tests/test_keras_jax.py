@@ -113,7 +113,8 @@ def test_weights_survive_when_counting_is_broken_off(batch, monkeypatch):
             self.weights = self.model.get_weights()
 
     keeps = Keeps()
-    monkeypatch.setattr(StateCounter, "update", breaks_off)
+    for name in ("update", "update_packed"):
+        monkeypatch.setattr(StateCounter, name, breaks_off)
     with pytest.raises(KeyboardInterrupt):
         model.fit(
             *(X, Y),

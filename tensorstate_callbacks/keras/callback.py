@@ -145,7 +145,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Finish an evaluation that wasn't made by Keras's own `evaluate`."""
         evaluation = self.evaluation
-        if self.watch.recorder is not None and evaluation is not None:
+        if self.watch.counting.recorder is not None and evaluation is not None:
             added = evaluation.conclude(logs or {})
             evaluation.close()
             if logs is not None:
@@ -175,7 +175,8 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         Args:
             logs: Results of the evaluation, under their names without `val_`.
         """
-        recorder, self.watch.recorder, self.evaluation = self.watch.recorder, None, None
+        counting = self.watch.counting
+        recorder, counting.recorder, self.evaluation = counting.recorder, None, None
         if not (self._in_fit or (self.built and self.built.is_bound)):
             self.built = None
         if recorder is None:

@@ -12,11 +12,12 @@ there, and nothing more as soon as the first is to go; what takes them off is do
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import GeneratorType
 from typing import Any, NamedTuple, Protocol
 
 import keras
 
-from tensorstate_callbacks.keras.backends import current_backend
+from tensorstate_callbacks.keras.backends import TapRefusedError, current_backend
 from tensorstate_callbacks.keras.probes import Probe, wrap_calls
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.recording.overrides import Overrides
@@ -53,18 +54,22 @@ class BuiltFunction:
     Keras keeps the model's own test function as long as it is valid; ours is valid as long.
     """
 
-    def __init__(self, model: keras.Model, instead_of: Any, probes: list[Probe]) -> None:
+    def __init__(
+        self, model: keras.Model, instead_of: Any, probes: list[Probe], *, has_taps: bool
+    ) -> None:
         self._instead_of, self._probes = instead_of, probes
-        self.run = current_backend().build_test_function(model)
+        self.has_taps = has_taps
+        self.run = current_backend().build_test_function(model, has_taps=has_taps)
 
     @property
     def is_bound(self) -> bool:
         """Whether it stands in for a function of the model's, and ends with that."""
         return self._instead_of is not None
 
-    def fits(self, instead_of: Any, probes: list[Probe]) -> bool:
+    def fits(self, instead_of: Any, probes: list[Probe], *, has_taps: bool) -> bool:
         """Tell whether it can stand in for this test function, with these probes."""
-        return self._instead_of is instead_of and self._probes == probes
+        is_the_same = self._instead_of is instead_of and self._probes == probes
+        return is_the_same and self.has_taps == has_taps
 
 
 class Evaluation:
@@ -175,11 +180,16 @@ class Evaluation:
         step = self._step = Overrides()
         with step, step:
             wrap_calls(step, self._model, probes, () if flow is None else others.values(), flow)
-            function = self._function or self._find_function(watching[0], probes)
+            function = self._function or self._find_function(watching[0], watches, probes, args)
             for watch in watches:
-                watch.step = step
+                watch.counting.step = step
             step.activate()
-            outputs = function.run(*args)
+            try:
+                outputs = function.run(*args)
+            except TapRefusedError:
+                # Raised as the step was traced, before any of it ran.
+                function = self._find_function(watching[0], watches, probes, args)
+                outputs = function.run(*args)
         for watch in watches:
             watch.end_step(flow)
         # Kept only now: the function of a step that was broken off may have been traced without
@@ -187,11 +197,23 @@ class Evaluation:
         self._function = watching[0].built = function
         return outputs
 
-    def _find_function(self, keeper: Watcher, probes: list[Probe]) -> BuiltFunction:
+    def _find_function(
+        self, keeper: Watcher, watches: list[Watch], probes: list[Probe], args: tuple[Any, ...]
+    ) -> BuiltFunction:
+        has_taps = self._has_taps(watches, args)
+        for watch in watches:
+            watch.counting.may_tap = has_taps
         kept, keeper.built = keeper.built, None
-        if kept is not None and kept.fits(self._own_function, probes):
+        if kept is not None and kept.fits(self._own_function, probes, has_taps=has_taps):
             return kept
-        return BuiltFunction(self._model, self._own_function, probes)
+        return BuiltFunction(self._model, self._own_function, probes, has_taps=has_taps)
+
+    def _has_taps(self, watches: list[Watch], args: tuple[Any, ...]) -> bool:
+        """Tell whether to build a step that may have taps."""
+        is_compiled = self._model.jit_compile and not self._model.run_eagerly
+        # What turns out to need taps is traced again, on a batch that a generator gives once.
+        gives_once = any(isinstance(arg, GeneratorType) for arg in args)
+        return gives_once or not is_compiled or any(each.counting.needs_taps for each in watches)
 
     def _run_aside(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._take_off()

@@ -1,20 +1,18 @@
 """What the probes of one callback see in the evaluations of one model."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError, WarnOnce, list_some
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
-from tensorstate_callbacks.keras.backends import WeakObserver, current_backend
+from tensorstate_callbacks.keras.counting import ChangingSizeError, Counting
 from tensorstate_callbacks.keras.layers import account_weights
-from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site, guess_message
+from tensorstate_callbacks.keras.probe_axes import ProbeAxes, guess_message
 from tensorstate_callbacks.keras.probes import Call, Probe, is_padded
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import uncovered_message
 from tensorstate_callbacks.recording.settings import Settings
@@ -38,8 +36,7 @@ class Watch:
     Attributes:
         probes: The probes.
         others: As above.
-        recorder: What counts; None while nothing is to be counted.
-        step: What is on the model for the test step that runs: nothing counts without it.
+        counting: What is counted of the tensors that they take.
     """
 
     def __init__(
@@ -56,8 +53,8 @@ class Watch:
     ) -> None:
         self._layers, self._settings, self._warn = layers, settings, warn
         self.others, self._contenders, self._left_out = others, contenders, left_out
-        self._backend = current_backend()
         self._axes = ProbeAxes(given)
+        self.counting = Counting(settings, self._axes)
         self.probes = [
             Probe(name, layer, *settings.probe_names(name), observer=self)
             for name, layer in picked.items()
@@ -72,10 +69,9 @@ class Watch:
             dict(given) if isinstance(given, Mapping) else given,
         )
         self._passed = False
-        self.recorder: Recorder | None = None
-        self.step = Overrides()
         self._dropped: set[str] = set()
-        self._taken: set[str] = set()
+        # In forward order.
+        self._taken: dict[str, None] = {}
         self._empty: dict[str, str] = {}
         self._padded: dict[str, None] = {}
         self._refused: ProbeError | None = None
@@ -100,7 +96,9 @@ class Watch:
         """Tell whether all that was found out here holds for another one, which is new."""
         # What a callable gives may be something else by now.
         asks_anew = callable(self._basis[-1])
-        return self._axes.settled and not asks_anew and self._basis == other._basis
+        is_the_same = self._basis == other._basis
+        is_made_for_it = self.counting.made_for == other.counting.made_for
+        return self._axes.settled and not asks_anew and is_the_same and is_made_for_it
 
     def begin_again(self, settings: Settings) -> None:
         """Prepare for another evaluation, in which a step may run that was traced before.
@@ -113,12 +111,7 @@ class Watch:
 
     def start_recording(self) -> None:
         """Count what the probes see from now on, and nothing of what they have seen."""
-        self.recorder = Recorder(
-            self.names(),
-            threshold=self._settings.threshold,
-            sampling=self._settings.sampling(),
-            n_threads=self._backend.helping_threads(),
-        )
+        self.counting.begin(self.names(), self._dropped, self._settings)
 
     def new_flow(self) -> AxisFlow | None:
         """Return what to note the axes of tensors in, None where all is known that is needed."""
@@ -153,8 +146,8 @@ class Watch:
         except (TypeError, ValueError) as error:
             self._refuse(name, str(error))
             return None
-        self._taken.add(name)
-        return self._backend.tap(tensor, WeakObserver(self._observe, site, decided))
+        self._taken[name] = None
+        return self.counting.take(site, decided, tensor)
 
     def end_step(self, flow: AxisFlow | None) -> None:
         """Draw the conclusions from a test step, if the model was called or traced in it.
@@ -167,8 +160,8 @@ class Watch:
         """
         if self._refused is not None:
             raise self._refused
-        recorder = self.recorder
-        if recorder is not None and isinstance(recorder.error, _ChangingSizeError):
+        recorder = self.counting.recorder
+        if recorder is not None and isinstance(recorder.error, ChangingSizeError):
             raise recorder.error
         if flow is None or not (flow.called or self._passed):
             self._tell_of_guesses()
@@ -193,27 +186,12 @@ class Watch:
         if recorder.error is not None:
             raise recorder.error
         recorder.drop(self._gone())
+        self.counting.read_counts(recorder, list(self._taken))
         return recorder
-
-    def _observe(self, site: Site, decided: Decided, activations: npt.ArrayLike) -> None:
-        recorder = self.recorder
-        if recorder is None or not self.step.active or site.name in self._dropped:
-            return
-        shape = getattr(activations, "shape", None)
-        try:
-            if shape is not None:
-                self._axes.check_size(site, decided, tuple(shape))
-        except ValueError as error:
-            recorder.error = recorder.error or _ChangingSizeError(
-                f"layer {site.name!r} could not be counted: {error}"
-            )
-            return
-        axes = tuple(decided.axes)
-        recorder.observe_later(site.name, activations, axes if len(axes) > 1 else axes[0])
 
     def _gone(self) -> set[str]:
         """Return the probes that make outputs, or have no neurons in any call."""
-        return self._dropped | (self._empty.keys() - self._taken)
+        return self._dropped | (self._empty.keys() - self._taken.keys())
 
     def _refuse(self, name: str, problem: str) -> None:
         self._refused = self._refused or ProbeError(
@@ -228,10 +206,15 @@ class Watch:
             ran = [name for name in group if id(self._layers[name]) in order]
             if ran:
                 last = max(ran, key=lambda name: order[id(self._layers[name])])
-                self._dropped.update(filter(None, self._settings.probe_names(last)))
+                self._drop(filter(None, self._settings.probe_names(last)))
             else:
                 waiting.append(group)
         self._contenders = waiting
+
+    def _drop(self, names: Iterable[str]) -> None:
+        self._dropped.update(names)
+        if self.counting.recorder is not None:
+            self.counting.recorder.drop(self._dropped)
 
     def _tell_of_empty(self) -> None:
         empty = {name: self._empty[name] for name in self._empty if name not in self._taken}
@@ -263,10 +246,6 @@ class Watch:
         )
         if message is not None:
             self._warn("weights", message)
-
-
-class _ChangingSizeError(ProbeError):
-    """An axis that was guessed has another size than in an earlier batch."""
 
 
 def _why_not(tensor: Any) -> str | None:

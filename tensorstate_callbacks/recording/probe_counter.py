@@ -150,7 +150,7 @@ class ProbeCounter:
 
     def give_up(self, grid: Grid) -> None:
         """Count nothing: there is no memory to read a batch with such positions."""
-        self.n_wanted = self._wanted(grid) or self.n_wanted
+        self.n_wanted = self.n_read(grid) or self.n_wanted
         self.keep(None)
 
     def update(
@@ -199,7 +199,7 @@ class ProbeCounter:
                 are not all, sample after sample.
             grid: How many positions of a sample lie along each axis.
         """
-        n_given = self._wanted(grid)
+        n_given = self.n_read(grid)
 
         def rows_at(n_read: int) -> Rows:
             if n_read == n_given:
@@ -209,15 +209,15 @@ class ProbeCounter:
         n_samples = len(rows) // n_given if n_given else 0
         self._count(grid, n_given, n_samples, rows_at, lambda c: c.update_packed(rows))
 
-    def add_tables(self, tables: npt.NDArray[np.uint64], n_states: int, grid: Grid) -> None:
-        """Add what was counted on a device; see `GroupCounter.add_tables`.
+    def add_tables(self, tables: npt.NDArray[np.uint64], n_states: int, n_positions: int) -> None:
+        """Add what was counted of groups elsewhere; see `GroupCounter.add_tables`.
 
         Args:
             tables: How often each unit was in each state.
             n_states: States of the layer that were counted.
-            grid: How many positions of a sample lay along each axis in the last batch.
+            n_positions: Positions of a sample that the last batch was read at.
         """
-        self.n_wanted = self._wanted(grid) or self.n_wanted
+        self.n_wanted = n_positions or self.n_wanted
         counter = self.counter
         # Else it was given up.
         if isinstance(counter, GroupCounter):
@@ -226,14 +226,15 @@ class ProbeCounter:
             except MemoryError:
                 self.keep(None)
 
-    def places(self, grid: Grid) -> npt.NDArray[np.intp] | None:
-        """Return the positions that are to be read, indices in C order; None where all are."""
-        wanted = self._wanted(grid)
-        return None if wanted == math.prod(grid) else spread_positions(grid, wanted)
-
-    def _wanted(self, grid: Grid) -> int:
+    def n_read(self, grid: Grid) -> int:
+        """Return how many positions of a sample are to be read."""
         total = math.prod(grid)
         return total if self._positions is None else min(self._positions, total)
+
+    def places(self, grid: Grid) -> npt.NDArray[np.intp] | None:
+        """Return the positions that are to be read, indices in C order; None where all are."""
+        wanted = self.n_read(grid)
+        return None if wanted == math.prod(grid) else spread_positions(grid, wanted)
 
     def _count(
         self,
@@ -252,7 +253,7 @@ class ProbeCounter:
             rows_at: Packs the states of so many positions of each sample.
             count_all: Has a counter count those of all positions that are given.
         """
-        wanted = self._wanted(grid)
+        wanted = self.n_read(grid)
         if wanted and n_samples:
             self.n_wanted = wanted
         try:

@@ -22,7 +22,7 @@ from tensorstate_callbacks.recording.pass_counts import (
     Width,
     name_widths,
 )
-from tensorstate_callbacks.recording.probe_counter import Counter, ProbeCounter
+from tensorstate_callbacks.recording.probe_counter import Counter, Grid, ProbeCounter, Rows
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.states.counter import Memory
 from tensorstate_callbacks.states.row_counter import memory_or_array
@@ -147,6 +147,39 @@ class Recorder:
         except ProbeError as error:
             self.error = self.error or error
 
+    def observe_packed_later(self, name: str, rows: Rows, n_neurons: int, grid: Grid) -> None:
+        """Like `observe_later`, of states that were packed elsewhere.
+
+        Args:
+            name: The probe.
+            rows: See `ProbeCounter.update_packed`.
+            n_neurons: Bits of a state.
+            grid: How many positions of a sample lie along each axis.
+        """
+        if name in self._dropped:
+            return
+        try:
+            self._counter_of(Width(name, n_neurons)).update_packed(rows, grid)
+        except Exception as error:  # noqa: BLE001
+            problem = ProbeError(f"layer {name!r} could not be counted: {error}")
+            problem.__cause__ = error
+            self.error = self.error or problem
+
+    def add_tables(
+        self, width: Width, tables: npt.NDArray[np.uint64], n_states: int, n_positions: int
+    ) -> None:
+        """Add what was counted of groups elsewhere; see `ProbeCounter.add_tables`."""
+        self._counter_of(width).add_tables(tables, n_states, n_positions)
+
+    def sort(self, names: Iterable[str]) -> None:
+        """Bring the probes into an order: that in which they would first have observed something.
+
+        Args:
+            names: All that have.
+        """
+        order = {name: at for at, name in enumerate(names)}
+        self._counters = dict(sorted(self._counters.items(), key=lambda item: order[item[0].probe]))
+
     def seen(self) -> list[str]:
         """Return the probes that have seen a state, in forward order."""
         return list(dict.fromkeys(w.probe for w, c in self.probe_counters().items() if c.has_seen))
@@ -194,7 +227,9 @@ class Recorder:
     ) -> ProbeCounter:
         if not shape:
             raise ValueError(f"activations need an axis of neurons; got shape {shape}")
-        width = Width(name, n_neurons(channel_axis, shape))
+        return self._counter_of(Width(name, n_neurons(channel_axis, shape)), n_threads)
+
+    def _counter_of(self, width: Width, n_threads: int | None = None) -> ProbeCounter:
         counter = self._counters.get(width)
         return self._new_counter(width, n_threads) if counter is None else counter
 

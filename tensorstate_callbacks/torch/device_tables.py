@@ -103,4 +103,5 @@ class _Table:
             torch.from_numpy(counts).copy_(self.counts)
         n_states = int(counts[: 1 << self.unit_size].sum())
         if n_states:
-            self._counter.add_tables(counts.view(np.uint64), n_states, self.grid)
+            n_positions = self._counter.n_read(self.grid)
+            self._counter.add_tables(counts.view(np.uint64), n_states, n_positions)

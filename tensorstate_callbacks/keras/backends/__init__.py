@@ -1,23 +1,67 @@
 """Choose the module that knows how activations leave the test step of Keras's backend."""
 
+import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, Protocol, cast
 
 import keras
+import numpy as np
 import numpy.typing as npt
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
+from tensorstate_callbacks.keras.device_states import Operations
+from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.overrides import Overrides
+from tensorstate_callbacks.recording.recorder import Recorder
 
 _MODULES = {
     name: f"tensorstate_callbacks.keras.backends.{name}" for name in ("tensorflow", "jax", "torch")
 }
 
 
-class Backend(Protocol):
-    """What there is to a backend."""
+class TapRefusedError(Exception):
+    """A step that was to be traced without taps needs one."""
+
+
+class Tally(Protocol):
+    """Counts of numbers, which stay on the device until they are read."""
+
+    def __init__(self, n_counts: int, like: Any) -> None:
+        """Begin at zero.
+
+        Args:
+            n_counts: Counts of the numbers from 0 on.
+            like: A tensor on the device.
+        """
+
+    def add(self, codes: Any) -> None:
+        """Count the numbers in a tensor whenever the step runs."""
+
+    def read(self) -> npt.NDArray[np.int64]:
+        """Return the counts."""
+
+    def reset(self) -> None:
+        """Begin at zero again."""
+
+
+class Backend(Operations, Protocol):
+    """What there is to a backend.
+
+    Attributes:
+        TAPS_END_XLA: Whether XLA can't compile a step that has taps.
+        Tally: Counts in the graph; for a backend whose `makes_states` may be true.
+    """
+
+    TAPS_END_XLA: bool
+    Tally: type[Tally]
+
+    def makes_states(self) -> bool:
+        """Tell whether states are to be made in the graph, so that only they leave the device."""
+
+    def is_dense(self, tensor: Any) -> bool:
+        """Tell whether states can be made of a tensor in the graph."""
 
     def tap(self, tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
         """Give a tensor's values to `observe`, once each time the step runs.
@@ -34,11 +78,16 @@ class Backend(Protocol):
         errors, which a compiled step turns into others (TensorFlow) or passes over (JAX).
         """
 
-    def helping_threads(self) -> int:
-        """Return how many threads may work on a batch: as many as the backend computes with."""
+    def new_recorder(self, names: Iterable[str], threshold: float, sampling: Sampling) -> Recorder:
+        """Return what records the arrays that taps give, on as many threads as compute them."""
 
-    def build_test_function(self, model: keras.Model) -> Callable[..., Any]:
-        """Build a test function of the model's own test step, leaving the model's as it was."""
+    def build_test_function(self, model: keras.Model, *, has_taps: bool) -> Callable[..., Any]:
+        """Build a test function of the model's own test step, leaving the model's as it was.
+
+        Args:
+            model: The model.
+            has_taps: Whether there may be taps in it.
+        """
 
 
 class WeakObserver:
@@ -61,6 +110,24 @@ class WeakObserver:
         method = self._method()
         if method is not None:
             method(*self._args, values)
+
+
+_ON_DEVICE = "TENSORSTATE_KERAS_ON_DEVICE"
+
+
+def wants_device(found: bool) -> bool:
+    """Tell whether states are to be made where the activations lie.
+
+    Args:
+        found: Whether that is an accelerator. The environment variable has the last word.
+
+    Raises:
+        ValueError: `TENSORSTATE_KERAS_ON_DEVICE` is neither 0 nor 1.
+    """
+    asked = os.environ.get(_ON_DEVICE, "")
+    if asked not in ("", "0", "1"):
+        raise ValueError(f"{_ON_DEVICE} takes 1 (always), 0 (never) or nothing; got {asked!r}")
+    return asked == "1" if asked else found
 
 
 def current_backend() -> Backend:
@@ -90,17 +157,22 @@ except ImportError:  # Keras before 3.4
 
 
 def make_uncompiled(model: keras.Model, **attributes: Any) -> Callable[..., Any]:
-    """Let the model make a test function without `jit_compile`, and leave the model as it was.
+    """Let the model make a test function without `jit_compile`; see `make_function`."""
+    return make_function(model, _jit_compile=False, **attributes)
+
+
+def make_function(model: keras.Model, **attributes: Any) -> Callable[..., Any]:
+    """Let the model make a test function, and leave the model as it was.
 
     Args:
         model: The model.
-        attributes: What other attributes of the model are to be while the function is made.
+        attributes: What attributes of the model are to be while the function is made.
     """
     own_function, overrides = model.test_function, Overrides()
     try:
         try:
             with overrides, overrides:
-                for name, value in {"_jit_compile": False, **attributes}.items():
+                for name, value in attributes.items():
                     overrides.set(model, name, value)
                 model.make_test_function(force=True)
                 made: Callable[..., Any] = model.test_function

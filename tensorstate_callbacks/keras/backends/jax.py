@@ -1,29 +1,120 @@
 """JAX: a test step that has probed activations as outputs beside its own, counted on the host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import keras
+import numpy as np
 import numpy.typing as npt
 from jax.experimental import io_callback
 from jax.experimental.sparse import JAXSparse
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-from tensorstate_callbacks.keras.backends import jax_host_tap, make_uncompiled
+from tensorstate_callbacks.keras.backends import (
+    WeakObserver,
+    jax_host_tap,
+    make_uncompiled,
+    wants_device,
+)
+from tensorstate_callbacks.keras.device_states import Firing
+from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.machine import available_processors
 from tensorstate_callbacks.recording.overrides import Overrides
+from tensorstate_callbacks.recording.recorder import Recorder
 
 try:
     from jax.extend.core import get_opaque_trace_state
 except ImportError:  # an older JAX, the latest for Python 3.10
     from jax.core import get_opaque_trace_state
 
-Observe: TypeAlias = Callable[[npt.ArrayLike], None]
+__all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally"]
+
+Observe: TypeAlias = Callable[[Any], None]
 State: TypeAlias = tuple[Any, ...]
+
+TAPS_END_XLA = False
+INDEX_DTYPE = "int32"
+
+
+def makes_states() -> bool:
+    """Tell whether the step runs on an accelerator."""
+    return wants_device(jax.default_backend() != "cpu")
+
+
+def is_dense(tensor: Any) -> bool:
+    """Tell whether it is a plain array."""
+    return isinstance(tensor, jax.Array)
+
+
+def fires(tensor: jax.Array, firing: Firing) -> jax.Array:
+    """Return which numbers fire, as a tensor of bool."""
+    keys = jax.lax.stop_gradient(tensor)
+    if jnp.issubdtype(keys.dtype, jnp.floating):
+        keys = jax.lax.bitcast_convert_type(keys, f"int{8 * keys.dtype.itemsize}")
+    elif keys.dtype == bool:
+        keys = keys.astype("uint8")
+    first, last = (np.asarray(bound, keys.dtype) for bound in firing[:2])
+    fired = (keys >= first) & (keys <= last)
+    if firing.below is None:
+        return fired
+    return fired | (keys < np.asarray(firing.below, keys.dtype))
+
+
+def pack(bits: jax.Array) -> jax.Array:
+    """Pack the last axis into bytes, whose bit 0 comes first; uint8."""
+    return jnp.packbits(bits, axis=-1, bitorder="little")
+
+
+def new_recorder(names: Iterable[str], threshold: float, sampling: Sampling) -> Recorder:
+    """Return what records the arrays that taps give, on as many threads as compute them."""
+    return Recorder(names, threshold=threshold, sampling=sampling, n_threads=available_processors())
+
+
+class Tally:
+    """Counts of numbers: those of each step are an output of it, added up on the device.
+
+    Args:
+        n_counts: Counts of the numbers from 0 on.
+        like: A tensor on the device.
+    """
+
+    def __init__(self, n_counts: int, like: jax.Array) -> None:
+        self._n_counts = n_counts
+        self._held: Any = None
+        self._most_held = 0
+        self.reset()
+
+    def add(self, codes: jax.Array) -> None:
+        """Count the numbers in a tensor whenever the step runs."""
+        zeros = jnp.zeros(self._n_counts, "int32")
+        counts = zeros.at[codes.reshape(-1)].add(1)
+        tap(counts, WeakObserver(self._hold, codes.shape[0]))
+
+    def _hold(self, most: int, counts: Any) -> None:
+        """Add the counts of a step, none of which is above `most`."""
+        if self._most_held + most > MOST_HELD:
+            self._read, self._held, self._most_held = self.read(), None, 0
+        # Not waited for: the device may still be at work on it.
+        self._held = counts if self._held is None else self._held + counts
+        self._most_held += most
+
+    def read(self) -> npt.NDArray[np.int64]:
+        """Return the counts."""
+        return self._read if self._held is None else self._read + np.asarray(self._held)
+
+    def reset(self) -> None:
+        """Begin at zero again."""
+        self._read = np.zeros(self._n_counts, np.int64)
+        self._held, self._most_held = None, 0
+
+
+# What int32 holds, as JAX has nothing larger by default.
+MOST_HELD = 2**31 - 1
 
 
 def tap(tensor: jax.Array, observe: Observe) -> None:
@@ -33,7 +124,7 @@ def tap(tensor: jax.Array, observe: Observe) -> None:
     taps = _taps.get()
     if taps is None:
         # A test function of the model's own making, which doesn't call its test step.
-        io_callback(observe, None, jax.lax.stop_gradient(tensor))
+        io_callback(lambda array: observe(np.asarray(array)), None, jax.lax.stop_gradient(tensor))
     else:
         taps.add(tensor, observe)
 
@@ -47,12 +138,7 @@ def tap_layer(tensor: jax.Array, observe: Observe) -> jax.Array:
     return jax_host_tap.tap(tensor, observe)
 
 
-def helping_threads() -> int:
-    """Return how many threads may work on a batch: as many as the backend computes with."""
-    return available_processors()
-
-
-def build_test_function(model: keras.Model) -> Callable[..., Any]:
+def build_test_function(model: keras.Model, *, has_taps: bool) -> Callable[..., Any]:
     """Build a test function of the model's own test step, leaving the model's as it was.
 
     It is compiled if the model's is; the train function isn't touched.
@@ -103,7 +189,7 @@ class _ProbedStep:
         finally:
             self._kept = None
         for observe, tensor in zip(observers.in_order, tensors, strict=True):
-            for array in kept.pop(observe, ()) if tensor is None else (tensor,):
+            for array in map(np.asarray, kept.pop(observe, ())) if tensor is None else (tensor,):
                 observe(array)
         return outputs, state
 

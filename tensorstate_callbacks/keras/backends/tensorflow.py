@@ -1,6 +1,7 @@
 """TensorFlow: how activations leave the test step, and how a test step is built that lets them."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -8,8 +9,107 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tensorstate_callbacks.keras.backends import make_uncompiled
+from tensorstate_callbacks.keras.backends import make_function, make_uncompiled, wants_device
+from tensorstate_callbacks.keras.device_states import Firing
+from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.machine import available_processors
+from tensorstate_callbacks.recording.recorder import Recorder
+
+__all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally"]
+
+TAPS_END_XLA = True
+# TensorFlow keeps int32 in the host's memory where it can.
+INDEX_DTYPE = "int64"
+
+# Brings bit 0 of each of 8 bytes into one: that of byte i to bit 56 + i.
+_GATHER = 0x0102040810204080
+
+
+def makes_states() -> bool:
+    """Tell whether there is an accelerator, where TensorFlow runs the step then."""
+    kinds = ("GPU", "TPU")
+    return wants_device(any(tf.config.list_logical_devices(kind) for kind in kinds))
+
+
+def is_dense(tensor: Any) -> bool:
+    """Tell whether it is a plain tensor."""
+    return isinstance(tensor, tf.Tensor)
+
+
+def fires(tensor: Any, firing: Firing) -> Any:
+    """Return which numbers fire, as a tensor of bool."""
+    if tensor.dtype.is_floating:
+        tensor = tf.bitcast(tensor, tf.as_dtype(f"int{8 * tensor.dtype.size}"))
+    elif tensor.dtype.is_bool:
+        tensor = tf.cast(tensor, tf.uint8)
+    if tensor.dtype in (tf.uint16, tf.int32, tf.uint32):
+        tensor = tf.cast(tensor, tf.int64)
+
+    def number(value: int) -> Any:
+        return tf.constant(value, tensor.dtype)
+
+    fired = (tensor >= number(firing.first)) & (tensor <= number(firing.last))
+    return fired if firing.below is None else fired | (tensor < number(firing.below))
+
+
+def pack(bits: Any) -> Any:
+    """Pack the last axis into bytes, whose bit 0 comes first; uint8."""
+    n_bytes = -(-bits.shape[-1] // 8)
+    bits = tf.cast(bits, tf.uint8)
+    missing = 8 * n_bytes - bits.shape[-1]
+    if missing:
+        bits = tf.pad(bits, [*([(0, 0)] * (bits.shape.rank - 1)), (0, missing)])
+    bits = tf.reshape(bits, tf.concat([tf.shape(bits)[:-1], [n_bytes, 8]], 0))
+    words = tf.bitcast(bits, tf.int64) * tf.constant(_GATHER, tf.int64)
+    # The shift is one of signed numbers.
+    high = tf.bitwise.right_shift(words, tf.constant(56, tf.int64))
+    return tf.cast(tf.bitwise.bitwise_and(high, tf.constant(255, tf.int64)), tf.uint8)
+
+
+def new_recorder(names: Iterable[str], threshold: float, sampling: Sampling) -> Recorder:
+    """Return what records the arrays that taps give, on as many threads as compute them."""
+    n_threads = tf.config.threading.get_intra_op_parallelism_threads() or available_processors()
+    return Recorder(names, threshold=threshold, sampling=sampling, n_threads=n_threads)
+
+
+class Tally:
+    """Counts of numbers, in a variable that no model has.
+
+    Args:
+        n_counts: Counts of the numbers from 0 on.
+        like: A tensor on the device.
+    """
+
+    def __init__(self, n_counts: int, like: Any) -> None:
+        self._n_counts = n_counts
+        made: list[Any] = []
+
+        def make() -> None:
+            with tf.device(like.device):
+                made.append(tf.Variable(tf.zeros(n_counts, tf.int64), trainable=False))
+
+        # A thread of its own has neither the graph nor the strategy that are being traced for.
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        (self._counts,) = made
+
+    def add(self, codes: Any) -> None:
+        """Count the numbers in a tensor whenever the step runs."""
+        codes = tf.reshape(codes, [-1])
+        # No `bincount`, which a GPU refuses where operations are to be deterministic.
+        ones = tf.ones_like(codes, tf.int32)
+        added = tf.math.unsorted_segment_sum(ones, codes, self._n_counts)
+        self._counts.assign_add(tf.cast(added, tf.int64))
+
+    def read(self) -> npt.NDArray[np.int64]:
+        """Return the counts."""
+        counts: npt.NDArray[np.int64] = self._counts.numpy()
+        return counts
+
+    def reset(self) -> None:
+        """Begin at zero again."""
+        self._counts.assign(tf.zeros(self._n_counts, tf.int64))
 
 
 def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
@@ -51,14 +151,13 @@ def tap_layer(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
     return tensor
 
 
-def helping_threads() -> int:
-    """Return how many threads may work on a batch: as many as the backend computes with."""
-    return tf.config.threading.get_intra_op_parallelism_threads() or available_processors()
-
-
-def build_test_function(model: keras.Model) -> Callable[..., Any]:
+def build_test_function(model: keras.Model, *, has_taps: bool) -> Callable[..., Any]:
     """Build a test function of the model's own test step, leaving the model's as it was.
 
-    It is built without XLA, which can't run the tap; the train function isn't touched.
+    With taps it is built without XLA, which can't run them; the train function isn't touched.
+
+    Args:
+        model: The model.
+        has_taps: Whether there may be taps in it.
     """
-    return make_uncompiled(model)
+    return make_uncompiled(model) if has_taps else make_function(model)

@@ -1,6 +1,6 @@
 """PyTorch as Keras's backend: how activations leave the test step, which runs uncompiled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -9,13 +9,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tensorstate_callbacks.keras.backends import make_uncompiled
+from tensorstate_callbacks.errors import ProbeError
+from tensorstate_callbacks.keras.backends import make_uncompiled, wants_device
+from tensorstate_callbacks.recording.budget import Sampling
+from tensorstate_callbacks.recording.channel_axis import Axis
 from tensorstate_callbacks.torch.activations import to_host
-from tensorstate_callbacks.torch.helping_threads import helping_threads
 from tensorstate_callbacks.torch.hooks import forced_eager
 from tensorstate_callbacks.torch.module_axis import rule_axis
+from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 
-__all__ = ["build_test_function", "helping_threads", "module_axes", "tap", "tap_layer"]
+TAPS_END_XLA = False
+
+
+def makes_states() -> bool:
+    """Tell that states aren't made by the step: its recorder makes them, wherever tensors lie."""
+    return False
 
 
 class _OnHost:
@@ -33,11 +41,30 @@ class _OnHost:
         return values.view(ml_dtypes.bfloat16) if bfloat16 else values
 
 
-def tap(tensor: torch.Tensor, observe: Callable[[npt.ArrayLike], None]) -> None:
-    """Give a tensor's values to `observe` at once: what follows may overwrite them in place."""
+class _StepRecorder(TensorRecorder):
+    """A recorder that also takes the tensors of an accelerator."""
+
+    def observe_later(self, name: str, activations: Any, channel_axis: Axis) -> None:
+        """Count the states of one batch; keep an error for the report."""
+        if not isinstance(activations, torch.Tensor):
+            super().observe_later(name, activations, channel_axis)
+            return
+        try:
+            self.observe_tensor(name, activations, channel_axis)
+        except ProbeError as error:
+            self.error = self.error or error
+
+
+def new_recorder(names: Iterable[str], threshold: float, sampling: Sampling) -> TensorRecorder:
+    """Return what records the tensors that taps give, on as many threads as compute them."""
+    return _StepRecorder(names, threshold=threshold, sampling=sampling)
+
+
+def tap(tensor: torch.Tensor, observe: Callable[[Any], None]) -> None:
+    """Give a tensor to `observe` at once: what follows may overwrite it in place."""
     # Keras finds out shapes by calling layers with tensors that hold none.
     if not tensor.is_meta:
-        observe(_OnHost(tensor))
+        observe(tensor if wants_device(not tensor.is_cpu) else _OnHost(tensor))
 
 
 def module_axes(module: torch.nn.Module, shape: tuple[int | None, ...]) -> tuple[int, ...] | None:
@@ -59,11 +86,12 @@ def module_axes(module: torch.nn.Module, shape: tuple[int | None, ...]) -> tuple
 
 def tap_layer(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
     """Return the tensor as it is, and have `observe` see its values, compiled or not."""
-    tap(tensor, lambda values: observe(np.asarray(values)))
+    if not tensor.is_meta:
+        observe(np.asarray(_OnHost(tensor)))
     return tensor
 
 
-def build_test_function(model: keras.Model) -> Callable[..., Any]:
+def build_test_function(model: keras.Model, *, has_taps: bool) -> Callable[..., Any]:
     """Build a test function of the model's own test step, leaving the model's as it was.
 
     It is built without `torch.compile`, and what the model itself compiled runs as plain Python
