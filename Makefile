@@ -123,4 +123,7 @@ $(READY): pyproject.toml setup.py constraints.txt $(NATIVE)
 	@# Without what they bring along, a torchvision that doesn't fit and a second TensorFlow.
 	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps \
 		timm 'keras-hub; python_version >= "3.11"' kagglehub kagglesdk
+	@# Apart from TensorFlow: after it, Triton ends the process.
+	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/apart \
+		'triton>=3.0; sys_platform == "linux" and platform_machine == "x86_64"'
 	touch $@

@@ -15,7 +15,11 @@ from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.torch import fused, record, tensor_recorder
 
 RUNS = Path(__file__).with_name("fused_runs.py")
-needs_triton = pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")
+# In a folder of its own beside TensorFlow.
+APART = Path(sys.prefix, "apart")
+needs_triton = pytest.mark.skipif(
+    not (find_spec("triton") or Path(APART, "triton").is_dir()), reason="triton is not installed"
+)
 
 
 @needs_triton
@@ -24,6 +28,9 @@ needs_triton = pytest.mark.skipif(not find_spec("triton"), reason="triton is not
 )
 def test_the_kernel_does_what_numpy_does_and_can_be_compiled(what: str, expected: str) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": str(int(what == "interpret"))}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [os.environ.get("PYTHONPATH"), str(APART)])
+    )
     done = subprocess.run(
         [sys.executable, "-W", "error", str(RUNS), what],
         env=environment,
@@ -50,6 +57,24 @@ def test_keys_between_the_spans_ends_are_those_of_numbers_that_fire(
     numbers, keys = bits.view(dtype), bits.to(torch.int64)
     keys = torch.where(keys < 0, keys ^ torch.iinfo(bits.dtype).max, keys)
     assert torch.equal((keys > low) & (keys <= high), numbers > threshold)
+
+
+def test_triton_is_not_loaded_behind_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both bring LLVM, and the second one to register its options ends the process."""
+    asked: list[str] = []
+
+    def find(name: str) -> object:
+        asked.append(name)
+        raise ImportError(name)
+
+    monkeypatch.setattr(fused, "import_module", find)
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow", object())
+    assert fused._kernel.__wrapped__() is None
+    assert asked == []
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    assert fused._kernel.__wrapped__() is None
+    assert asked == ["triton"]
 
 
 @pytest.mark.parametrize("group_size", [None, 3])

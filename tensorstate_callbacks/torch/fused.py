@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from functools import lru_cache
 from importlib import import_module
@@ -236,6 +237,9 @@ def _is_interpreted() -> bool:
 def _kernel() -> Any:
     """Return the kernel; None without Triton."""
     global tl
+    if "tensorflow" in sys.modules and "triton" not in sys.modules:
+        # Each brings an LLVM, and the one that comes second ends the process.
+        return None
     try:
         triton = import_module("triton")
         tl = import_module("triton.language")
