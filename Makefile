@@ -35,7 +35,7 @@ test: lint
 
 # Each keeps a cache of its own, and one thread to compute with: they share the processor. A crash of
 # the interpreter is told with the test that it came in.
-PYTEST = OMP_NUM_THREADS=1 MAKEFLAGS= TENSORSTATE_RUNNING_TEST=.pytest_cache/$@.running \
+PYTEST = OMP_NUM_THREADS=1 MAKEFLAGS= TENSORSTATE_RUNNING_TEST=$(CURDIR)/.pytest_cache/$@.running \
 	$(RUN) -m pytest --quiet --durations=15 -o cache_dir=.pytest_cache/$@
 TELL_CRASH = || { code=$$?; [ $$code -lt 128 ] || \
 	echo "crashed in $$(cat .pytest_cache/$@.running)"; exit $$code; }
