@@ -101,8 +101,9 @@ def run(options: Options) -> list[Row]:
         return list(_measure(torch.device("cuda"), options))
     if not options.quick:
         note = "no GPU was measured: torch finds none that CUDA drives"
+        cases = [*((f"LeNet-5, {setting}", None) for setting in SETTINGS), *CASES]
         return [
-            Row(PART, case, 0, 0, "", "the same loop", 0, target, note) for case, target in CASES
+            Row(PART, case, 0, 0, "", "the same loop", 0, target, note) for case, target in cases
         ]
     on_device = tensor_recorder.lies_on_device
     tensor_recorder.lies_on_device = lambda tensor: True

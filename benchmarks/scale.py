@@ -85,7 +85,6 @@ class Taken(NamedTuple):
 
 def run(options: Options) -> list[Row]:
     """Measure LeNet-5, and each network at 224×224 with random weights on smooth noise."""
-    _use_threads(1)
     rows = _lenet5(options)
     if not find_spec("timm"):
         return rows + [not_installed(PART, name, "timm") for name in NETWORKS]
@@ -96,19 +95,39 @@ def run(options: Options) -> list[Row]:
         taken = _measure(model, batches, FEW if options.quick else SETTINGS, options)
         rows += _times(f"{name}, {{}}, 1 thread", taken, TIMES)
         rows += _memory(name, len(batches[0][0]) * len(batches), taken)
-        if not options.quick and (os.cpu_count() or 1) > 1:
-            _use_threads(2)
-            rows += _times(f"{name}, {{}}, 2 threads", _measure(model, batches, FEW, options), {})
+        rows += _two_threads(name, model, batches, taken, options)
     return rows
 
 
 def _lenet5(options: Options) -> list[Row]:
     """Measure where groups are not needed: they are to cost no more than whole layers."""
-    taken = _measure(*lenet5(options.quick), FEW, options)
+    model, batches = lenet5(options.quick)
+    _use_threads(1)
+    taken = _measure(model, batches, FEW, options)
     whole, groups = ((taken[one].processor + taken[one].report) * 1e3 for one in (WHOLE, AT_ALL))
     rows = _times("LeNet-5, {}, 1 thread", taken, {})
     row = relative(PART, f"LeNet-5, {AT_ALL}, with report", str(WHOLE), groups, whole, "ms", EQUAL)
-    return [*rows, row]
+    return [*rows, row, *_two_threads("LeNet-5", model, batches, taken, options)]
+
+
+def _two_threads(
+    name: str,
+    model: nn.Module,
+    batches: Batches,
+    on_one: Mapping[Setting | None, Taken],
+    options: Options,
+) -> list[Row]:
+    """Measure whether a watched pass gains as much from a second thread as a plain one."""
+    if options.quick or (os.cpu_count() or 1) < 2:
+        return []
+    _use_threads(2)
+    taken = _measure(model, batches, FEW, options)
+    rows = _times(f"{name}, {{}}, 2 threads", taken, {})
+    for setting in FEW:
+        ours, theirs = (each[setting].wall / each[None].wall for each in (taken, on_one))
+        case = f"{name}, {setting}, watched over plain, 2 threads"
+        rows.append(relative(PART, case, "the same on 1 thread", ours, theirs, "", EQUAL))
+    return rows
 
 
 def _times(
