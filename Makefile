@@ -55,7 +55,7 @@ soak-interrupts: $(READY)
 
 # Random layouts, number types and thresholds against plain comparisons, for every kernel.
 CASES ?= 20000
-AGREE := -std=c++17 -O3 -Wall -Wextra -Itensorstate_callbacks/_native tests/native/kernels_agree.cpp
+AGREE := -std=c++17 -O3 -pthread -Wall -Wextra -Itensorstate_callbacks/_native tests/native/kernels_agree.cpp
 
 test-kernels:
 	@mkdir -p build

@@ -183,11 +183,11 @@ bool packs_bytes(const Kernel& kernel, const Case& c, const std::vector<std::uin
     }
     rows.push_back(0xA5);
     if (all) {
-        pack_all(kernel, batch, found.data());
+        pack_all(kernel, batch, 1, found.data());
     } else {
         const std::ptrdiff_t first = 0;
         pack_chosen(kernel, batch, of_one_sample ? places.data() : &first,
-                    of_one_sample ? places.size() : 1, found.data());
+                    of_one_sample ? places.size() : 1, 1, found.data());
     }
     if (found == rows) return true;
     std::fprintf(stderr, "%s packs chosen positions wrongly: %zu bytes an element, %zu channels %td"
