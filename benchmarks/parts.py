@@ -18,6 +18,7 @@ PARTS = {
     "validation-torch": "benchmarks.validation_torch",
     "validation-keras": "benchmarks.validation_keras",
     "scale": "benchmarks.scale",
+    "scale-threads": "benchmarks.scale_threads",
     "scale-keras": "benchmarks.scale_keras",
     "scale-memory": "benchmarks.scale_memory",
     "device": "benchmarks.device",

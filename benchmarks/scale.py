@@ -91,43 +91,25 @@ def run(options: Options) -> list[Row]:
     for name, timm_name in NETWORKS.items():
         model = untrained(timm_name)
         batches = batches_of(smooth_images(1 if options.quick else BATCH, 224), BATCH)
-        _use_threads(1)
+        use_threads(1)
         taken = _measure(model, batches, FEW if options.quick else SETTINGS, options)
         rows += _times(f"{name}, {{}}, 1 thread", taken, TIMES)
         rows += _memory(name, len(batches[0][0]) * len(batches), taken)
-        rows += _two_threads(name, model, batches, taken, options)
+        if not options.quick and (os.cpu_count() or 1) > 1:
+            use_threads(2)
+            rows += _times(f"{name}, {{}}, 2 threads", _measure(model, batches, FEW, options), {})
     return rows
 
 
 def _lenet5(options: Options) -> list[Row]:
     """Measure where groups are not needed: they are to cost no more than whole layers."""
     model, batches = lenet5(options.quick)
-    _use_threads(1)
+    use_threads(1)
     taken = _measure(model, batches, FEW, options)
     whole, groups = ((taken[one].processor + taken[one].report) * 1e3 for one in (WHOLE, AT_ALL))
     rows = _times("LeNet-5, {}, 1 thread", taken, {})
     row = relative(PART, f"LeNet-5, {AT_ALL}, with report", str(WHOLE), groups, whole, "ms", EQUAL)
-    return [*rows, row, *_two_threads("LeNet-5", model, batches, taken, options)]
-
-
-def _two_threads(
-    name: str,
-    model: nn.Module,
-    batches: Batches,
-    on_one: Mapping[Setting | None, Taken],
-    options: Options,
-) -> list[Row]:
-    """Measure whether a watched pass gains as much from a second thread as a plain one."""
-    if options.quick or (os.cpu_count() or 1) < 2:
-        return []
-    _use_threads(2)
-    taken = _measure(model, batches, FEW, options)
-    rows = _times(f"{name}, {{}}, 2 threads", taken, {})
-    for setting in FEW:
-        ours, theirs = (each[setting].wall / each[None].wall for each in (taken, on_one))
-        case = f"{name}, {setting}, watched over plain, 2 threads"
-        rows.append(relative(PART, case, "the same on 1 thread", ours, theirs, "", EQUAL))
-    return rows
+    return [*rows, row]
 
 
 def _times(
@@ -161,11 +143,11 @@ def _measure(
 
     They run in turn, so that what slows the machine down for a while slows all of them down.
     """
-    runs = options.runs(3)
+    runs = options.runs(5)
     found: dict[Setting | None, list[Taken]] = {each: [] for each in (None, *settings)}
     for number in range(-min(1, runs - 1), runs):
         for setting, taken in found.items():
-            one = _pass(model, batches, setting)
+            one = run_pass(model, batches, setting)
             if number >= 0:
                 taken.append(one)
     return {
@@ -174,7 +156,8 @@ def _measure(
     }
 
 
-def _pass(model: nn.Module, batches: Batches, setting: Setting | None) -> Taken:
+def run_pass(model: nn.Module, batches: Batches, setting: Setting | None) -> Taken:
+    """Run a validation pass, plain where there is no setting."""
     gc.collect()
     recording = None if setting is None else record(model, **setting._asdict())
     first, labels = batches[0]
@@ -203,7 +186,8 @@ def held_bytes(recorder: Recorder) -> int:
     )
 
 
-def _use_threads(threads: int) -> None:
+def use_threads(threads: int) -> None:
+    """Have PyTorch compute with so many threads, on as many processors."""
     torch.set_num_threads(threads)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {*range(os.cpu_count() or 1)[-threads:]})

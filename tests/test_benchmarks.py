@@ -62,6 +62,7 @@ needs_matplotlib = pytest.mark.skipif(
         pytest.param("validation-torch", marks=needs_torch),
         pytest.param("validation-keras", marks=needs_keras),
         pytest.param("scale", marks=needs_torch),
+        pytest.param("scale-threads", marks=needs_torch),
         pytest.param("scale-keras", marks=needs_keras),
         pytest.param("scale-memory", marks=[needs_torch, needs_linux]),
         pytest.param("device", marks=needs_torch),
