@@ -191,3 +191,15 @@ def test_there_is_at_least_one_thread(wrong):
             make()
     with pytest.raises(TypeError, match="n_threads must be an integer"):
         StateCounter(8, n_threads=2.5)
+
+
+@pytest.mark.parametrize("width", [23, 50, 64, 100, 256, 1024])
+@pytest.mark.parametrize("n_threads", [2, 4])
+def test_divided_tables_hold_little_more_than_one(width, n_threads, rng):
+    rows = np.packbits(rng.random((100_000, width)) < 0.5, axis=1, bitorder="little")
+    several, one = StateCounter(width, n_threads=n_threads), StateCounter(width)
+    for part in np.split(rows, 4):
+        several.update_packed(part)
+        one.update_packed(part)
+    assert several.n_distinct == one.n_distinct
+    assert several.nbytes <= 1.2 * one.nbytes
