@@ -203,3 +203,16 @@ def test_divided_tables_hold_little_more_than_one(width, n_threads, rng):
         one.update_packed(part)
     assert several.n_distinct == one.n_distinct
     assert several.nbytes <= 1.2 * one.nbytes
+
+
+def test_a_table_that_holds_much_is_not_copied_into_several(rng):
+    drawn = np.packbits(rng.random((86_000, 256)) < 0.5, axis=1, bitorder="little")
+    # Batches that one thread counts, and then a large one.
+    parts = np.split(drawn, range(2000, 38_000, 2000))
+    counters = several, one, divided = [StateCounter(256, n_threads=n) for n in (2, 1, 2)]
+    for counter in counters:
+        for part in parts[::-1] if counter is divided else parts:
+            counter.update_packed(part)
+    assert content(several) == content(one) == content(divided)
+    assert several.nbytes == one.nbytes
+    assert divided.nbytes > one.nbytes

@@ -116,13 +116,15 @@ class Counter final : public RowCounter {
         return engines;
     }
 
-    // All or nothing, as the other tables are when their rows are added.
+    // Where memory runs out, or what would be added is refused, what was added is taken back.
     void add(Source& source) override {
         if (source.rows() == 0) return;
         // Of counts the sum is known when they have been read.
         if (!source.counted()) exact_sum(states_, source.rows());
         const std::size_t lanes = lanes_for(source.rows(), neurons_, threads_);
-        if (lanes > 1 && engines_.size() == 1 && neurons_ > DirectCounts::kMostNeurons) {
+        // Both the old table and the new ones are there for a while: not where that is much.
+        if (lanes > 1 && engines_.size() == 1 && neurons_ > DirectCounts::kMostNeurons &&
+            engines_[0]->distinct() <= source.rows() / 4) {
             divide(lanes, source.rows());
         }
         engines_.size() == 1 ? add_to_one(source) : add_to_shards(source, engines_, lanes);
@@ -186,10 +188,11 @@ class Counter final : public RowCounter {
         const std::size_t most = OrderedRows::most_rows(neurons_, counted);
         const Parts parts(source, lanes, most);
         const std::size_t room = divisible ? parts.size() : most;
-        const std::uint64_t wanted = source.rows() / room + 1;
+        const auto at_once = static_cast<std::size_t>(
+            std::min<std::uint64_t>(source.rows() / room + 1, kMostBlocks));
         Vector<OrderedRows> blocks;
-        blocks.reserve(static_cast<std::size_t>(std::min<std::uint64_t>(wanted, kMostBlocks)));
-        while (blocks.size() < blocks.capacity()) blocks.emplace_back(neurons_, counted, room);
+        blocks.reserve(at_once);
+        for (std::size_t i = 0; i < at_once; ++i) blocks.emplace_back(neurons_, counted, room);
         Vector<AddedRows> added;
         added.reserve(shards);
         for (const auto& engine : engines) added.emplace_back(neurons_, counted, *engine);
