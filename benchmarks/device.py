@@ -17,6 +17,7 @@ from torch import nn
 
 from benchmarks.networks_torch import lenet5, smooth_images, untrained
 from benchmarks.rows import Options, Row, Target, not_installed, relative
+from benchmarks.scale import AT_64, AT_ALL, Setting
 from benchmarks.timing import medians
 from tensorstate_callbacks.torch import record, tensor_recorder
 from tensorstate_callbacks.torch.counting_threads import CountingThreads, Job
@@ -30,25 +31,9 @@ NETWORKS = {"ResNet-50": "resnet50", "ViT-base": "vit_base_patch16_224"}
 _SMALL = {"ResNet-18": "resnet18", "ViT-tiny": "vit_tiny_patch16_224"}
 
 
-class Setting(NamedTuple):
-    """Which states are counted.
-
-    Attributes:
-        group_size: Neurons of a unit; None: the whole layer.
-        positions: Of each sample; None: all.
-    """
-
-    group_size: int | None
-    positions: int | None
-
-    def __str__(self) -> str:
-        unit = "layers" if self.group_size is None else f"groups of {self.group_size}"
-        return f"{unit} at {self.positions or 'all'} positions"
-
-
 SETTINGS = {
-    Setting(8, 64): Target(1.02, False),
-    Setting(8, None): Target(1.15, False),
+    AT_64: Target(1.02, False),
+    AT_ALL: Target(1.15, False),
     Setting(None, 64): Target(1.05, False),
 }
 CASES = [

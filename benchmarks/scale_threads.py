@@ -12,11 +12,10 @@ from torch import nn
 
 from benchmarks.networks_torch import Batches, batches_of, lenet5, smooth_images, untrained
 from benchmarks.rows import Options, Row, Target, not_installed, relative
-from benchmarks.scale import AT_64, AT_ALL, BATCH, WHOLE, Setting, run_pass, use_threads
+from benchmarks.scale import BATCH, FEW, Setting, run_pass, use_threads
 
 PART = "scale-threads"
 NETWORKS = {"ResNet-50": "resnet50", "ConvNeXt-tiny": "convnext_tiny"}
-SETTINGS = [WHOLE, AT_64, AT_ALL]
 NO_WORSE = Target(1, False)
 
 
@@ -41,12 +40,12 @@ def _compare(name: str, model: nn.Module, batches: Batches, options: Options) ->
         for threads in (1, 2):
             use_threads(threads)
             plain = run_pass(model, batches, None).wall
-            for setting in SETTINGS:
+            for setting in FEW:
                 ratio = run_pass(model, batches, setting).wall / plain
                 if number >= 0:
                     ratios.setdefault((setting, threads), []).append(ratio)
     rows = []
-    for setting in SETTINGS:
+    for setting in FEW:
         ours, theirs = (statistics.median(ratios[setting, threads]) for threads in (2, 1))
         case = f"{name}, {setting}, watched over plain, 2 threads"
         rows.append(relative(PART, case, "1 thread", ours, theirs, "", NO_WORSE))
