@@ -1,7 +1,10 @@
-"""Interrupt a piece of code at every one of its lines, as Ctrl-C may."""
+"""Interrupt a piece of code at every one of its lines, or at any time, as Ctrl-C may."""
 
+import contextlib
 import random
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -84,3 +87,41 @@ def each_line(
         interrupted.run(action)
         if interrupted.where is not None:
             yield interrupted.where
+
+
+def at_random_times(
+    action: Callable[[], object], n_times: int, *, errors: tuple[type[Exception], ...] = ()
+) -> Iterator[bool]:
+    """Run `action` again and again, each time interrupted somewhere; yield whether it came to it.
+
+    Times are drawn from those that the action takes on this machine.
+
+    Args:
+        action: The code. What it needs it makes itself, or is put right between two runs.
+        n_times: How often.
+        errors: What a framework may make of an interrupt that arrives in a loop of its own.
+    """
+    arrived = False
+
+    def interrupt(*_: Any) -> None:
+        nonlocal arrived
+        arrived = True
+        raise Interrupt
+
+    begin = time.perf_counter()
+    action()
+    duration = time.perf_counter() - begin
+    chance = random.Random(7)  # noqa: S311
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(n_times):
+            arrived = False
+            with contextlib.suppress(Interrupt, *errors):
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.02, 0.95) * duration)
+                try:
+                    action()
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            yield arrived
+    finally:
+        signal.signal(signal.SIGALRM, before)

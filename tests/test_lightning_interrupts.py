@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import random
 import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from interrupts import Interrupt, each_line
+from interrupts import at_random_times, each_line
 from lightning_models import QUIET, VAL, Classifier, loader, trainer
 
 from tensorstate_callbacks.lightning import EfficiencyCallback
@@ -109,20 +108,10 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_acts(checks: Checks) -> No
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric _ResultMetric")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timer signals")
 def test_an_interrupt_at_any_time_leaves_nothing_that_acts(checks: Checks) -> None:
-    def interrupt(*_: Any) -> None:
-        raise Interrupt
-
-    chance = random.Random(7)  # noqa: S311
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for _ in range(200 if ALL else 6):
-            # Lightning may make an error of it, where it arrives in a loop of its own.
-            with contextlib.suppress(Interrupt, RuntimeError):
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.001, 0.15))
-                try:
-                    run(checks.model, checks.callback)
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            checks.check("signal")
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    n_interrupts = 0
+    for arrived in at_random_times(
+        lambda: run(checks.model, checks.callback), 200 if ALL else 6, errors=(RuntimeError,)
+    ):
+        n_interrupts += arrived
+        checks.check("signal")
+    assert n_interrupts >= 2
