@@ -86,8 +86,13 @@ class Checks:
     def give_back_state(self):
         """Put right what frameworks themselves lose.
 
-        Keras on JAX the weights that a step was given, TensorFlow that no replica runs any more.
+        Keras on JAX the weights that a step was given, TensorFlow that no replica runs any more,
+        PyTorch that gradients are wanted again.
         """
+        if BACKEND == "torch":
+            import torch
+
+            torch.set_grad_enabled(True)
         if BACKEND == "tensorflow":
             import tensorflow as tf
 

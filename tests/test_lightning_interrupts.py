@@ -77,6 +77,8 @@ class Checks:
         assert "val_aiq" in self.metrics
 
     def check(self, where: str) -> None:
+        # PyTorch loses that gradients are wanted again, where `no_grad` ends.
+        torch.set_grad_enabled(True)
         n_reports = len(self.callback.history)
         assert torch.equal(self.model(VAL.tensors[0]), self.outputs), where
         self.model.validation_step([t[:5] for t in VAL.tensors], 0)
