@@ -137,6 +137,13 @@ class NumpyEngine(_RowsEngine):
         return np.ascontiguousarray(padded[:, : self._row_bytes])
 
 
+def table_size(n_neurons: int, group_size: int) -> int:
+    """How many counts a layer's units have, those of a smaller last unit included."""
+    width = min(group_size, n_neurons)
+    whole, left = divmod(n_neurons, width)
+    return (whole << width) + (1 << left if left else 0)
+
+
 class NumpyGroupEngine(_RowsEngine):
     """Counts the states of each unit of `group_size` neurons, at most `n_neurons`.
 
@@ -147,8 +154,7 @@ class NumpyGroupEngine(_RowsEngine):
     def __init__(self, n_neurons: int, group_size: int) -> None:
         self._n_neurons, self._width = n_neurons, group_size
         self._n_units = -(-n_neurons // group_size)
-        left = n_neurons - (self._n_units - 1) * group_size
-        self._n_counts = ((self._n_units - 1) << group_size) + (1 << left)
+        self._n_counts = table_size(n_neurons, group_size)
         if self._n_counts >= 2**60:  # of which NumPy says that the dimension is too large
             raise MemoryError
         self.reset()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.recording.channel_axis import normal_axes
+from tensorstate_callbacks.states.group_counter import table_size
 from tensorstate_callbacks.states.positions import spread_positions
 
 # Tables of more counts would take more of an accelerator's memory than a layer is worth.
@@ -65,8 +66,7 @@ class Plan(NamedTuple):
         """Length of what `GroupCounter.tables` gives; None where states are to be handed over."""
         if self.unit is None:
             return None
-        whole, left = divmod(self.n_neurons, self.unit)
-        n_counts = (whole << self.unit) + (1 << left if left else 0)
+        n_counts = table_size(self.n_neurons, self.unit)
         return n_counts if n_counts <= MOST_COUNTS else None
 
     @property

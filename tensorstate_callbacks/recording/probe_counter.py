@@ -20,7 +20,7 @@ from tensorstate_callbacks.recording.budget import (
     level_sizes,
 )
 from tensorstate_callbacks.states.counter import Memory, StateCounter
-from tensorstate_callbacks.states.group_counter import GroupCounter
+from tensorstate_callbacks.states.group_counter import GroupCounter, table_size
 from tensorstate_callbacks.states.positions import (
     PositionPacker,
     grid_of,
@@ -345,9 +345,7 @@ class ProbeCounter:
     def _fixed_bytes(self) -> int:
         if self._group_size is None:
             return counter_bytes(self.n_neurons, 0)
-        size = min(self._group_size, self.n_neurons)
-        whole, rest = divmod(self.n_neurons, size)
-        return COUNT_BYTES * ((whole << size) + ((1 << rest) if rest else 0))
+        return COUNT_BYTES * table_size(self.n_neurons, self._group_size)
 
 
 def thinned_to(level: int | None, n_wanted: int) -> tuple[int, int] | None:

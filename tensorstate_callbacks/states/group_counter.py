@@ -15,8 +15,11 @@ from tensorstate_callbacks._native.arguments import (
     checked_threads,
     plain_array,
 )
+from tensorstate_callbacks._native.fallback import table_size
 from tensorstate_callbacks.states.row_counter import RowCounter
 from tensorstate_callbacks.states.spectrum import Spectrum
+
+__all__ = ["GroupCounter", "table_size"]
 
 _COUNTS_AT_ONCE = 2**18
 
@@ -172,8 +175,7 @@ class GroupCounter(RowCounter):
 
     @property
     def _n_counts(self) -> int:
-        whole, left = divmod(self._n_neurons, self._width)
-        return (whole << self._width) + (1 << left if left else 0)
+        return table_size(self._n_neurons, self._width)
 
     def _units(self) -> Iterator[NDArray[np.uint64]]:
         return self._units_of(self.tables())

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from tensorstate_callbacks.recording.probe_counter import Grid, ProbeCounter
+from tensorstate_callbacks.states.group_counter import table_size
 from tensorstate_callbacks.torch.counting_threads import CountingThreads, Job, Part
 from tensorstate_callbacks.torch.device_states import DeviceStates
 from tensorstate_callbacks.torch.device_streams import DeviceStream
@@ -81,8 +82,7 @@ class _Table:
     ) -> None:
         self._name, self._counter, self._stream = name, counter, stream
         self.unit_size = unit_size
-        whole, rest = divmod(counter.n_neurons, unit_size)
-        n_counts = (whole << unit_size) + (1 << rest if rest else 0)
+        n_counts = table_size(counter.n_neurons, unit_size)
         self.counts = torch.zeros(n_counts, dtype=torch.int64, device=stream.device)
         self.grid: Grid = ()
         self.is_closed = False
