@@ -42,21 +42,25 @@ def test_the_kernel_does_what_numpy_does_and_can_be_compiled(what: str, expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("threshold", [0.0, -0.0, 0.5, -0.5, 5.960464477539063e-08])
+@pytest.mark.parametrize(
+    "threshold", [0.0, -0.0, 0.5, -0.5, 0.1, -0.1, 1e-50, -1e-50, 7e4, -7e4, 1e39, -1e39]
+)
 def test_keys_between_the_spans_ends_are_those_of_numbers_that_fire(
     dtype: torch.dtype, threshold: float
 ) -> None:
     low, high = fused.firing_span(threshold, dtype)
     if dtype == torch.float32:
         drawn = np.random.default_rng(0).integers(0, 2**32, 10_000, np.uint64).astype(np.uint32)
-        near = np.array([threshold, 0.0, -0.0, np.inf, -np.inf, np.nan], np.float32).view(np.uint32)
+        with np.errstate(over="ignore"):
+            near = np.array([threshold, 0.0, -0.0, np.inf, -np.inf, np.nan], np.float32)
+        near = near.view(np.uint32)
         around = np.concatenate([near - 1, near, near + 1])
         bits = torch.from_numpy(np.concatenate([drawn, around]).view(np.int32))
     else:
         bits = torch.arange(-(2**15), 2**15).to(torch.int16)
     numbers, keys = bits.view(dtype), bits.to(torch.int64)
     keys = torch.where(keys < 0, keys ^ torch.iinfo(bits.dtype).max, keys)
-    assert torch.equal((keys > low) & (keys <= high), numbers > threshold)
+    assert torch.equal((keys > low) & (keys <= high), numbers.double() > threshold)
 
 
 def test_triton_is_not_loaded_behind_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:

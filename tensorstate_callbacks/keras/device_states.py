@@ -4,24 +4,16 @@ import math
 from typing import Any, NamedTuple, Protocol
 
 import keras
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.recording.channel_axis import normal_axes
+from tensorstate_callbacks.states.counter import firing_range
 from tensorstate_callbacks.states.group_counter import table_size
 from tensorstate_callbacks.states.positions import spread_positions
 
 # Tables of more counts would take more of an accelerator's memory than a layer is worth.
 MOST_COUNTS = 1 << 24
-
-_FLOATS = {
-    "float16": np.float16,
-    "bfloat16": ml_dtypes.bfloat16,
-    "float32": np.float32,
-    "float64": np.float64,
-}
-_INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 class Firing(NamedTuple):
@@ -144,29 +136,21 @@ def firing_of(dtype: str, threshold: float) -> Firing | None:
         >>> firing_of("int8", 2.5), firing_of("float16", 0.0)
         (Firing(first=3, last=127, below=None), Firing(first=1, last=31744, below=None))
     """
-    if dtype == "bool":
-        dtype = "uint8"
-    if dtype in _INTEGERS:
-        limits = np.iinfo(dtype)
-        first = math.floor(threshold) + 1
-        if first > limits.max:
-            return Firing(int(limits.max), int(limits.min), None)
-        return Firing(max(first, int(limits.min)), int(limits.max), None)
-    if dtype not in _FLOATS:
+    is_bfloat16 = dtype == "bfloat16"
+    try:
+        kind = np.dtype("uint16" if is_bfloat16 else dtype)
+        is_folded, first, number = firing_range(kind, threshold, is_bfloat16)
+    except TypeError:
         return None
-    kind: Any = _FLOATS[dtype]
-    with np.errstate(over="ignore", under="ignore"):
-        near = np.asarray(kind(threshold))
-        # What is above the greatest number up to the threshold is above the threshold.
-        if float(near) > threshold:
-            near = np.asarray(np.nextafter(near, kind(-np.inf)))
-    signed = np.dtype(f"i{near.itemsize}")
-    size = int(np.abs(near).view(signed))
-    infinity = int(np.asarray(kind(np.inf)).view(signed))
-    if float(near) >= 0:
-        return Firing(size + 1, infinity, None)
-    # Negative numbers are the least keys, and grow with their size.
-    return Firing(0, infinity, int(np.iinfo(signed).min) + size)
+    n_keys = 1 << 8 * kind.itemsize
+    if not number:
+        return Firing(1, 0, None)
+    if is_folded:
+        # A threshold below zero: negative numbers are the least keys, and grow with their size.
+        return Firing(0, (first + number - 1) % n_keys, (1 - first) % n_keys - n_keys // 2)
+    if kind.kind == "i" and first >= n_keys // 2:
+        first -= n_keys
+    return Firing(first, first + number - 1, None)
 
 
 def states_of(operations: Operations, tensor: Any, plan: Plan) -> Any:

@@ -19,7 +19,7 @@ from tensorstate_callbacks._native import (
 )
 from tensorstate_callbacks._native.arguments import checked_threads
 from tensorstate_callbacks._native.fallback import pack_states
-from tensorstate_callbacks._native.layout import Memory
+from tensorstate_callbacks._native.layout import Memory, firing_range
 from tensorstate_callbacks.states.row_counter import RowCounter
 from tensorstate_callbacks.states.spectrum import Spectrum
 
@@ -27,6 +27,7 @@ __all__ = [
     "Memory",
     "StateCounter",
     "available_kernels",
+    "firing_range",
     "kernel_report",
     "pack_states",
     "use_kernel",

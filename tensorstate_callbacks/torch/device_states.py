@@ -51,7 +51,7 @@ class DeviceStates:
             TypeError: This kind of number can't be compared on devices.
         """
         if fused.takes(values):
-            span = fused.firing_span(_rounded_down(self._threshold, values.dtype), values.dtype)
+            span = fused.firing_span(self._threshold, values.dtype)
             if fused.pack(values, self._layout(values, places), span, rows):
                 return
         pack(self._chosen(values, places), self._threshold, rows)
@@ -75,7 +75,7 @@ class DeviceStates:
             TypeError: This kind of number can't be compared on devices.
         """
         if fused.takes(values):
-            span = fused.firing_span(_rounded_down(self._threshold, values.dtype), values.dtype)
+            span = fused.firing_span(self._threshold, values.dtype)
             if fused.count(values, self._layout(values, places), span, unit_size, counts):
                 return
         count(self._chosen(values, places), self._threshold, unit_size, counts)
@@ -220,17 +220,9 @@ def _rounded_down(threshold: float, dtype: torch.dtype) -> float:
 
     Left to itself, torch would round to the nearest: float32's 0.1 is greater than 0.1.
     """
-    if dtype == torch.float64:
-        return threshold
-    with np.errstate(over="ignore"):
-        near = (np.float16 if dtype == torch.float16 else np.float32)(threshold)
-    # As Python floats: NumPy would round the threshold to compare.
-    if float(near) > threshold:
-        near = np.nextafter(near, near.dtype.type(-np.inf))
-    if dtype == torch.bfloat16:
-        bits = int(near.view(np.uint32))
-        cut = bits & 0xFFFF0000
-        # Cutting bits off goes towards zero, which is up for negative numbers.
-        bits = cut + 0x10000 if near < 0 and cut != bits else cut
-        near = np.uint32(bits).view(np.float32)
-    return float(near)
+    key, _ = fused.firing_span(threshold, dtype)
+    bits = -key - 1 if key < 0 else key
+    # bfloat16 is the upper half of float32.
+    n_bytes, bits = (4, bits << 16) if dtype == torch.bfloat16 else (dtype.itemsize, bits)
+    size = float(np.array(bits, f"u{n_bytes}").view(f"f{n_bytes}"))
+    return -size if key < 0 else size

@@ -19,11 +19,13 @@ import numpy as np
 import torch
 
 from tensorstate_callbacks.errors import TensorStateWarning
+from tensorstate_callbacks.states.counter import firing_range
 
 # Triton's language, from the first kernel on: to import it takes a third of a second.
 tl: Any = None
 _has_failed = False
 
+_KINDS = {torch.float64: "f8", torch.float32: "f4", torch.float16: "f2", torch.bfloat16: "u2"}
 _INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 # Up to here a unit's counts are first made by each program for itself.
 _MOST_BINS = 1024
@@ -64,17 +66,14 @@ def firing_span(threshold: float, dtype: torch.dtype) -> tuple[int, int]:
     """Return the keys between which a neuron fires: above the first, up to the second.
 
     Args:
-        threshold: A number of the dtype.
-        dtype: One of those that there are kernels for.
+        threshold: Finite.
+        dtype: bfloat16, float16, float32 or float64.
     """
-    # Infinity fires, the NaNs behind it don't. Of the two zeros the threshold is the positive one.
-    kind = np.float16 if dtype == torch.float16 else np.float32
-    bits = np.array([threshold + 0.0, math.inf], kind).view(f"i{kind().itemsize}").tolist()
-    if dtype == torch.bfloat16:
-        bits = [each >> 16 for each in bits]
-    largest = torch.iinfo(_INTEGERS[dtype]).max
-    low, high = (each ^ largest if each < 0 else each for each in bits)
-    return low, high
+    kind = np.dtype(_KINDS[dtype])
+    is_negative, first, number = firing_range(kind, threshold, dtype == torch.bfloat16)
+    infinity = (first + number - 1) % (1 << 8 * kind.itemsize)
+    # Keys of negative numbers are less by one here: -0.0 has one of its own.
+    return infinity - number - is_negative, infinity
 
 
 def pack(
