@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,9 @@ def example(
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return request.param, folder, done
+
+
+@pytest.fixture
+def force_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Tell whether Keras makes states where activations lie, as on an accelerator, from now on."""
+    return lambda forced: monkeypatch.setenv("TENSORSTATE_KERAS_ON_DEVICE", str(int(forced)))
