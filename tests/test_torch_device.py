@@ -1,18 +1,17 @@
-"""States packed and counted on a device are those of the host, and nothing is read too early.
+"""States packed and counted on a device are those of the host.
 
 The CPU is taken for a device here; where there is a real one, it is tested too.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from group_oracle import assert_groups
-from state_oracle import counted_states, expected_states
+from state_oracle import expected_states
 from torch import nn
-from torch_models import collect, images, small_net
+from torch_models import collect, images, recorded, small_net
 
 from tensorstate_callbacks import ProbeError
 from tensorstate_callbacks.recording.budget import Sampling
@@ -24,8 +23,6 @@ from tensorstate_callbacks.torch import (
     row_transfers,
     tensor_recorder,
 )
-from tensorstate_callbacks.torch.device_streams import DeviceStream
-from tensorstate_callbacks.torch.row_transfers import HostCopy
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 
 DEVICES = [
@@ -40,36 +37,6 @@ DEVICES = [
 def forced(monkeypatch: pytest.MonkeyPatch) -> None:
     """All tensors are taken for a device's."""
     monkeypatch.setattr(tensor_recorder, "lies_on_device", lambda tensor: True)
-
-
-class LateCopy(HostCopy):
-    """A copy that arrives when waited for; until then, rubbish."""
-
-    made: list["LateCopy"]
-
-    def __init__(self, rows: torch.Tensor) -> None:
-        self.rows = rows
-        self.host = np.full(tuple(rows.shape), 0x55, np.uint8)
-        LateCopy.made.append(self)
-
-    def wait(self) -> np.ndarray[Any, Any]:
-        self.host[:] = self.rows.numpy()
-        return self.host
-
-
-@pytest.fixture
-def late(forced: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[LateCopy]]:
-    monkeypatch.setattr(row_transfers, "HostCopy", LateCopy)
-    monkeypatch.setattr(LateCopy, "made", [], raising=False)
-    yield LateCopy
-    assert LateCopy.made
-
-
-def recorded(model: nn.Module, *batches: torch.Tensor, **options: Any) -> Any:
-    with torch.no_grad(), record(model, ["Conv2d", "ReLU"], **options) as recording:
-        for batch in batches:
-            model(batch)
-    return {name: counted_states(counter) for name, counter in recording.counters.items()}
 
 
 @pytest.mark.usefixtures("forced")
@@ -223,48 +190,6 @@ def test_each_stream_has_a_table_of_its_own(forced: None, monkeypatch: pytest.Mo
     assert recorder.counters["a"].tables().tolist() == [0, 3, 0, 3, 3, 3]
 
 
-def test_nothing_is_read_before_it_has_arrived(
-    late: type[LateCopy], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as on_the_host:
-        on_the_host.setattr(tensor_recorder, "lies_on_device", lambda tensor: False)
-        expected = recorded(small_net(), *images(40).split(1))
-    # Layers of 49, 49 and 25 bytes a sample: in one copy, in some, and in one each.
-    for size, n_copies in ((8 << 20, 1), (500, 15), (1, 120)):
-        monkeypatch.setattr(row_transfers, "COPY_BYTES", size)
-        late.made.clear()
-        assert recorded(small_net(), *images(40).split(1)) == expected
-        assert len(late.made) == n_copies
-
-
-def test_the_model_waits_rather_than_the_queue_grows(
-    late: type[LateCopy], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waiting: list[int] = []
-    wait = row_transfers.CountingThreads.wait
-
-    def waits(self: Any, most_bytes: int | None = None) -> None:
-        wait(self, most_bytes)
-        waiting.append(self._n_bytes + sum(job.n_bytes for job in self._jobs))
-
-    monkeypatch.setattr(row_transfers, "COPY_BYTES", 100)
-    monkeypatch.setattr(row_transfers, "MOST_WAITING", 300)
-    monkeypatch.setattr(row_transfers.CountingThreads, "wait", waits)
-    recorded(small_net(), *images(40).split(1))
-    assert len(waiting) >= 60
-    assert max(waiting) <= 300
-
-
-@pytest.mark.usefixtures("late")
-def test_counts_asked_for_in_between_are_whole() -> None:
-    model = small_net()
-    with record(model, "Conv2d") as recording:
-        for n in range(1, 4):
-            model(images(1))
-            assert recording.counters["0"].n_states == n * 49
-            assert recording.report().layers["2"].n_states == n * 25
-
-
 @pytest.mark.parametrize("group_size", [None, 2])
 @pytest.mark.parametrize("on_device", ["first", "second"])
 def test_forward_order_is_that_of_the_calls(
@@ -276,15 +201,6 @@ def test_forward_order_is_that_of_the_calls(
     with record(model, ["Conv2d", "ReLU"], group_size=group_size) as recording:
         model(images(2))
     assert list(recording.counters) == ["0", "1", "2"]
-
-
-@pytest.mark.usefixtures("late")
-def test_counts_before_an_exception_stay() -> None:
-    model = small_net()
-    model.register_forward_hook(lambda model, args, output: 1 / (len(output) - 3))
-    with pytest.raises(ZeroDivisionError), record(model, "Conv2d") as recording:
-        model(images(3))
-    assert recording.report().layers["0"].n_states == 3 * 49
 
 
 @pytest.mark.usefixtures("forced")
@@ -313,20 +229,6 @@ def test_a_failure_on_a_thread_is_named_and_the_other_layers_are_counted(
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-def test_a_copy_that_fails_is_an_error_of_the_report(
-    late: type[LateCopy], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(self: LateCopy) -> Any:
-        raise RuntimeError("the device was lost")
-
-    monkeypatch.setattr(LateCopy, "wait", fails)
-    model, text = small_net(), "'[02]' could not be counted: the device was lost"
-    with pytest.raises(ProbeError, match=text), record(model, "Conv2d") as recording:
-        model(images(2))
-    with pytest.raises(ProbeError, match=text):
-        recording.report()
-
-
 @pytest.mark.usefixtures("forced")
 @pytest.mark.parametrize("group_size", [None, 2])
 def test_error_at_once_names_the_layer(group_size: int | None) -> None:
@@ -351,50 +253,6 @@ def test_batches_without_samples_count_nothing(group_size: int | None) -> None:
     assert recorder.unseen() == ["a"]
     recorder.observe_tensor("a", torch.ones(2, 4, 3), -1)
     assert recorder.counters["a"].n_states == 8
-
-
-def test_event_is_recorded_after_the_copy_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-
-    class Event:
-        def record(self, stream: Any) -> None:
-            assert stream == torch.cpu.current_stream()
-            assert torch.equal(copy._host, rows)
-            done.append("record")
-
-        def synchronize(self) -> None:
-            done.append("synchronize")
-
-    monkeypatch.setattr(torch.cpu, "Event", Event, raising=False)
-    rows, copy = torch.ones(2, 3, dtype=torch.uint8), HostCopy.__new__(HostCopy)
-    copy.__init__(rows)  # type: ignore[misc]
-    assert copy._host.data_ptr() != rows.data_ptr()
-    assert np.array_equal(copy.wait(), rows.numpy())
-    assert done == ["record", "synchronize"]
-
-
-def test_device_without_events_is_waited_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[None] = []
-    monkeypatch.delattr(torch.cpu, "Event", raising=False)
-    monkeypatch.setattr(torch.cpu, "synchronize", lambda: waited.append(None))
-    copy = HostCopy(torch.ones(2, 3, dtype=torch.uint8))
-    assert waited == [None]
-    assert copy.wait().sum() == 6
-
-
-def test_device_with_one_stream_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded: list[tuple[Any, ...]] = []
-
-    class Event:
-        def record(self, *args: Any) -> None:
-            recorded.append(args)
-
-    monkeypatch.setattr(torch.cpu, "Event", Event, raising=False)
-    monkeypatch.delattr(torch.cpu, "current_stream")
-    HostCopy(torch.ones(2, 3, dtype=torch.uint8))
-    assert recorded == [()]
-    with DeviceStream.current(torch.device("cpu")).block():
-        pass
 
 
 @pytest.mark.skipif(not DEVICES, reason="no GPU: neither cuda, nor mps, nor xpu is available")

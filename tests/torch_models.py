@@ -3,7 +3,10 @@
 from typing import Any
 
 import torch
+from state_oracle import counted_states
 from torch import nn
+
+from tensorstate_callbacks.torch import record
 
 
 def images(n: int = 12) -> torch.Tensor:
@@ -36,3 +39,11 @@ def collect(module: nn.Module, *, inputs: bool = False) -> tuple[list[torch.Tens
         seen.append((args[0] if inputs else output).clone())
 
     return seen, module.register_forward_hook(keep)
+
+
+def recorded(model: nn.Module, *batches: torch.Tensor, **options: Any) -> dict[str, Any]:
+    """The states of its convolutions and activations, and how often each was seen."""
+    with torch.no_grad(), record(model, ["Conv2d", "ReLU"], **options) as recording:
+        for batch in batches:
+            model(batch)
+    return {name: counted_states(counter) for name, counter in recording.counters.items()}
