@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tensorstate_callbacks import LayerReport
+from tensorstate_callbacks import EfficiencyReport, LayerReport
 from tensorstate_callbacks.metrics.entropy import ESTIMATORS, estimate_entropy, spectrum_entropy
 from tensorstate_callbacks.metrics.intervals import entropy_interval
 from tensorstate_callbacks.metrics.units import UnitMetrics, independent_entropy, unit_sizes
@@ -129,6 +129,14 @@ def test_counts_beyond_what_an_integer_of_64_bits_adds_up_to_are_exact():
     units = UnitMetrics.of_tables(np.array([half, half + np.uint64(1)] * 2, np.uint64), 2, 1)
     assert units.largest.tolist() == [2**63] * 2
     assert units.entropy.tolist() == [1.0, 1.0]
+
+
+def test_a_report_is_shown_without_arrays():
+    for group_size in (8, 20):
+        layer = layer_of(drawn(90, 20), group_size)
+        text = repr(EfficiencyReport({"layer": layer}))
+        assert f"efficiency={layer.efficiency!r}" in text
+        assert "array" not in text
 
 
 def test_they_are_saved_and_compared():

@@ -70,11 +70,11 @@ class LayerReport:
     n_never: int
     n_always: int
     rate_bound: float
-    spectrum: Spectrum | None
+    spectrum: Spectrum | None = dataclasses.field(repr=False)
     largest: int = 0
     group_size: int | None = None
     mean_coverage: float = 0.0
-    units: UnitMetrics | None = None
+    units: UnitMetrics | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.spectrum is not None:
