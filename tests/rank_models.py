@@ -43,6 +43,7 @@ def quietly(run: Callable[[], Any], which: Callable[[Any], Any] = ours) -> tuple
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("error")
         warnings.filterwarnings("always", category=UserWarning, module="tensorstate_callbacks")
+        warnings.filterwarnings("always", "Coverage is below")
         warnings.filterwarnings("always", ".*DistributedSampler.*")
         warnings.filterwarnings("ignore", "Using `DistributedSampler` with the dataloaders")
         for text in QUIET:

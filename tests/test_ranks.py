@@ -71,6 +71,14 @@ def test_loop_of_ones_own_gives_what_one_process_gives(
     assert reports == [one["loops"][what]["report"]] * 2
 
 
+def test_low_coverage_in_a_loop_of_ones_own_is_told_by_the_first_rank(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    (text,) = one["loops"]["wide"]["told"]
+    assert text.startswith("Coverage is below 0.5 in 0 (0.00)")
+    assert [rank["loops"]["wide"]["told"] for rank in two] == [[text], []]
+
+
 def test_four_ranks_give_what_one_gives(one: dict[str, Any], four: list[dict[str, Any]]) -> None:
     # Rank 2 ended on purpose, later.
     assert [rank.get("validate") for rank in four] == [

@@ -185,6 +185,25 @@ def test_probe_that_saw_nothing_is_named() -> None:
     assert list(recording.report().layers) == ["used"]
 
 
+@pytest.mark.filterwarnings("error:Coverage is below")
+def test_low_coverage_is_told_once_and_names_its_layers() -> None:
+    model = small_net()
+    with torch.no_grad(), record(model, "Conv2d", group_size=1) as recording:
+        model(images(40))
+    assert recording.report().layers["2"].coverage > 0.5
+    with torch.no_grad(), record(model, "Linear") as recording:
+        for _ in range(2):
+            model(images(1))
+    assert recording.report().layers["4"].coverage == 1
+    wide = nn.Linear(5, 70)
+    with torch.no_grad(), record(wide, "Linear") as recording:
+        wide(torch.randn(9, 5))
+    with pytest.warns(TensorStateWarning, match=r"below 0\.5 in Linear \(0\.00\).*=8\)"):
+        recording.report()
+    # Once.
+    assert recording.report().layers["Linear"].coverage == 0
+
+
 def test_checkpointed_forward_pass_is_counted_once() -> None:
     from torch.utils.checkpoint import checkpoint
 

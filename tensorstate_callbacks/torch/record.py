@@ -8,9 +8,10 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch.distributed as dist
 from torch import nn
 
-from tensorstate_callbacks.errors import TensorStateWarning
+from tensorstate_callbacks.errors import TensorStateWarning, WarnOnce
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
@@ -18,6 +19,7 @@ from tensorstate_callbacks.recording.probe_counter import Counter
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Method, Settings, describe_value
+from tensorstate_callbacks.reports.limits import describe_low_coverage
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.torch.activations import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
@@ -181,6 +183,7 @@ class Recording:
         self._model = model
         self._settings, self._output_fn = settings, output_fn
         self._padding: str | None = None
+        self._warn = WarnOnce()
         self._eager = forced_eager(warn=False)
         # The exit that was last asked for, weakly held: `with` asks before it enters, and holds it.
         self._exit: weakref.ref[Any] | None = None
@@ -357,7 +360,8 @@ class Recording:
             ValueError: `accuracy` is not a share, or this process is not in the group.
 
         Warns:
-            TensorStateWarning: Which activations belong to repeated samples had to be assumed.
+            TensorStateWarning: Which activations belong to repeated samples had to be assumed; or,
+                once, too little was seen of some layers.
         """
         self._watch.find_output()
         counted: Recorder | PassCounts = self.recorder
@@ -365,7 +369,7 @@ class Recording:
             counted, accuracy = merge_report(
                 self.recorder, process_group, accuracy, self.doubts, self.settings
             )
-        return counted.report(
+        report = counted.report(
             PassInfo(
                 accuracy=accuracy,
                 alpha=self._settings.alpha,
@@ -375,6 +379,10 @@ class Recording:
                 stage=stage,
             )
         )
+        limited = describe_low_coverage(report.layers, report.alpha)
+        if limited is not None and (process_group is None or dist.get_rank(process_group) == 0):
+            self._warn("coverage", limited)
+        return report
 
 
 record = Recording
