@@ -20,6 +20,7 @@ from tensorstate_callbacks.lightning.trackers import find_trackers
 from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.masks import Mask
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, describe_value
 from tensorstate_callbacks.reports.packed_history import HistoryPacker, unpack_history
@@ -107,6 +108,7 @@ class EfficiencyHooks(RecordingCallback):
         positions: int | None = None,
         max_memory: float | None = None,
         channel_axis: ChannelAxis = None,
+        mask: Mask = None,
         every_n_epochs: int = 1,
         prefix: str = "",
         layer_metrics: bool | Sequence[str] = True,
@@ -127,6 +129,7 @@ class EfficiencyHooks(RecordingCallback):
             positions=positions,
             max_memory=max_memory,
             channel_axis=channel_axis,
+            mask=mask,
             every_n_epochs=every_n_epochs,
             prefix=prefix,
             layer_metrics=layer_metrics,

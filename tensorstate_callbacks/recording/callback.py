@@ -8,6 +8,7 @@ from tensorstate_callbacks.errors import StatesNotAvailableError, WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.masks import Mask
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
@@ -43,6 +44,7 @@ class RecordingCallback:
         positions: int | None = None,
         max_memory: float | None = None,
         channel_axis: ChannelAxis = None,
+        mask: Mask = None,
         every_n_epochs: int = 1,
         prefix: str = "",
         layer_metrics: bool | Sequence[str] = True,
@@ -78,6 +80,12 @@ class RecordingCallback:
                 that are one unit together, as heads and their size `(-2, -1)`; a mapping of layer
                 names, globs, class names or types to these; or a callable `(name, layer, tensor)`
                 that returns one, or None. Axes may be negative.
+            mask: Which positions (tokens, pixels) of the samples count; the others, such as padding,
+                are left out, so that a padded batch gives the counts of its samples without
+                padding. A key of the batch (`"attention_mask"`), a callable `(name, batch)` that
+                returns a layer's mask, or an array for all samples in their order. A mask is True,
+                or 1, where a position counts, of shape `(samples, positions)`, or with more axes
+                of positions. `"auto"`: the masks that layers are called with.
             every_n_epochs: Record every n-th epoch's validation only.
             prefix: Put before the metrics' names: `"x_"` gives `val_x_aiq`. Several callbacks of
                 one fit need different ones.
@@ -113,6 +121,7 @@ class RecordingCallback:
         self.positions = positions
         self.max_memory = max_memory
         self.channel_axis = channel_axis
+        self.mask = mask
         self.every_n_epochs = every_n_epochs
         self.prefix = prefix
         self.layer_metrics = layer_metrics

@@ -10,6 +10,7 @@ from tensorstate_callbacks.metrics.efficiency import check_beta
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_channel_axis
 from tensorstate_callbacks.recording.machine import machine_memory
+from tensorstate_callbacks.recording.masks import Mask, check_mask, is_array
 from tensorstate_callbacks.recording.selection import Patterns, check_patterns
 from tensorstate_callbacks.reports.metric_keys import check_layer_metrics
 from tensorstate_callbacks.states.spectrum import check_alpha
@@ -47,6 +48,7 @@ class Settings:
         layer_metrics: Metrics logged for each layer; see `metric_keys.check_layer_metrics`.
         missing_accuracy: `"warn"`, `"ignore"` or `"raise"` where no accuracy is found.
         channel_axis: Axis of the neurons where the rules are wrong; see `check_channel_axis`.
+        mask: Which positions count; see `masks.check_mask`.
         log_extras: What TensorBoard and MLflow get besides scalars: `"charts"`, `"figures"`, None.
 
     Raises:
@@ -69,6 +71,7 @@ class Settings:
     layer_metrics: bool | Sequence[str] = True
     missing_accuracy: Literal["warn", "ignore", "raise"] = "warn"
     channel_axis: ChannelAxis = None
+    mask: Mask = None
     log_extras: Literal["charts", "figures"] | None = "charts"
 
     def __post_init__(self) -> None:
@@ -89,6 +92,7 @@ class Settings:
         if not isinstance(self.prefix, str):
             raise TypeError(f"prefix takes a string; got {self.prefix!r}")
         check_channel_axis(self.channel_axis)
+        check_mask(self.mask)
         _check_number("every_n_epochs", self.every_n_epochs)
         if self.group_size is not None:
             _check_number("group_size", self.group_size, MOST_IN_GROUP)
@@ -113,6 +117,9 @@ class Settings:
     def comparable(self) -> dict[str, str]:
         """Return what processes that merge their counts must have in common, as texts."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if is_array(self.mask):
+            # Each process has one of its own samples.
+            values["mask"] = "an array"
         return {
             name: describe_value(value)
             for name, value in values.items()
