@@ -80,12 +80,12 @@ class RecordingCallback:
                 that are one unit together, as heads and their size `(-2, -1)`; a mapping of layer
                 names, globs, class names or types to these; or a callable `(name, layer, tensor)`
                 that returns one, or None. Axes may be negative.
-            mask: Which positions (tokens, pixels) of the samples count; the others, such as padding,
-                are left out, so that a padded batch gives the counts of its samples without
-                padding. A key of the batch (`"attention_mask"`), a callable `(name, batch)` that
-                returns a layer's mask, or an array for all samples in their order. A mask is True,
-                or 1, where a position counts, of shape `(samples, positions)`, or with more axes
-                of positions. `"auto"`: the masks that layers are called with.
+            mask: Which positions (tokens, pixels) of the samples count. The others, such as
+                padding, are left out, so that a padded batch gives the counts of its samples
+                without padding. A key of the batch (`"attention_mask"`), a callable `(name, batch)`
+                that returns a layer's mask, or an array for all samples in their order. A mask is
+                True, or 1, where a position counts, of shape `(samples, positions)`, or with more
+                axes of positions. `"auto"`: the masks that layers are called with.
             every_n_epochs: Record every n-th epoch's validation only.
             prefix: Put before the metrics' names: `"x_"` gives `val_x_aiq`. Several callbacks of
                 one fit need different ones.

@@ -77,6 +77,11 @@ class MaskedSamples:
         return None if len(self.keep) == 1 else len(self.keep)
 
     @property
+    def n_kept(self) -> int:
+        """How many positions count."""
+        return int(self.keep.sum())
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """How many positions it has along each axis."""
         return self.keep.shape[1:]
@@ -128,7 +133,8 @@ class MaskedSamples:
         rest = [size for axis, size in enumerate(shape) if axis not in taken]
         if rest or self.n_samples is None or sample_axis is None:
             return math.prod(rest) != 1
-        return shape[sample_axis] != self.n_samples
+        # Rows without padding, of all samples together, have none.
+        return shape[sample_axis] not in (self.n_samples, self.n_kept)
 
     def _along(
         self, shape: Sequence[int], sample_axis: int | None, axes: list[int]
