@@ -101,7 +101,8 @@ class WatchedEvaluation:
             return original(*args, **kwargs)
         # Taken, so that a step that calls itself is counted as a whole.
         self._batch = None
-        self._recording.resume(batch.samples, count_samples(args, kwargs))
+        given = args[0] if args else kwargs
+        self._recording.resume(batch.samples, count_samples(args, kwargs), given)
         try:
             return original(*args, **kwargs)
         finally:

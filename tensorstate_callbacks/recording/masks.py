@@ -18,6 +18,9 @@ from tensorstate_callbacks.recording.channel_axis import Axis, normal_axes
 # An array may be anything that NumPy takes, so a type says little.
 Mask: TypeAlias = str | Callable[[str, Any], Any] | Sequence[Any] | Any | None
 
+# In place of a key of the batch: the masks that layers are called with.
+AUTO = "auto"
+
 Indices: TypeAlias = npt.NDArray[np.intp]
 Take: TypeAlias = Callable[[Any, Indices], Any]
 
@@ -220,6 +223,13 @@ class MaskedProbes:
         """
         shape = tuple(activations.shape)
         places = masked.places_in(shape, channel_axis, sample_axis)
+        if not places:
+            # Several rows of each sample, one after the other: tokens, or heads.
+            divided = _divided(shape, channel_axis, masked.n_samples)
+            places = masked.places_in(*divided, 0) if divided else []
+            if divided and places:
+                (shape, channel_axis), sample_axis = divided, 0
+                activations = activations.reshape(shape)
         place = self._choose(probe, places) if places else None
         if masked.keeps_all or place is None:
             if not masked.keeps_all and masked.concerns(shape, channel_axis, sample_axis):
@@ -330,6 +340,18 @@ def _kept(keep: npt.NDArray[np.bool_]) -> Iterator[Kept]:
             columns = np.nonzero(flat[samples])[1].reshape(len(samples), n_kept)
             rows = samples[:, None] * n_positions + columns
             yield Kept(rows, tuple(extent) if box else (n_kept,))
+
+
+def _divided(
+    shape: tuple[int, ...], channel_axis: Axis, n_samples: int | None
+) -> tuple[tuple[int, ...], Axis] | None:
+    """Return the shape in which the rows of a sample have an axis of their own."""
+    axes = normal_axes(channel_axis, shape)
+    if n_samples is None or 0 in axes or shape[0] % n_samples:
+        return None
+    further = tuple(axis + 1 for axis in axes)
+    axis = further[0] if isinstance(channel_axis, int) else further
+    return (n_samples, shape[0] // n_samples, *shape[1:]), axis
 
 
 def _permuted(array: Any, axes: tuple[int, ...]) -> Any:

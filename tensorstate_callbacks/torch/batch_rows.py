@@ -32,10 +32,20 @@ class BatchRows:
 
     def keeps_all(self) -> bool:
         """Tell whether nothing is known that could leave out samples of the batch."""
-        return self.samples is None and (self.loader is None or self.loader.samples() is None)
+        return self._samples() is None
+
+    @property
+    def n_own(self) -> int | None:
+        """How many samples of the batch are the rank's own; None where all are."""
+        samples = self._samples()
+        return None if samples is None or samples.n_own == samples.n_all else samples.n_own
 
     def by_sample(
-        self, module: nn.Module, tensor: torch.Tensor, channel_axis: Axis
+        self,
+        module: nn.Module,
+        tensor: torch.Tensor,
+        channel_axis: Axis,
+        n_samples: int | None = None,
     ) -> tuple[torch.Tensor, Axis, int | None]:
         """Return the activations, the axis of the neurons and the axis of the samples.
 
@@ -46,13 +56,14 @@ class BatchRows:
             module: The probed module.
             tensor: What it took or gave in one call, in strided memory.
             channel_axis: The axis of its neurons.
+            n_samples: So many of the batch's samples are left in it; None where all are.
         """
         shape = tuple(tensor.shape)
         axes = normal_axes(channel_axis, shape)
         known = _batch_axis(module, shape)
         if known is not None:
             return tensor, channel_axis, None if known < 0 else known
-        n_all = self.n_samples
+        n_all = self.n_samples if n_samples is None else n_samples
         if 0 in axes or n_all is None or shape[0] == n_all or not n_all:
             return tensor, channel_axis, None if 0 in axes else 0
         if shape[0] % n_all == 0:
@@ -74,9 +85,7 @@ class BatchRows:
             tensor: What it took or gave in one call.
             channel_axis: The axis of its neurons.
         """
-        samples = self.samples
-        if samples is None and self.loader is not None:
-            samples = self.loader.samples()
+        samples = self._samples()
         if samples is None:
             return tensor
         n_all, n_own = samples
@@ -98,6 +107,11 @@ class BatchRows:
             return tensor.narrow(0, 0, tensor.shape[0] // n_all * n_own)
         self._doubt(probe, tensor, "all of it was counted", n_all)
         return tensor
+
+    def _samples(self) -> BatchSamples | None:
+        if self.samples is None and self.loader is not None:
+            return self.loader.samples()
+        return self.samples
 
     def _axes(
         self, probe: str, module: nn.Module, tensor: torch.Tensor, channel_axis: Axis, n_all: int

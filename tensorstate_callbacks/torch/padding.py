@@ -1,8 +1,8 @@
-"""Warn of padding: positions without data are counted, so efficiency depends on the batches."""
+"""Tell masks of padding among what modules are called with, and warn where padding is counted."""
 
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,8 @@ from tensorstate_callbacks.torch.activations import find_tensor, is_symbolic, un
 from tensorstate_callbacks.torch.hooks import Hooks, fast_modules, is_first_run, takes_hooks
 
 # Parameters of forward methods whose masks are 0 where there is padding, and those that are not.
-_DATA_MASKS = frozenset({"attention_mask", "decoder_attention_mask", "encoder_attention_mask"})
-_PADDING_MASKS = frozenset(
+DATA_MASKS = frozenset({"attention_mask", "decoder_attention_mask", "encoder_attention_mask"})
+PADDING_MASKS = frozenset(
     {
         "key_padding_mask",
         "src_key_padding_mask",
@@ -47,7 +47,7 @@ class MaskCheck:
             mask = kwargs.get(name, args[place] if place < len(args) else None)
             # The same mask goes on to many modules, and looking at it waits for its device.
             if isinstance(mask, torch.Tensor) and mask is not self._clean():
-                if masks_padding(name, mask, _other_tensor(mask, args, kwargs)):
+                if masks_padding(name, mask, other_tensor(mask, args, kwargs)):
                     self._report(name)
                     return
                 self._clean = weakref.ref(mask)
@@ -78,13 +78,14 @@ def watch_for_padding(
             handles.pop().remove()
         warn(
             f"{layer} is called with {name}, which masks padding: these positions are counted like "
-            "any other, so efficiency and aIQ depend on the batches' sizes and order. Pad all "
-            "batches to one length, or evaluate with a batch size of 1"
+            "any other, so efficiency and aIQ depend on the batches' sizes and order. Give mask="
+            '"auto" to leave them out, pad all batches to one length, or evaluate with a batch '
+            "size of 1"
         )
 
     untouched = fast_modules(model)
     for path, module in model.named_modules():
-        places = _mask_places(module)
+        places = argument_places(module, DATA_MASKS | PADDING_MASKS)
         if places and takes_hooks(module) and module not in untouched:
             report = partial(warn_once, f"layer {path!r}" if path else "the model")
             hook = hooks.make(MaskCheck(places, report))
@@ -92,7 +93,15 @@ def watch_for_padding(
 
 
 def masks_padding(name: str, mask: torch.Tensor, data: torch.Tensor | None = None) -> bool:
-    """Tell whether a mask marks some position as padding.
+    """Tell whether a mask marks some position as padding; see `data_positions`."""
+    kept = data_positions(name, mask, data)
+    return kept is not None and not bool(kept.all())
+
+
+def data_positions(
+    name: str, mask: torch.Tensor, data: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    """Return which positions a mask says are data; None where it is no mask of padding.
 
     Args:
         name: The parameter that it is given for.
@@ -101,14 +110,17 @@ def masks_padding(name: str, mask: torch.Tensor, data: torch.Tensor | None = Non
             Masks `(T, T)`, such as causal ones, say which positions see each other, not which are
             padding; others of more axes may say both, and are not looked into.
         data: What else the module takes, `(N, T, ...)` or `(T, N, ...)`.
+
+    Returns:
+        `(N, T)` bool, True where there is data.
     """
     if is_symbolic(mask) or mask.is_nested or mask.ndim != 2 or not mask.numel():
-        return False
+        return None
     if mask.shape[0] == mask.shape[1] and _is_relation(mask, data):
-        return False
-    if name in _DATA_MASKS and not (mask.is_floating_point() and bool((mask < 0).any())):
-        return bool((mask == 0).any())
-    return bool((mask != 0).any())
+        return None
+    if name in DATA_MASKS and not (mask.is_floating_point() and bool((mask < 0).any())):
+        return mask != 0
+    return mask == 0
 
 
 def _is_relation(mask: torch.Tensor, data: torch.Tensor | None) -> bool:
@@ -121,12 +133,16 @@ def _is_relation(mask: torch.Tensor, data: torch.Tensor | None) -> bool:
     return bool((torch.where(causal, open_, shut) == mask).all())
 
 
-def _other_tensor(mask: torch.Tensor, args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+def other_tensor(mask: torch.Tensor, args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """Return the first tensor of a call that isn't its mask."""
     return find_tensor([value for value in (*args, *kwargs.values()) if value is not mask])
 
 
-def _mask_places(module: nn.Module) -> dict[str, int]:
-    """Where the masks of padding stand among the parameters of the module's forward."""
+def argument_places(module: nn.Module, names: Collection[str]) -> dict[str, int]:
+    """Return which of some parameters a module's forward has, and where they stand.
+
+    One that is given by its name alone stands behind all arguments.
+    """
     try:
         parameters = list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):
@@ -135,5 +151,5 @@ def _mask_places(module: nn.Module) -> dict[str, int]:
     return {
         parameter.name: len(parameters) if parameter.kind is named_only else place
         for place, parameter in enumerate(parameters)
-        if parameter.name in _DATA_MASKS | _PADDING_MASKS
+        if parameter.name in names
     }

@@ -14,6 +14,7 @@ from torch import nn
 from tensorstate_callbacks.errors import TensorStateWarning, WarnOnce
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.masks import Mask
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.probe_counter import Counter
 from tensorstate_callbacks.recording.recorder import Recorder
@@ -21,7 +22,7 @@ from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Method, Settings, describe_value
 from tensorstate_callbacks.reports.limits import describe_low_coverage
 from tensorstate_callbacks.reports.report import EfficiencyReport
-from tensorstate_callbacks.torch.activations import OutputFn
+from tensorstate_callbacks.torch.activations import OutputFn, count_samples
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
 from tensorstate_callbacks.torch.distributed.own_samples import (
     ActiveLoader,
@@ -30,6 +31,7 @@ from tensorstate_callbacks.torch.distributed.own_samples import (
 )
 from tensorstate_callbacks.torch.distributed.ranks import merge_report
 from tensorstate_callbacks.torch.hooks import Hooks, forced_eager
+from tensorstate_callbacks.torch.masks import Masks
 from tensorstate_callbacks.torch.padding import watch_for_padding
 from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers, refuse_split_layers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
@@ -86,6 +88,14 @@ class Recording:
             several, `(-2, -1)`, that are one unit together; a mapping of layer names, globs, class
             names or types to these; or a callable `(name, module, tensor)` that returns one or
             None. Negative axes count from the end.
+        mask: Which positions (tokens, pixels) of the samples count. The others, such as padding,
+            are left out, so that a padded batch gives the counts of its samples without padding. A
+            key of the batch (`"attention_mask"`), or the name of an argument that layers are called
+            with; a callable `(name, batch)` that returns a layer's mask, or None where all counts;
+            or an array for all samples in their order. The batch is what `batches` yields, or else
+            what the model is called with. A mask is True, or 1, where a position counts, of shape
+            `(samples, positions)`, or with more axes of positions. `"auto"`: the masks that layers
+            are called with under their usual names (`attention_mask`, `key_padding_mask`...).
         output_fn: `(name, output)` to the tensor to count, for outputs that are no tensor, nor a
             tuple, list or dict whose first tensor (or `last_hidden_state`) is meant; None where
             that holds.
@@ -128,6 +138,7 @@ class Recording:
         positions: int | None = None,
         max_memory: float | None = None,
         channel_axis: ChannelAxis = None,
+        mask: Mask = None,
         output_fn: OutputFn | None = None,
     ) -> None:
         settings = Settings(
@@ -141,6 +152,7 @@ class Recording:
             positions=positions,
             max_memory=max_memory,
             channel_axis=channel_axis,
+            mask=mask,
         )
         layers = pick_layers(model, attach_to, exclude)
         self._prepare(model, layers, settings, ChannelAxes(channel_axis, layers), output_fn)
@@ -188,7 +200,15 @@ class Recording:
         # The exit that was last asked for, weakly held: `with` asks before it enters, and holds it.
         self._exit: weakref.ref[Any] | None = None
         self._hooks = Hooks(weakref.WeakMethod(self.close))
-        self._watch = Watch(self.recorder, layers, settings, axes, output_fn, hooks=self._hooks)
+        self._watch = Watch(
+            self.recorder,
+            layers,
+            settings,
+            axes,
+            output_fn,
+            masks=Masks(settings.mask, model),
+            hooks=self._hooks,
+        )
 
     @property
     def counters(self) -> Mapping[str, Counter]:
@@ -262,7 +282,8 @@ class Recording:
         watch.rows.loader = ActiveLoader()
         watch.open(model)
         # Padding after the probes, whose hooks show which modules are hooked anyway.
-        watch_for_padding(model, self._note_padding, self._hooks, lambda: watch.active)
+        if self._settings.mask is None:
+            watch_for_padding(model, self._note_padding, self._hooks, lambda: watch.active)
         self._eager = forced_eager(warn=not trial)
         self._eager.__enter__()
         self._hooks.block = None
@@ -283,16 +304,24 @@ class Recording:
         """Count nothing until `resume`: the model is run on data that is not to be counted."""
         self._watch.pause()
 
-    def resume(self, samples: BatchSamples | None = None, n_samples: int | None = None) -> None:
+    def resume(
+        self,
+        samples: BatchSamples | None = None,
+        n_samples: int | None = None,
+        batch: Any = None,
+    ) -> None:
         """Go on counting, if `samples` is given a batch's own samples only.
 
         Args:
             samples: Of the batch that follows; None counts all.
             n_samples: How many it has, where that is known otherwise.
+            batch: The batch, where it is known.
         """
         rows = self._watch.rows
         rows.samples = samples
         rows.n_samples = samples.n_all if samples is not None and samples.n_all else n_samples
+        n_given = rows.n_samples or count_samples((batch,), {})
+        self._watch.masks.begin_batch(batch, n_given)
         self._watch.resume()
 
     def conclude(self) -> Mapping[str, str]:
@@ -330,7 +359,10 @@ class Recording:
         Warns:
             TensorStateWarning: It can't be known which samples are repeated: all are counted.
         """
-        return own_batches(loader, process_group, self.resume)
+        return own_batches(loader, process_group, self._begin_batch)
+
+    def _begin_batch(self, samples: BatchSamples | None, batch: Any) -> None:
+        self.resume(samples, batch=batch)
 
     def report(
         self,

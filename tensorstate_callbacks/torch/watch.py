@@ -29,11 +29,30 @@ from tensorstate_callbacks.torch.channel_axis import ChannelAxes, Found, describ
 from tensorstate_callbacks.torch.following import Follower
 from tensorstate_callbacks.torch.hooks import Hooks, is_first_run, takes_hooks
 from tensorstate_callbacks.torch.layers import is_dense_call, unwrap
+from tensorstate_callbacks.torch.masks import Masks, Seen
 from tensorstate_callbacks.torch.picking import FirstPass, PickedLayers
 from tensorstate_callbacks.torch.tensor_recorder import Layout, TensorRecorder
 
 # Layouts of tensors remembered; where sizes vary without end, all are forgotten now and then.
 _MOST_LAYOUTS = 4096
+
+
+class _Call(NamedTuple):
+    """A call of a layer, as a probe sees it.
+
+    Attributes:
+        probe: The probe.
+        layer: The layer's name.
+        module: The layer.
+        source: What the layer was given.
+        value: What the probe looks at: that, or what the layer gave.
+    """
+
+    probe: str
+    layer: str
+    module: nn.Module
+    source: Any
+    value: Any
 
 
 class _Decided(NamedTuple):
@@ -60,6 +79,7 @@ class Watch:
         settings: Which sides of a module are probed.
         axes: Finds the axis of the neurons.
         output_fn: `(name, output)` to the tensor to count, or None to leave it to the rules.
+        masks: Tells which positions count.
         hooks: What its hooks are made of.
 
     Attributes:
@@ -77,9 +97,10 @@ class Watch:
         axes: ChannelAxes,
         output_fn: OutputFn | None = None,
         *,
+        masks: Masks,
         hooks: Hooks,
     ) -> None:
-        self.hooks = hooks
+        self.hooks, self.masks = hooks, masks
         self._recorder = recorder
         self._layers = layers
         self._settings = settings
@@ -120,6 +141,7 @@ class Watch:
         if takes_hooks(root) and not self._by_batch:
             self._add_hook("", root.register_forward_pre_hook, self._begin_run)
             self._add_hook("", root.register_forward_hook, self._end_run)
+        self.masks.add_hooks(self.hooks, lambda: self.active)
         self._axes.awaited = self._awaited()
         if self._axes.awaited and not self._axes.is_settled():
             self._follower.add_hooks(model, self.hooks.make)
@@ -166,6 +188,7 @@ class Watch:
             )
         if self._axes.guesses:
             warned["axis"] = describe_guesses(self._axes.guesses)
+        warned |= self.masks.warnings(self._recorder.dropped)
         uncovered = self._first.uncovered()
         if uncovered is not None:
             warned["weights"] = uncovered
@@ -200,6 +223,7 @@ class Watch:
         if self.active and not self._by_batch and is_first_run():
             self._n_runs += 1
             self.rows.n_samples = count_samples(args, kwargs)
+            self.masks.begin_run(module, args, kwargs)
 
     def _end_run(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self.active and not self._by_batch and is_first_run():
@@ -228,7 +252,8 @@ class Watch:
         self._first.see(name)
         tensor = input_tensor(args, kwargs)
         if tensor is not None:
-            self._count(probe, name, module, tensor)
+            given = (*args, *kwargs.values())
+            self._count(_Call(probe, name, module, given, given), tensor)
         elif len(self._layers) > 1:
             self._without_tensor[probe] = "call without a tensor"
         else:
@@ -244,27 +269,28 @@ class Watch:
         self._first.see(name)
         tensor = output_tensor(name, output, self._output_fn)
         if tensor is not None:
-            self._count(name, name, module, tensor)
+            given = (*args, *kwargs.values())
+            self._count(_Call(name, name, module, given, output), tensor)
         elif len(self._layers) > 1:
             self._without_tensor[name] = type(output).__name__
         else:
             raise no_tensor_error(name, output)
 
-    def _count(self, probe: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
+    def _count(self, call: _Call, tensor: torch.Tensor) -> None:
         if is_symbolic(tensor):
             return
         try:
-            found = self._axes.find(probe, name, module, tensor)
+            found = self._axes.find(call.probe, call.layer, call.module, tensor)
             if under_transform():
                 with plain(tensor, found.axis) as (inner, axis):
-                    self._observe(probe, module, inner, Found(axis, found.is_sure))
+                    self._observe(call, inner, Found(axis, found.is_sure))
             else:
-                self._observe(probe, module, tensor, found)
-                self._remember(probe, module, tensor, found)
+                self._observe(call, tensor, found)
+                self._remember(call.probe, call.module, tensor, found)
         except ProbeError:
             raise
         except (TypeError, ValueError, RuntimeError) as error:
-            raise self._failed(probe, error) from error
+            raise self._failed(call.probe, error) from error
 
     @staticmethod
     def _failed(probe: str, error: Exception) -> ProbeError:
@@ -283,6 +309,7 @@ class Watch:
             or decided.revision != self._axes.revision
             or self._follower.is_on()
             or not self.rows.keeps_all()
+            or self.masks.is_on
         ):
             return False
         try:
@@ -291,7 +318,7 @@ class Watch:
             raise self._failed(probe, error) from error
 
     def _remember(self, probe: str, module: nn.Module, tensor: torch.Tensor, found: Found) -> None:
-        if self._output_fn is not None or self._first.awaits_calls():
+        if self._output_fn is not None or self._first.awaits_calls() or self.masks.is_on:
             return
         if not (is_ordinary(tensor) and self._axes.is_fixed(probe, tensor.ndim)):
             return
@@ -303,19 +330,31 @@ class Watch:
             key = probe, tensor.shape, self.rows.n_samples
             self._decided[key] = _Decided(layout, self._axes.revision)
 
-    def _observe(self, probe: str, module: nn.Module, tensor: torch.Tensor, found: Found) -> None:
+    def _observe(self, call: _Call, tensor: torch.Tensor, found: Found) -> None:
+        probe, module, masks = call.probe, call.module, self.masks
         if not (found.is_sure or tensor.is_nested):
             self._check_width(probe, n_neurons(found.axis, tensor.shape), found)
         if not tensor.is_nested:
             self.sees_padding = True
+        packed = masks.packed_parts(call.value, tensor, found.axis, self.rows.n_own)
+        if packed is not None:
+            for part in packed:
+                self._recorder.observe_tensor(probe, *part)
+            return
         own = self.rows.own(probe, module, tensor, found.axis)
         if own is None:
             return
         if own.is_nested:
             self._recorder.observe_tensor(probe, own, found.axis)
-        else:
-            samples = self.rows.by_sample(module, strided(own), found.axis)
-            self._recorder.observe_tensor(probe, *samples)
+            return
+        n_own = None if own is tensor else self.rows.n_own
+        view, axis, samples = self.rows.by_sample(module, strided(own), found.axis, n_own)
+        if not masks.is_on:
+            self._recorder.observe_tensor(probe, view, axis, samples)
+            return
+        seen = Seen(probe, call.layer, axis, samples, n_own, find_tensor(call.source))
+        for part in masks.parts(view, seen):
+            self._recorder.observe_tensor(probe, *part)
 
     def _check_width(self, probe: str, width: int, found: Found) -> None:
         """Raise an error where a later run of the model has another number of neurons."""

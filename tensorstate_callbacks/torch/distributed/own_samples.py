@@ -110,14 +110,15 @@ def own_samples(loader: Any, batch_idx: int) -> int:
 def own_batches(
     loader: Iterable[Batch],
     group: ProcessGroup | None,
-    begin: Callable[[BatchSamples | None], None],
+    begin: Callable[[BatchSamples | None, Any], None],
 ) -> Iterator[Batch]:
     """Yield a loader's batches, each after a call with the samples of it that are this rank's own.
 
     Args:
         loader: The loader.
         group: The ranks that share the data; None means all of them.
-        begin: Takes a batch's samples before it comes; called with None after the last.
+        begin: Takes a batch's samples, and the batch, before it is given on; called with None and
+            None after the last.
 
     Warns:
         TensorStateWarning: That can't be known.
@@ -129,10 +130,10 @@ def own_batches(
         warnings.warn(own.problem, TensorStateWarning, stacklevel=2)
     try:
         for index, batch in enumerate(loader):
-            begin(None if own is None else own.of_batch(index) or ALL_OWN)
+            begin(None if own is None else own.of_batch(index) or ALL_OWN, batch)
             yield batch
     finally:
-        begin(None)
+        begin(None, None)
 
 
 class ActiveLoader:
