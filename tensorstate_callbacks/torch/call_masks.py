@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from tensorstate_callbacks.errors import ProbeError
-from tensorstate_callbacks.recording.channel_axis import Axis
 from tensorstate_callbacks.recording.masks import MaskedSamples
 from tensorstate_callbacks.torch.activations import under_transform
 from tensorstate_callbacks.torch.hooks import Hooks, fast_modules, is_first_run, takes_hooks
@@ -115,18 +114,12 @@ class CallMasks:
         self._decoder = self.labels = None
 
     def of(
-        self,
-        shape: tuple[int, ...],
-        channel_axis: Axis,
-        sample_axis: int | None,
-        source: torch.Tensor | None,
+        self, fits: Callable[[MaskedSamples], bool], source: torch.Tensor | None
     ) -> MaskedSamples | None:
         """Return the mask that holds for a tensor; None where none does.
 
         Args:
-            shape: The tensor's.
-            channel_axis: The axis of its neurons, or several.
-            sample_axis: What is taken for the axis of its samples.
+            fits: Tells whether a mask has the form of the tensor.
             source: What the module was given that made it.
         """
         unfit: MaskedSamples | None = None
@@ -135,7 +128,7 @@ class CallMasks:
                 return scope.of_memory
             if scope.masked is None:
                 break
-            if scope.masked.places_in(shape, channel_axis, sample_axis):
+            if fits(scope.masked):
                 return scope.masked
             unfit = unfit or scope.masked
         return unfit

@@ -28,24 +28,53 @@ from tensorstate_callbacks.torch.padding import DATA_MASKS, PADDING_MASKS
 Part: TypeAlias = tuple[torch.Tensor, Axis, int | None]
 
 
+class _Form(NamedTuple):
+    """The form of a tensor, as it came and as it is counted without a mask.
+
+    Attributes:
+        shape: As it came.
+        channel_axis: Of that.
+        by_sample: Shape, axis of the neurons and axis of the samples as it is counted.
+    """
+
+    shape: tuple[int, ...]
+    channel_axis: Axis
+    by_sample: tuple[tuple[int, ...], Axis, int | None]
+
+    def takes(self, masked: MaskedSamples, *, divided: bool = True) -> bool:
+        """Tell whether a mask lies in it as it came, or also as it is divided by samples."""
+        if masked.places_in(self.shape, self.channel_axis, 0):
+            return True
+        return divided and bool(masked.places_in(*self.by_sample))
+
+
 class Seen(NamedTuple):
     """What a probe saw in one call.
 
     Attributes:
         probe: The probe.
         layer: Its layer.
-        channel_axis: The axis of the neurons, or several.
-        sample_axis: What is taken for the axis of the samples, if any is.
+        tensor: Activations.
+        channel_axis: The axis of their neurons, or several.
+        by_sample: How they are counted without a mask; see `BatchRows.by_sample`.
         n_own: So many of the batch's samples are left in it; None where all are.
         source: What the layer was given.
     """
 
     probe: str
     layer: str
+    tensor: torch.Tensor
     channel_axis: Axis
-    sample_axis: int | None
+    by_sample: Part
     n_own: int | None
     source: torch.Tensor | None
+
+    @property
+    def form(self) -> _Form:
+        """Its form, without the tensor."""
+        view, axis, samples = self.by_sample
+        counted = tuple(view.shape), axis, samples
+        return _Form(tuple(self.tensor.shape), self.channel_axis, counted)
 
 
 class Masks:
@@ -62,6 +91,7 @@ class Masks:
         # Samples that came before this batch, and that it has.
         self._n_before = self._n_now = 0
         self._batch: Any = None
+        self._asks = callable(mask) or (isinstance(mask, str) and mask != AUTO)
         self._read = ReadMasks()
         names: frozenset[str] = frozenset()
         if isinstance(mask, str):
@@ -69,7 +99,7 @@ class Masks:
         self._calls = CallMasks(model, names)
         self._probes = MaskedProbes(_take)
         # What was counted whole in this run, and what of it should not have been.
-        self._whole: dict[str, tuple[tuple[int, ...], Axis, int | None]] = {}
+        self._whole: dict[str, _Form] = {}
         self._late: dict[str, None] = {}
 
     @property
@@ -96,7 +126,8 @@ class Masks:
         """
         self._calls.begin()
         self._whole.clear()
-        self._batch = batch
+        # Held for as long as it may be asked for only.
+        self._batch = batch if self._asks else None
         self._n_before += self._n_now
         self._n_now = n_samples or 0
         for part in _mappings(batch):
@@ -104,29 +135,34 @@ class Masks:
             if isinstance(labels, torch.Tensor) and labels.ndim == 2:
                 self._calls.labels = labels
 
+    def end(self) -> None:
+        """Take no further batch; nothing of the last one is held any more."""
+        self.begin_batch(None, None)
+
     def begin_run(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Take the model's call for the batch that comes."""
         batch = args[0] if len(args) == 1 and not kwargs else _arguments(module, args, kwargs)
         self.begin_batch(batch, count_samples(args, kwargs))
 
-    def parts(self, tensor: torch.Tensor, seen: Seen) -> Iterable[Part]:
+    def parts(self, seen: Seen) -> Iterable[Part]:
         """Return what is to be counted: activations, the axis of neurons and that of samples.
 
         Args:
-            tensor: Activations.
-            seen: Whose they are.
+            seen: What a probe saw.
 
         Raises:
             ProbeError: There is no such mask; says what there is.
         """
-        axes = seen.channel_axis, seen.sample_axis
-        masked = self._find(seen, tuple(tensor.shape))
+        masked = self._find(seen)
         if masked is None:
-            self._whole[seen.probe] = tuple(tensor.shape), *axes
-            return [(tensor, *axes)]
+            self._whole[seen.probe] = seen.form
+            return [seen.by_sample]
         if seen.n_own is not None:
             masked = masked.first(seen.n_own)
-        return self._probes.parts(seen.probe, tensor, *axes, masked)
+        # As it came, samples may lie along another axis than 0.
+        as_it_came = seen.form.takes(masked, divided=False)
+        part = (seen.tensor, seen.channel_axis, 0) if as_it_came else seen.by_sample
+        return self._probes.parts(seen.probe, *part, masked)
 
     def packed_parts(
         self, value: Any, tensor: torch.Tensor, channel_axis: Axis, n_own: int | None
@@ -175,7 +211,7 @@ class Masks:
             )
         return texts
 
-    def _find(self, seen: Seen, shape: tuple[int, ...]) -> MaskedSamples | None:
+    def _find(self, seen: Seen) -> MaskedSamples | None:
         mask = self._mask
         if self._array is not None:
             return self._rows_of(self._array)
@@ -183,7 +219,7 @@ class Masks:
             made = mask(seen.layer, self._batch)
             return None if made is None else self._read.given(made)
         if self._calls.has_seen or not isinstance(mask, str) or mask == AUTO:
-            return self._calls.of(shape, seen.channel_axis, seen.sample_axis, seen.source)
+            return self._calls.of(seen.form.takes, seen.source)
         found = [part[mask] for part in _mappings(self._batch) if mask in part]
         if not found and not self._calls.has_modules:
             keys = [str(key) for part in _mappings(self._batch) for key in part]
@@ -213,9 +249,8 @@ class Masks:
         return MaskedSamples(array.keep[self._n_before : end])
 
     def _note_late(self, masked: MaskedSamples) -> None:
-        for probe, (shape, channel_axis, sample_axis) in self._whole.items():
-            if masked.places_in(shape, channel_axis, sample_axis):
-                self._late[probe] = None
+        late = [probe for probe, form in self._whole.items() if form.takes(masked)]
+        self._late |= dict.fromkeys(late)
 
 
 def _take(tensor: torch.Tensor, indices: Indices) -> torch.Tensor:

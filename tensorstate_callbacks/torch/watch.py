@@ -148,6 +148,7 @@ class Watch:
 
     def close(self, model: nn.Module) -> None:
         """Remove all hooks; may be called again."""
+        self.masks.end()
         self.hooks.is_open = False
         self._follower.remove_hooks()
         for name in list(self._handles):
@@ -348,12 +349,14 @@ class Watch:
             self._recorder.observe_tensor(probe, own, found.axis)
             return
         n_own = None if own is tensor else self.rows.n_own
-        view, axis, samples = self.rows.by_sample(module, strided(own), found.axis, n_own)
+        plain_own = strided(own)
+        view = self.rows.by_sample(module, plain_own, found.axis, n_own)
         if not masks.is_on:
-            self._recorder.observe_tensor(probe, view, axis, samples)
+            self._recorder.observe_tensor(probe, *view)
             return
-        seen = Seen(probe, call.layer, axis, samples, n_own, find_tensor(call.source))
-        for part in masks.parts(view, seen):
+        source = find_tensor(call.source)
+        seen = Seen(probe, call.layer, plain_own, found.axis, view, n_own, source)
+        for part in masks.parts(seen):
             self._recorder.observe_tensor(probe, *part)
 
     def _check_width(self, probe: str, width: int, found: Found) -> None:
