@@ -45,6 +45,7 @@ from tensorstate_callbacks.tensorstate.interface import (
 )
 
 if TYPE_CHECKING:
+    from tensorstate_callbacks import huggingface as huggingface
     from tensorstate_callbacks import keras as keras
     from tensorstate_callbacks import lightning as lightning
     from tensorstate_callbacks import torch as torch
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 # Reached as attributes, and not bound by `import *`: modules, and what needs a framework.
 _LAZY_MODULES = {
+    "huggingface": "huggingface",
     "keras": "keras",
     "lightning": "lightning",
     "plots": "display.plots",

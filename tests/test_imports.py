@@ -26,6 +26,7 @@ FLOW = [
     ["torch"],
     ["keras"],
     ["lightning"],
+    ["huggingface"],
     ["runs"],
     ["tensorstate"],
     ["installation"],

@@ -394,3 +394,12 @@ def test_own_samples_come_with_their_part_of_the_mask() -> None:
 
     kept = counts(recurrent, run_packed, attach_to=["GRU", "head"], positions=4)
     assert [each[0] for each in kept.values()] == [sum(min(4, n) for n in LENGTHS[:5])] * 2
+
+
+def test_model_without_masks_is_told_of() -> None:
+    model = nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 2))
+    told = pytest.warns(TensorStateWarning, match='mask="auto": no layer takes a mask')
+    with told as caught, record(model, mask="auto") as recording:
+        model(torch.ones(4, 7, 8))
+    assert len(ours(caught)) == 1
+    assert recording.counters["0"].n_states == 28

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from torch import nn
 
 from tensorstate_callbacks.errors import NoLayerMatchedError
@@ -20,7 +21,7 @@ from tensorstate_callbacks.lightning.trackers import find_trackers
 from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.masks import Mask
+from tensorstate_callbacks.recording.masks import Mask, is_array
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, describe_value
 from tensorstate_callbacks.reports.packed_history import HistoryPacker, unpack_history
@@ -178,6 +179,7 @@ class EfficiencyHooks(RecordingCallback):
         check_trainer(trainer, self.namespace)
         self.teardown(trainer, pl_module, stage)
         self._take_settings()
+        _check_mask(self.mask, trainer.world_size)
         # All processes have the same to say.
         self._warn.reset(silent=not trainer.is_global_zero)
         own = {
@@ -336,3 +338,11 @@ class EfficiencyHooks(RecordingCallback):
             # Known until it is closed: an interrupt may break this off too.
             self._evaluation.close()
             self._evaluation = None
+
+
+def _check_mask(mask: Mask, n_ranks: int) -> None:
+    if is_array(mask) and n_ranks > 1 and len(np.atleast_2d(np.asarray(mask))) > 1:
+        raise ValueError(
+            f"mask is an array of all samples, of which each of the {n_ranks} processes has some: "
+            "give the key of a mask in the batch, or (name, batch) -> mask"
+        )

@@ -24,6 +24,9 @@ from tensorstate_callbacks.torch.hooks import Hooks
 from tensorstate_callbacks.torch.packed import find_packed, packed_rows
 from tensorstate_callbacks.torch.padding import DATA_MASKS, PADDING_MASKS
 
+NO_MASKS = "no masks"
+"""The kind of the warning that there are no masks to be found."""
+
 # Activations, the axis of the neurons and that of the samples.
 Part: TypeAlias = tuple[torch.Tensor, Axis, int | None]
 
@@ -91,11 +94,13 @@ class Masks:
         # Samples that came before this batch, and that it has.
         self._n_before = self._n_now = 0
         self._batch: Any = None
-        self._asks = callable(mask) or (isinstance(mask, str) and mask != AUTO)
+        # An array has no truth value to compare with.
+        self._is_auto = isinstance(mask, str) and mask == AUTO
+        self._asks = callable(mask) or (isinstance(mask, str) and not self._is_auto)
         self._read = ReadMasks()
         names: frozenset[str] = frozenset()
         if isinstance(mask, str):
-            names = DATA_MASKS | PADDING_MASKS if mask == AUTO else frozenset({mask})
+            names = DATA_MASKS | PADDING_MASKS if self._is_auto else frozenset({mask})
         self._calls = CallMasks(model, names)
         self._probes = MaskedProbes(_take)
         # What was counted whole in this run, and what of it should not have been.
@@ -202,6 +207,12 @@ class Masks:
                 "counted with them, so efficiency depends on how batches are padded. Give mask=: a "
                 "key of the batch, or (name, batch) -> mask"
             )
+        if self._is_auto and not (self._calls.has_modules or self._calls.has_recurrent):
+            texts[NO_MASKS] = (
+                'mask="auto": no layer takes a mask under a usual name (attention_mask, '
+                "key_padding_mask, padding_mask...), so all positions are counted. Give the name "
+                "of the argument or a key of the batch, or (name, batch) -> mask"
+            )
         n_all = None if self._array is None else self._array.n_samples
         n_came = self._n_before + self._n_now
         if n_all is not None and n_came < n_all:
@@ -218,7 +229,7 @@ class Masks:
         if callable(mask):
             made = mask(seen.layer, self._batch)
             return None if made is None else self._read.given(made)
-        if self._calls.has_seen or not isinstance(mask, str) or mask == AUTO:
+        if self._calls.has_seen or not isinstance(mask, str) or self._is_auto:
             return self._calls.of(seen.form.takes, seen.source)
         found = [part[mask] for part in _mappings(self._batch) if mask in part]
         if not found and not self._calls.has_modules:

@@ -179,6 +179,15 @@ class Recording:
         recording._prepare(model, layers, settings, axes, output_fn)
         return recording
 
+    @classmethod
+    def of_model(
+        cls, model: nn.Module, settings: Settings, output_fn: OutputFn | None = None
+    ) -> "Recording":
+        """Return a recording of the layers that settings pick; see `of_layers`."""
+        layers = pick_layers(model, settings.attach_to, settings.exclude)
+        axes = ChannelAxes(settings.channel_axis, layers)
+        return cls.of_layers(model, layers, settings, axes, output_fn)
+
     def _prepare(
         self,
         model: nn.Module,
@@ -303,6 +312,16 @@ class Recording:
     def pause(self) -> None:
         """Count nothing until `resume`: the model is run on data that is not to be counted."""
         self._watch.pause()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count nothing inside the block, in the middle of a batch."""
+        watch = self._watch
+        was_active, watch.active = watch.active, False
+        try:
+            yield
+        finally:
+            watch.active = was_active
 
     def resume(
         self,

@@ -1,0 +1,221 @@
+"""Record the evaluations that Hugging Face's Trainer makes."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch.distributed as dist
+
+from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
+from tensorstate_callbacks.recording.callback import RecordingCallback
+from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.masks import AUTO, Mask
+from tensorstate_callbacks.recording.overrides import Overrides
+from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
+from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.recording.selection import Patterns
+from tensorstate_callbacks.recording.settings import Accuracy, Method
+from tensorstate_callbacks.torch.activations import OutputFn, count_samples
+from tensorstate_callbacks.torch.distributed.process_groups import send_failure, wait_for_ranks
+from tensorstate_callbacks.torch.distributed.ranks import describe_doubts, merge_passes
+from tensorstate_callbacks.torch.masks import NO_MASKS
+from tensorstate_callbacks.torch.record import Recording
+
+
+class EvaluationRecording(RecordingCallback):
+    """What `EfficiencyTrainerMixin` records, and with which arguments.
+
+    The arguments are those of `RecordingCallback`, but for those that only the callbacks have. A
+    key given as `accuracy` may stand with or without `eval_`; a callable gets the metrics of the
+    evaluation. An array given as `mask` holds for evaluations by one process.
+
+    Args:
+        mask: As there, but `"auto"` by default.
+        output_fn: `(name, output)` to the tensor to count; see `torch.record`.
+
+    Attributes:
+        history: One `EfficiencyReport` per evaluation and prediction.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of its range.
+    """
+
+    _NOT_COPIED = ("_settings", "_warn", "_reported", "_stage")
+
+    def __init__(
+        self,
+        attach_to: Patterns | None = None,
+        *,
+        exclude: Patterns = (),
+        method: Method = "after",
+        beta: float = 2,
+        accuracy: Accuracy = None,
+        threshold: float = 0.0,
+        alpha: float = 1,
+        group_size: int | None = None,
+        positions: int | None = None,
+        max_memory: float | None = None,
+        channel_axis: ChannelAxis = None,
+        mask: Mask = AUTO,
+        prefix: str = "",
+        layer_metrics: bool | Sequence[str] = True,
+        missing_accuracy: Literal["warn", "ignore", "raise"] = "warn",
+        output_fn: OutputFn | None = None,
+    ) -> None:
+        super().__init__(
+            attach_to,
+            exclude=exclude,
+            method=method,
+            beta=beta,
+            accuracy=accuracy,
+            threshold=threshold,
+            alpha=alpha,
+            group_size=group_size,
+            positions=positions,
+            max_memory=max_memory,
+            channel_axis=channel_axis,
+            mask=mask,
+            prefix=prefix,
+            layer_metrics=layer_metrics,
+            missing_accuracy=missing_accuracy,
+            log_extras=None,
+        )
+        self.output_fn = output_fn
+
+    def _forget_the_run(self) -> None:
+        super()._forget_the_run()
+        self._stage: str | None = None
+
+    def watch(self, trainer: Any, stage: str, evaluate: Callable[[], Any]) -> Any:
+        """Run an evaluation, and add what it shows to its metrics.
+
+        Args:
+            trainer: The Trainer.
+            stage: First part of the metric keys.
+            evaluate: Runs the evaluation; returns an object that has `metrics`.
+
+        Returns:
+            What `evaluate` returns.
+
+        Raises:
+            NoLayerMatchedError: Nothing matched; says what the model has.
+            ProbeError: A layer's activations can't be counted; names the layer.
+            RankError: Another process failed, is gone, or records otherwise; names its rank.
+            ValueError: The accuracy is missing, and `missing_accuracy` is `"raise"`.
+        """
+        self._take_settings()
+        if not trainer.is_in_train or self._stage is None:
+            self._warn.reset(silent=not trainer.is_world_process_zero())
+        model, group = trainer.model, _find_group(trainer)
+        recording = Recording.of_model(model, self._settings, self.output_fn)
+        entries = Overrides()
+        try:
+            try:
+                recording.pause()
+                recording.open()
+                entries.wrap(trainer, "prediction_step", partial(partial, _count, recording))
+                if hasattr(model, "generate"):
+                    entries.wrap(model, "generate", partial(partial, _count_nothing, recording))
+                entries.activate()
+                result = evaluate()
+            finally:
+                entries.take_off()
+                recording.close()
+        except BaseException as error:
+            if group is not None:
+                send_failure(error, group)
+            raise
+        finally:
+            # Again, should an interrupt have arrived in the lines above.
+            entries.take_off()
+            recording.close()
+        result.metrics.update(self._finish(trainer, stage, recording, group, result.metrics))
+        return result
+
+    def _finish(
+        self,
+        trainer: Any,
+        stage: str,
+        recording: Recording,
+        group: Any,
+        metrics: Mapping[str, Any],
+    ) -> dict[str, float]:
+        for kind, text in recording.conclude().items():
+            # A model that is given no masks needs none, unless the user asks for them.
+            if kind != NO_MASKS:
+                self._warn(kind, text)
+        found, failure = FoundAccuracy(None), None
+        try:
+            found = self._find_accuracy(metrics, stage)
+        except Exception as error:  # raised once the other ranks know of it
+            if group is None:
+                raise
+            failure = error
+        counts: Recorder | PassCounts = recording.recorder
+        if group is not None:
+            wait_for_ranks(group)
+            merged = merge_passes(
+                recording.recorder,
+                group,
+                found,
+                None,
+                failure,
+                recording.doubts,
+                recording.settings,
+            )
+            counts, found = merged.sums, merged.accuracy
+            if merged.doubts:
+                self._warn("samples", describe_doubts(merged.doubts))
+        state = trainer.state
+        in_fit = bool(trainer.is_in_train)
+        info = PassInfo(
+            epoch=max(0, math.ceil(state.epoch or 0) - 1) if in_fit else None,
+            step=int(state.global_step),
+            stage=stage,
+        )
+        report = self._conclude(counts, found, info, compare=stage == self._stage)
+        self._stage = stage
+        if report is None:
+            return {}
+        return report.scalars(self.prefix, layer_metrics=self.layer_metrics)
+
+    def _find_accuracy(self, logs: Mapping[str, Any], stage: str | None = None) -> FoundAccuracy:
+        if callable(self.accuracy):
+            return find_accuracy(self.accuracy, logs)
+        lead = f"{stage}_"
+        both = {key.removeprefix(lead): value for key, value in logs.items()} | dict(logs)
+        key = self.accuracy
+        if key is not None and key not in both:
+            key = key.removeprefix("eval_").removeprefix(lead)
+        return find_accuracy(key, both)
+
+
+def _count(
+    recording: Recording,
+    original: Callable[..., Any],
+    model: Any,
+    inputs: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    recording.resume(None, count_samples((inputs,), {}), inputs)
+    try:
+        return original(model, inputs, *args, **kwargs)
+    finally:
+        recording.pause()
+
+
+def _count_nothing(
+    recording: Recording, original: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    # As many calls as the longest text needs, which is not the data's but the batch's.
+    with recording.paused():
+        return original(*args, **kwargs)
+
+
+def _find_group(trainer: Any) -> Any:
+    if dist.is_available() and dist.is_initialized() and trainer.args.world_size > 1:
+        return dist.group.WORLD
+    return None

@@ -1,0 +1,108 @@
+"""Watch the evaluations of Hugging Face's Trainer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tensorstate_callbacks.huggingface.recording import EvaluationRecording
+
+_LOOP = "evaluation_loop"
+
+
+class EfficiencyTrainerMixin:
+    """Adds the network's efficiency and aIQ to the metrics of each evaluation and prediction.
+
+    Put it before the Trainer among the base classes. `eval_aiq`, `eval_efficiency` and
+    `eval_efficiency/<layer>` (`test_...` in `predict`) then stand beside the metrics of
+    `compute_metrics`, for `metric_for_best_model`, `EarlyStoppingCallback` and every reporter. The
+    accuracy is the one that `compute_metrics` returns. Masks of padding that the model is given are
+    applied, so that the figures don't depend on how batches are padded. What is counted is what the
+    model runs in `prediction_step`, but not what it generates. Processes merge their states, and
+    all get the metrics that one would have of the data: samples that are repeated to even out the
+    last batch are left out.
+
+    Args:
+        args: The Trainer's.
+        efficiency: Arguments of `EvaluationRecording`, or one; None takes its defaults.
+        kwargs: The Trainer's.
+
+    Attributes:
+        efficiency: The `EvaluationRecording`, with the arguments, `history` and `last`.
+
+    Raises:
+        TypeError: There is no Trainer behind the mixin; or see `EvaluationRecording`.
+
+    Example:
+        class EfficiencyTrainer(EfficiencyTrainerMixin, Trainer):
+            pass
+
+        trainer = EfficiencyTrainer(
+            model, TrainingArguments(..., metric_for_best_model="eval_aiq"),
+            compute_metrics=accuracy, efficiency={"group_size": 8}, ...
+        )
+        trainer.train()
+        print(trainer.efficiency.last.table())
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the order of the base classes."""
+        super().__init_subclass__(**kwargs)
+        behind = cls.__mro__[cls.__mro__.index(EfficiencyTrainerMixin) + 1 :]
+        before = cls.__mro__[: cls.__mro__.index(EfficiencyTrainerMixin)]
+        if any(_is_trainer(base) for base in before) and not any(map(_is_trainer, behind)):
+            raise TypeError(
+                f"{cls.__name__}: put EfficiencyTrainerMixin before the Trainer among the bases, "
+                "class MyTrainer(EfficiencyTrainerMixin, Trainer), or nothing is watched"
+            )
+
+    def __init__(
+        self,
+        *args: Any,
+        efficiency: "Mapping[str, Any] | EvaluationRecording | None" = None,
+        **kwargs: Any,
+    ) -> None:
+        if not any(_is_trainer(base) for base in type(self).__mro__):
+            raise TypeError(
+                f"{type(self).__name__} has no evaluation_loop to watch: make a class of the mixin "
+                "and a Trainer, class MyTrainer(EfficiencyTrainerMixin, Trainer)"
+            )
+        # First: with a mistake in it, no model is moved to a device.
+        if not isinstance(efficiency, EvaluationRecording):
+            efficiency = EvaluationRecording(**(efficiency or {}))
+        self.efficiency = efficiency
+        super().__init__(*args, **kwargs)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        **kwargs: Any,
+    ) -> Any:
+        """Run the Trainer's evaluation, and add efficiency and aIQ to its metrics.
+
+        Args:
+            dataloader: The Trainer's, as all the others.
+            description: The Trainer's.
+            prediction_loss_only: The Trainer's.
+            ignore_keys: The Trainer's.
+            metric_key_prefix: First part of the keys: `"eval"`, `"test"`.
+            kwargs: The Trainer's.
+        """
+        return self.efficiency.watch(
+            self,
+            metric_key_prefix,
+            lambda: super(EfficiencyTrainerMixin, self).evaluation_loop(  # type: ignore[misc]
+                dataloader,
+                description,
+                prediction_loss_only,
+                ignore_keys,
+                metric_key_prefix,
+                **kwargs,
+            ),
+        )
+
+
+def _is_trainer(kind: type) -> bool:
+    return kind is not EfficiencyTrainerMixin and _LOOP in vars(kind)
