@@ -134,6 +134,14 @@ def accelerated() -> dict[str, Any]:
     }
 
 
+def hugging_face() -> dict[str, Any]:
+    """The figures of evaluations by Hugging Face's Trainer."""
+    import huggingface_runs
+
+    found, told = quietly(huggingface_runs.evaluations)
+    return {"told": told, "figures": found}
+
+
 def loop(
     model: nn.Module,
     inputs: torch.Tensor,
