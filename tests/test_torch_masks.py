@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from tensorstate_callbacks import ProbeError, TensorStateWarning
-from tensorstate_callbacks.torch import record
+from tensorstate_callbacks.torch import record, tensor_recorder
 
 LENGTHS = [7, 2, 5, 1, 7, 3, 6, 4]
 IDS = torch.randint(5, 50, (8, 7), generator=torch.Generator().manual_seed(7))
@@ -101,6 +101,23 @@ def test_padded_batches_count_as_their_samples_alone(
     }
     runs = {"batch": run_batches, "array": run_padded}
     assert counts(model, runs.get(how, run), mask=masks[how], **sampling) == expected
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_states_on_a_device_are_masked_too(
+    monkeypatch: pytest.MonkeyPatch, sampling: dict[str, Any]
+) -> None:
+    tokens, recurrent = Tokens(), Recurrent(True)
+    names = ["GRU", "head"]
+    expected = one_by_one(tokens, **sampling)
+    expected_packed = one_by_one(recurrent, attach_to=names, **sampling)
+    # The CPU is taken for a device.
+    monkeypatch.setattr(tensor_recorder, "lies_on_device", lambda tensor: True)
+    found = counts(tokens, lambda _: tokens(IDS, MASK), mask="auto", **sampling)
+    assert found == expected
+    lengths = MASK.sum(1)
+    found = counts(recurrent, lambda _: recurrent(IDS, lengths), attach_to=names, **sampling)
+    assert found == expected_packed
 
 
 def test_without_a_mask_padding_is_told_of_and_counted() -> None:
