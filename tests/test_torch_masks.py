@@ -154,8 +154,7 @@ ENCODERS: dict[str, Any] = {
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", ENCODERS)
 def test_hugging_face_models_leave_padding_out(name: str, attention: str) -> None:
-    network = transformers(name, attn_implementation=attention, **ENCODERS[name])
-    model = network(7)
+    model = hf_model(name, attn_implementation=attention)
     expected = one_by_one(model, positions=3)
     assert len(expected) > 5
 
@@ -164,6 +163,37 @@ def test_hugging_face_models_leave_padding_out(name: str, attention: str) -> Non
             model(ids, attention_mask=mask)
 
     assert counts(model, run, mask="auto", positions=3) == expected
+
+
+def test_what_comes_after_a_masked_module_is_masked_too() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = hf_model("Bert")
+            self.head, self.out = nn.Linear(24, 5), nn.Linear(5, 2)
+
+        def forward(self, ids: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+            hidden = self.inner(ids, attention_mask=kept).last_hidden_state
+            made: torch.Tensor = self.out(self.head(hidden))
+            return made
+
+    model = Outer()
+    expected = one_by_one(model, attach_to="head")
+    assert counts(model, lambda _: model(IDS, MASK), attach_to="head", mask="auto") == expected
+
+
+def test_mask_that_is_written_anew_is_read_anew() -> None:
+    model, mask = Tokens(), MASK.clone()
+
+    def run(_: Any) -> None:
+        model(IDS, mask)
+        model(IDS, mask.fill_(1))
+
+    assert counts(model, run, mask="auto")["first"][0] == sum(LENGTHS) + IDS.numel()
+
+
+def hf_model(name: str, **options: Any) -> nn.Module:
+    return transformers(name, **{**ENCODERS[name], **options})(7)
 
 
 TARGETS = torch.randint(5, 50, (8, 7), generator=torch.Generator().manual_seed(8))
@@ -196,11 +226,13 @@ def test_encoder_and_decoder_have_masks_of_their_own(mask: str, given: str, size
                 more = {given: targets.masked_fill(kept == 0, -100)}
             model(ids, attention_mask=its_mask, decoder_input_ids=targets, **more)
 
-    expected = counts(model, alone)
+    names = ["Linear", "lm_head"]
+    expected = counts(model, alone, attach_to=names)
     assert {each[0] for each in expected.values()} == {sum(LENGTHS), sum(TARGET_LENGTHS)}
     of_memory = next(name for name in expected if name.endswith("EncDecAttention.k"))
     assert expected[of_memory][0] == sum(LENGTHS)
-    assert counts(model, run, mask=mask) == expected
+    assert expected["lm_head"][0] == sum(TARGET_LENGTHS)
+    assert counts(model, run, attach_to=names, mask=mask) == expected
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
