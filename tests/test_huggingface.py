@@ -191,6 +191,10 @@ def test_early_stopping_stops_on_aiq(tmp_path: Path) -> None:
     assert len(set(seen.seen)) == 1
 
 
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
 def test_what_is_generated_is_not_counted(tmp_path: Path) -> None:
     samples = [
         {"input_ids": each["input_ids"], "labels": each["input_ids"].flip(0)}
