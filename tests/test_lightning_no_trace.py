@@ -212,7 +212,7 @@ def test_other_namespace_gets_a_class_of_its_own(monkeypatch: pytest.MonkeyPatch
 
     class Trainer:
         __module__ = f"{OTHER.module}.trainer.trainer"
-        is_global_zero = True
+        is_global_zero, world_size = True, 1
 
     stand_in = ModuleType(OTHER.module)
     stand_in.Callback, stand_in.Trainer = Callback, Trainer  # type: ignore[attr-defined]
