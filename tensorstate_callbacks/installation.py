@@ -14,6 +14,7 @@ from tensorstate_callbacks.states.counter import available_kernels, kernel_repor
 EXTRAS: dict[str, tuple[str, ...]] = {
     "keras": ("keras",),
     "lightning": ("pytorch-lightning", "torch"),
+    "huggingface": ("accelerate", "torch", "transformers"),
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow",),
     "plot": ("matplotlib",),

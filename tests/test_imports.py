@@ -11,6 +11,7 @@ import pytest
 import tensorstate_callbacks
 
 PACKAGE = Path(tensorstate_callbacks.__file__).parent
+USES_FRAMEWORKS = ("torch", "keras", "lightning", "huggingface", "tensorstate")
 FRAMEWORKS = {"torch", "tensorflow", "jax", "keras", "pytorch_lightning", "lightning"}
 # From the source of the flow to its end: a file imports from lines above its own folder's, or from
 # its own folder.
@@ -86,9 +87,7 @@ def test_imports_follow_the_flow(path):
             assert there == here or LEVEL[there] < LEVEL[here], f"{path} imports {module}"
             assert there != "_native" or here in ("_native", "states"), f"{path} imports {module}"
         elif first in FRAMEWORKS:
-            assert here in ("torch", "keras", "lightning", "tensorstate"), (
-                f"{path} imports {module}"
-            )
+            assert here in USES_FRAMEWORKS, f"{path} imports {module}"
 
 
 def test_functions_import_none_of_our_modules():

@@ -17,6 +17,8 @@ from tensorstate_callbacks.states.counter import available_kernels, kernel_repor
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 ALL_INSTALLED = {
+    "accelerate": "1.15.0",
+    "transformers": "5.24.0",
     "keras": "3.15.1",
     "pytorch-lightning": "2.6.6",
     "torch": "2.13.0",
@@ -100,6 +102,7 @@ def test_installed_extras_are_said_with_their_versions(monkeypatch):
     assert extras_said() == {
         "keras": "keras 3.15.1",
         "lightning": "pytorch-lightning 2.6.6, torch 2.13.0",
+        "huggingface": "accelerate 1.15.0, torch 2.13.0, transformers 5.24.0",
         "tensorboard": "tensorboard 2.21.0",
         "mlflow": "mlflow 3.17.2",
         "plot": "matplotlib 3.11.2",
