@@ -68,6 +68,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     _NOT_COPIED = (
         *("watch", "built", "_warn", "evaluation", "_epoch", "_trained", "_in_fit", "_seen"),
         *("_finished", "_trackers", "_layer_ids", "_reported", "_settings", "_model", "params"),
+        *("_window", "_window_report"),
     )
 
     def _check_framework(self) -> None:

@@ -21,7 +21,7 @@ from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Accuracy, Method, describe_value
+from tensorstate_callbacks.recording.settings import Accuracy, Method, Watched, describe_value
 from tensorstate_callbacks.reports.packed_history import HistoryPacker, unpack_history
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 from tensorstate_callbacks.torch.activations import OutputFn
@@ -90,7 +90,7 @@ class EfficiencyHooks(RecordingCallback):
 
     _NOT_COPIED = (
         *("_settings", "_warn", "_reported", "_layers", "_axes", "_modules"),
-        *("_evaluation", "_log", "_recorded", "_trackers", "_packer"),
+        *("_evaluation", "_log", "_recorded", "_trackers", "_packer", "_window", "_window_report"),
     )
 
     def __init__(
@@ -108,6 +108,9 @@ class EfficiencyHooks(RecordingCallback):
         max_memory: float | None = None,
         channel_axis: ChannelAxis = None,
         every_n_epochs: int = 1,
+        on: Watched | Sequence[Watched] = ("val",),
+        every_n_train_steps: int = 50,
+        window: int = 20,
         prefix: str = "",
         layer_metrics: bool | Sequence[str] = True,
         missing_accuracy: Literal["warn", "ignore", "raise"] = "warn",
@@ -128,6 +131,9 @@ class EfficiencyHooks(RecordingCallback):
             max_memory=max_memory,
             channel_axis=channel_axis,
             every_n_epochs=every_n_epochs,
+            on=on,
+            every_n_train_steps=every_n_train_steps,
+            window=window,
             prefix=prefix,
             layer_metrics=layer_metrics,
             missing_accuracy=missing_accuracy,
