@@ -2,30 +2,18 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch.distributed as dist
 
 from tensorstate_callbacks.errors import ProbeError, RankError, TensorStateWarning
 from tensorstate_callbacks.metrics.efficiency import aIQ
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, merge_accuracies
-from tensorstate_callbacks.recording.budget import COUNT_BYTES, kept_levels, level_sizes
-from tensorstate_callbacks.recording.pass_counts import (
-    PassCounts,
-    ProbeCounts,
-    Width,
-    merge_counts,
-    merge_orders,
-    name_widths,
-)
-from tensorstate_callbacks.recording.probe_counter import Counter, ProbeCounter, thinned_to
+from tensorstate_callbacks.recording.pass_counts import PassCounts, merge_orders
 from tensorstate_callbacks.recording.recorder import Recorder
-from tensorstate_callbacks.states.counter import StateCounter
-from tensorstate_callbacks.states.group_counter import GroupCounter
-from tensorstate_callbacks.states.spectrum import Spectrum
 from tensorstate_callbacks.torch.distributed.process_groups import (
     ProcessGroup,
     host_group,
@@ -33,7 +21,13 @@ from tensorstate_callbacks.torch.distributed.process_groups import (
     ranks_of,
     wait_for_ranks,
 )
-from tensorstate_callbacks.torch.distributed.state_exchange import StateExchange
+from tensorstate_callbacks.torch.distributed.rank_levels import (
+    Levels,
+    RankPass,
+    gather,
+    merge_levels,
+    seen_by,
+)
 
 
 class MergedPass(NamedTuple):
@@ -48,61 +42,6 @@ class MergedPass(NamedTuple):
     sums: PassCounts
     accuracy: FoundAccuracy
     doubts: list[str]
-
-
-class Seen(NamedTuple):
-    """What one rank saw of a probe.
-
-    Attributes:
-        distinct: Distinct states at each level, see `recording.budget`; None at those that were
-            given up, and in groups 0.
-        group_size: Neurons of a unit; None where the layer is one unit.
-        n_wanted: Positions of a sample that were to be read.
-    """
-
-    distinct: tuple[int | None, ...]
-    group_size: int | None
-    n_wanted: int
-
-
-class Level(NamedTuple):
-    """One of the counters of a probe; see `recording.budget`.
-
-    Attributes:
-        width: The probe, and its number of neurons.
-        number: 0 for the counter of all positions.
-    """
-
-    width: Width
-    number: int
-
-
-class RankPass(NamedTuple):
-    """What one rank sends the others before states are exchanged.
-
-    Attributes:
-        settings: What it records with, as texts that are equal where the settings are.
-        names: Its probes.
-        dropped: The probes that it forgot, since they turned out not to be meant.
-        seen: What each probe saw, and with how many neurons, in the order it saw them.
-        memory: What its counters may hold together, in bytes; None where there is no limit.
-        most_taken: What they hold at most, in bytes; infinite where something had to be given up.
-        accuracy: The accuracy it found.
-        weight: How much of the data that accuracy is of.
-        doubts: What it had to assume, for each probe where that was so.
-        failure: Why it can't go on, or None.
-    """
-
-    settings: Mapping[str, str]
-    names: tuple[str, ...]
-    dropped: frozenset[str]
-    seen: dict[Width, "Seen"]
-    memory: int | None
-    most_taken: float
-    accuracy: FoundAccuracy
-    weight: float
-    doubts: Mapping[str, str]
-    failure: str | None
 
 
 def merge_passes(
@@ -129,13 +68,30 @@ def merge_passes(
         RankError: Another rank can't go on, records otherwise, or is gone; the message names it.
         Exception: `failure`, or the recorder's error.
     """
-    counters: Mapping[Width, list[Counter | None]] = {}
+    own, counters, failure = pass_of(recorder, accuracy, weight, failure, doubts, settings)
+    with gathered_passes(own, group, failure) as (passes, carrier):
+        sums = merge_levels(counters, passes, carrier)
+    merged = merge_accuracies([p.accuracy for p in passes], [p.weight for p in passes])
+    all_doubts = {name: doubt for p in passes for name, doubt in p.doubts.items()}
+    return MergedPass(sums, merged, list(all_doubts.values()))
+
+
+def pass_of(
+    recorder: Recorder,
+    accuracy: FoundAccuracy,
+    weight: float | None,
+    failure: Exception | None,
+    doubts: Mapping[str, str],
+    settings: Mapping[str, str],
+) -> tuple[RankPass, Levels, Exception | None]:
+    """Return what this rank tells the others, its counters, and why it can't go on, or None."""
+    counters: Levels = {}
     seen, n_states = {}, 0
     try:
         probes = {w: c for w, c in recorder.probe_counters().items() if c.has_seen}
         n_states = sum(c.counter.n_states for c in probes.values())
         counters = {width: probe.levels() for width, probe in probes.items()}
-        seen = {width: _seen(counters[width], probe) for width, probe in probes.items()}
+        seen = {width: seen_by(counters[width], probe) for width, probe in probes.items()}
     except ProbeError as error:
         failure = failure or error
     failure = failure or recorder.error
@@ -154,14 +110,27 @@ def merge_passes(
         dict(doubts),
         None if failure is None else f"{type(failure).__name__}: {failure}",
     )
+    return own, counters, failure
+
+
+@contextmanager
+def gathered_passes(
+    own: RankPass, group: ProcessGroup, failure: Exception | None
+) -> Iterator[tuple[list[RankPass], ProcessGroup]]:
+    """Give the passes of all ranks, and a group that carries their counters inside the block.
+
+    Raises:
+        RankError: Another rank can't go on, records otherwise, or is gone; the message names it.
+        Exception: `failure`.
+    """
     with host_group(group) as carrier:
         try:
-            passes = _gather(own, carrier)
+            passes = gather(own, carrier)
             if failure is not None:
                 raise mark_known(failure)
             _check(dict(zip(ranks_of(group), passes, strict=True)))
             _check_alike(ranks_of(group), _settings_of(passes))
-            sums = _exchange(counters, passes, carrier)
+            yield passes, carrier
         except RuntimeError as error:
             if isinstance(error, (RankError, ProbeError)) or error is failure:
                 raise
@@ -171,9 +140,6 @@ def merge_passes(
                 f"the exchange of counted states between the ranks {ranks_of(group)} broke off, "
                 f"though all of them are there: {error}"
             ) from error
-    merged = merge_accuracies([p.accuracy for p in passes], [p.weight for p in passes])
-    all_doubts = {name: doubt for p in passes for name, doubt in p.doubts.items()}
-    return MergedPass(sums, merged, list(all_doubts.values()))
 
 
 def merge_report(
@@ -218,7 +184,7 @@ def check_settings(settings: Mapping[str, str], group: ProcessGroup) -> None:
     """
     wait_for_ranks(group)
     with host_group(group) as carrier:
-        gathered = _gather(dict(settings), carrier)
+        gathered = gather(dict(settings), carrier)
     _check_alike(ranks_of(group), gathered)
 
 
@@ -229,84 +195,6 @@ def describe_doubts(doubts: Iterable[str]) -> str:
         f"and where these are in the activations had to be assumed: {'; '.join(doubts)}. Evaluate "
         "a number of samples that the ranks divide, or exclude these layers"
     )
-
-
-def _seen(levels: Sequence[Counter | None], probe: ProbeCounter) -> Seen:
-    distinct = [c.n_distinct if isinstance(c, StateCounter) else 0 for c in levels if c is not None]
-    gone: list[int | None] = [None] * (len(levels) - len(distinct))
-    group_size = next((c.group_size for c in levels if isinstance(c, GroupCounter)), None)
-    return Seen((*gone, *distinct), group_size, probe.n_wanted)
-
-
-def _exchange(
-    counters: Mapping[Width, Sequence[Counter | None]],
-    passes: Sequence[RankPass],
-    group: ProcessGroup,
-) -> PassCounts:
-    exchange = StateExchange(group)
-    # A rank without data doesn't find out which layer makes the output.
-    dropped = {name for p in passes for name in p.dropped}
-    widths = [w for w in merge_orders(p.seen for p in passes) if w.probe not in dropped]
-    budget = min((p.memory for p in passes if p.memory is not None), default=None)
-    most_taken = sum(p.most_taken for p in passes)
-    is_short = most_taken == math.inf or (budget is not None and most_taken > budget)
-    own: dict[Level, ProbeCounts] = {}
-    merged: dict[Level, ProbeCounts] = {}
-    for width in widths:
-        seen = [p.seen[width] for p in passes if width in p.seen]
-        group_size = next((each.group_size for each in seen if each.group_size), None)
-        levels = counters.get(width, ())
-        if group_size is not None:
-            if any(None in each.distinct for each in seen):
-                continue
-            own_tables = levels[0] if levels else None
-            if not isinstance(own_tables, GroupCounter):
-                own_tables = GroupCounter(width.n_neurons, group_size)
-            merged[Level(width, 0)] = exchange.sum_tables(own_tables)
-            continue
-        for level in range(max(len(each.distinct) for each in seen) if is_short else 1):
-            # Of one position, a further level would read the same.
-            distinct = [each.distinct[min(level, len(each.distinct) - 1)] for each in seen]
-            if None not in distinct:
-                counter = levels[min(level, len(levels) - 1)] if levels else None
-                if not isinstance(counter, StateCounter):
-                    counter = StateCounter(width.n_neurons)
-                spectrum = exchange.own_share(counter, max(filter(None, distinct))).spectrum()
-                own[Level(width, level)] = ProbeCounts(spectrum, counter.fired())
-    gathered = _gather(own, group)
-    merged |= {key: merge_counts([part[key] for part in gathered]) for key in own}
-    kept: dict[Width, int | None] = dict.fromkeys(widths, 0)
-    if is_short:
-        sizes = {width: _sizes_of(width, merged) for width in widths}
-        kept = kept_levels(sizes, math.inf if budget is None else budget)
-    n_wanted = {w: max(p.seen[w].n_wanted for p in passes if w in p.seen) for w in widths}
-    left_out = {width.probe for width, level in kept.items() if level is None}
-    thinned = {w: to for w, level in kept.items() if (to := thinned_to(level, n_wanted[w]))}
-    names = merge_orders(p.names for p in passes)
-    return PassCounts(
-        tuple(name for name in names if name not in dropped | left_out),
-        {w: merged[Level(w, level)] for w, level in kept.items() if level is not None},
-        name_widths(thinned),
-    )
-
-
-def _sizes_of(width: Width, merged: Mapping[Level, ProbeCounts]) -> list[int | None]:
-    counted = {key.number: counts.counted for key, counts in merged.items() if key.width == width}
-    tables = counted.get(0)
-    if isinstance(tables, np.ndarray):
-        return [COUNT_BYTES * len(tables)]
-    distinct = [
-        spectrum.n_distinct if isinstance(spectrum := counted.get(number), Spectrum) else None
-        for number in range(max(counted, default=-1) + 1)
-    ]
-    # Some rank may have had to give up all of them.
-    return level_sizes(width.n_neurons, distinct) or [None]
-
-
-def _gather(value: Any, group: ProcessGroup) -> list[Any]:
-    gathered: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(gathered, value, group=group)
-    return gathered
 
 
 def _check(passes: Mapping[int, RankPass]) -> None:
