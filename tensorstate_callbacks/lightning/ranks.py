@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
+from tensorstate_callbacks.recording.rank_passes import MergedPass
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples, OwnSamples
 from tensorstate_callbacks.torch.distributed.process_groups import (
@@ -15,7 +16,6 @@ from tensorstate_callbacks.torch.distributed.process_groups import (
     wait_for_ranks,
 )
 from tensorstate_callbacks.torch.distributed.ranks import (
-    MergedPass,
     check_settings,
     merge_passes,
 )

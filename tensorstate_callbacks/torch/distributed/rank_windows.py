@@ -16,21 +16,21 @@ from tensorstate_callbacks.recording.pass_counts import (
     merge_counts,
 )
 from tensorstate_callbacks.recording.probe_counter import Counter
-from tensorstate_callbacks.recording.recorder import Recorder
-from tensorstate_callbacks.recording.windows import BatchCounts, StateWindow
-from tensorstate_callbacks.states.group_counter import GroupCounter, table_size
-from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup, wait_for_ranks
-from tensorstate_callbacks.torch.distributed.rank_levels import (
+from tensorstate_callbacks.recording.rank_levels import (
     Levels,
     RankPass,
     exchange_levels,
-    gather,
     group_counter,
     n_wanted,
     probe_names,
     probed_widths,
 )
-from tensorstate_callbacks.torch.distributed.ranks import gathered_passes, pass_of
+from tensorstate_callbacks.recording.rank_passes import pass_of
+from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.recording.windows import BatchCounts, StateWindow
+from tensorstate_callbacks.states.group_counter import GroupCounter, table_size
+from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup, wait_for_ranks
+from tensorstate_callbacks.torch.distributed.ranks import gathered_passes
 from tensorstate_callbacks.torch.distributed.state_exchange import StateExchange
 
 
@@ -100,7 +100,7 @@ def _kept(
         for n, counter in found.items()
         if not isinstance(counter, GroupCounter)
     }
-    gathered = gather(own, group)
+    gathered = StateExchange(group).gather(own)
     sizes: dict[Width, list[int | None]] = {}
     for width, found in levels.items():
         tables = found.get(0)
@@ -121,10 +121,10 @@ def _sum(counts: PassCounts, group: ProcessGroup) -> PassCounts:
     """Sum up what the ranks' windows hold."""
     tables = {w: c for w, c in counts.probes.items() if isinstance(c, GroupCounter)}
     states = {w: ProbeCounts.of(c) for w, c in counts.probes.items() if w not in tables}
-    gathered = gather((states, [*tables], dict(counts.thinned)), group)
+    exchange, merged = StateExchange(group), {}
+    gathered = exchange.gather((states, [*tables], dict(counts.thinned)))
     # On some rank there may have been no memory for the sum of the batches.
     everywhere = {*counts.probes}.intersection(*({*s, *t} for s, t, _ in gathered))
-    exchange, merged = StateExchange(group), {}
     for width in (width for width in counts.probes if width in everywhere):
         if width in tables:
             merged[width] = exchange.sum_tables(tables[width])

@@ -1,11 +1,13 @@
-"""Exchange the counters of all ranks, at as many levels as the memory of a pass may need."""
+"""Exchange the counters of all ranks, at as many levels as the memory of a pass may need.
+
+What carries them is a framework's.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import torch.distributed as dist
 
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.budget import COUNT_BYTES, kept_levels, level_sizes
@@ -21,8 +23,28 @@ from tensorstate_callbacks.recording.probe_counter import Counter, ProbeCounter,
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.spectrum import Spectrum
-from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup
-from tensorstate_callbacks.torch.distributed.state_exchange import StateExchange
+
+
+class Exchange(Protocol):
+    """What carries counted states between ranks; all of them call it alike."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, by rank."""
+
+    def own_share(self, counter: StateCounter, most_distinct: int) -> StateCounter:
+        """Return all ranks' counts of the states that belong to this rank.
+
+        Args:
+            counter: What this rank counted; it stays as it is.
+            most_distinct: Distinct states of the rank that has most of them.
+        """
+
+    def sum_tables(self, counter: GroupCounter) -> ProbeCounts:
+        """Return what all ranks' counters of groups have counted together.
+
+        Args:
+            counter: What this rank counted; it stays as it is.
+        """
 
 
 class Seen(NamedTuple):
@@ -84,13 +106,13 @@ class RankPass(NamedTuple):
     failure: str | None
 
 
-def merge_levels(counters: Levels, passes: Sequence[RankPass], group: ProcessGroup) -> PassCounts:
+def merge_levels(counters: Levels, passes: Sequence[RankPass], exchange: Exchange) -> PassCounts:
     """Return what all ranks counted together; a collective.
 
     Args:
         counters: What this rank counted.
         passes: Of all ranks.
-        group: Carries tensors in host memory.
+        exchange: Carries what the ranks counted.
     """
     widths = probed_widths(passes)
     budget = min((p.memory for p in passes if p.memory is not None), default=None)
@@ -98,7 +120,6 @@ def merge_levels(counters: Levels, passes: Sequence[RankPass], group: ProcessGro
     is_short = most_taken == math.inf or (budget is not None and most_taken > budget)
     own: dict[Level, ProbeCounts] = {}
     merged: dict[Level, ProbeCounts] = {}
-    exchange = StateExchange(group)
     for width, group_size in widths.items():
         if group_size is None:
             for level, share in exchange_levels(width, counters, passes, exchange, every=is_short):
@@ -106,7 +127,7 @@ def merge_levels(counters: Levels, passes: Sequence[RankPass], group: ProcessGro
         elif all(None not in p.seen[width].distinct for p in passes if width in p.seen):
             tables = group_counter(width, group_size, counters)
             merged[Level(width, 0)] = exchange.sum_tables(tables)
-    gathered = gather(own, group)
+    gathered = exchange.gather(own)
     merged |= {key: merge_counts([part[key] for part in gathered]) for key in own}
     kept: dict[Width, int | None] = dict.fromkeys(widths, 0)
     if is_short:
@@ -152,7 +173,7 @@ def exchange_levels(
     width: Width,
     counters: Levels,
     passes: Sequence[RankPass],
-    exchange: StateExchange,
+    exchange: Exchange,
     *,
     every: bool,
 ) -> Iterator[tuple[Level, StateCounter]]:
@@ -195,13 +216,6 @@ def _sizes_of(width: Width, merged: Mapping[Level, ProbeCounts]) -> list[int | N
     ]
     # Some rank may have had to give up all of them.
     return level_sizes(width.n_neurons, distinct) or [None]
-
-
-def gather(value: Any, group: ProcessGroup) -> list[Any]:
-    """Return the values of all ranks, by rank: a collective."""
-    gathered: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(gathered, value, group=group)
-    return gathered
 
 
 def seen_by(levels: Sequence[Counter | None], probe: ProbeCounter) -> Seen:
