@@ -21,6 +21,8 @@ from tensorstate_callbacks.keras.backends import (
     make_uncompiled,
     wants_device,
 )
+from tensorstate_callbacks.keras.backends.jax_ranks import find_ranks
+from tensorstate_callbacks.keras.backends.jax_shards import EachPart, own_counts
 from tensorstate_callbacks.keras.device_states import Firing
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.machine import available_processors
@@ -32,7 +34,7 @@ try:
 except ImportError:  # an older JAX, the latest for Python 3.10
     from jax.core import get_opaque_trace_state
 
-__all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally"]
+__all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally", "find_ranks"]
 
 Observe: TypeAlias = Callable[[Any], None]
 State: TypeAlias = tuple[Any, ...]
@@ -93,7 +95,7 @@ class Tally:
         """Count the numbers in a tensor whenever the step runs."""
         zeros = jnp.zeros(self._n_counts, "int32")
         counts = zeros.at[codes.reshape(-1)].add(1)
-        tap(counts, WeakObserver(self._hold, codes.shape[0]))
+        _tap_whole(counts, WeakObserver(self._hold, codes.shape[0]))
 
     def _hold(self, most: int, counts: Any) -> None:
         """Add the counts of a step, none of which is above `most`."""
@@ -105,7 +107,7 @@ class Tally:
 
     def read(self) -> npt.NDArray[np.int64]:
         """Return the counts."""
-        return self._read if self._held is None else self._read + np.asarray(self._held)
+        return self._read if self._held is None else self._read + own_counts(self._held)
 
     def reset(self) -> None:
         """Begin at zero again."""
@@ -118,9 +120,17 @@ MOST_HELD = 2**31 - 1
 
 
 def tap(tensor: jax.Array, observe: Observe) -> None:
-    """Give a tensor's values to `observe`, once each time the step runs, when it has run."""
+    """Give a tensor's values to `observe`, once each time the step runs, when it has run.
+
+    Where processes share a tensor, each is given the samples that it holds, part by part.
+    """
     if isinstance(tensor, JAXSparse):
         tensor = tensor.todense()
+    _tap_whole(tensor, EachPart(observe))
+
+
+def _tap_whole(tensor: jax.Array, observe: Observe) -> None:
+    """Give a tensor itself to `observe`, wherever its values lie."""
     taps = _taps.get()
     if taps is None:
         # A test function of the model's own making, which doesn't call its test step.
@@ -184,7 +194,7 @@ class _ProbedStep:
         self._kept = kept
         try:
             outputs, state, observers, tensors = self._run(state, batch)
-            if None in tensors:
+            if any(tensor is None for tensor in tensors):
                 jax.effects_barrier()  # type: ignore[no-untyped-call]
         finally:
             self._kept = None
