@@ -153,7 +153,11 @@ class Watch:
             self._refuse(name, str(error))
             return None
         self._taken[name] = None
-        return self.counting.take(site, decided, tensor)
+        try:
+            return self.counting.take(site, decided, tensor)
+        except ValueError as error:
+            self._refuse(name, str(error))
+            return None
 
     def end_step(self, flow: AxisFlow | None) -> None:
         """Draw the conclusions from a test step, if the model was called or traced in it.

@@ -134,6 +134,7 @@ def _tap_whole(tensor: jax.Array, observe: Observe) -> None:
     taps = _taps.get()
     if taps is None:
         # A test function of the model's own making, which doesn't call its test step.
+        _check_callback()
         io_callback(lambda array: observe(np.asarray(array)), None, jax.lax.stop_gradient(tensor))
     else:
         taps.add(tensor, observe)
@@ -225,6 +226,16 @@ class _ProbedStep:
             self._kept.setdefault(observe, []).append(tensor)
 
 
+def _check_callback() -> None:
+    """Raise `ValueError` where a callback of the compiled code wouldn't see every batch."""
+    if jax.process_count() > 1:
+        # XLA calls the first process only, and not before the step is over.
+        raise ValueError(
+            "it runs in a trace of its own (a scan, rematerialization, a test function of the "
+            f"model's own making), out of which nothing comes in {jax.process_count()} processes"
+        )
+
+
 class _Taps:
     """The taps in one trace of a step, in forward order.
 
@@ -250,6 +261,7 @@ class _Taps:
         """Add the next tap."""
         is_output = self._trace == _current_trace()
         if not is_output:
+            _check_callback()
             # A test step may take derivatives, which callbacks don't have.
             io_callback(partial(self._keep, observe), None, jax.lax.stop_gradient(tensor))
         self.observers.append(observe)

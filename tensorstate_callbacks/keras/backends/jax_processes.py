@@ -13,8 +13,8 @@ import jax
 
 from tensorstate_callbacks.errors import RankError
 
-WAIT_SECONDS = 600.0
-"""How long processes wait for each other."""
+WAIT_SECONDS = 300.0
+"""How long processes wait for each other: as long as `jax.distributed.initialize` does."""
 
 # Between two looks at whether the user wants to stop.
 _LOOK_SECONDS = 1.0
@@ -55,7 +55,8 @@ class ProcessStore:
         Raises:
             RankError: A process failed instead, or didn't come in time; names it.
         """
-        keys = [f"{self._next_turn()}/{rank}" for rank in range(self.n_ranks)]
+        turn = self._next_turn()
+        keys = [f"{turn}/{rank}" for rank in range(self.n_ranks)]
         self._leave(keys[self.rank], value)
         values = self._wait({rank: key for rank, key in enumerate(keys) if rank != self.rank})
         for key in self._left:
