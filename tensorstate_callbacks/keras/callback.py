@@ -33,6 +33,10 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     other callback finds them, wherever it stands in the list. Training isn't touched, no pass is
     added, and nothing of it has any effect on the model when the evaluation is over.
 
+    On JAX, all processes that `keras.distribution` connects log the figures that one process has of
+    the same data. Each is given the callback, and as many samples as the others. What goes wrong in
+    one of them is raised as the evaluation ends, as the others would wait for its next batch.
+
     With `model.evaluate(..., callbacks=[callback])` outside of fit, the keys are `aiq`,
     `efficiency` and `efficiency/<layer>`, in `return_dict=True` results and in `callback.last`.
 
@@ -53,13 +57,17 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         TypeError: An argument is of the wrong kind, or the model is one of Keras 2.
         ValueError: An argument is out of its range, the Keras backend is not supported, or
             TF_CONFIG names several TensorFlow workers. As training begins: a layer is the cell of a
-            recurrent one, a key of `channel_axis` matches no probed layer, or processes share the
-            model.
+            recurrent one, a key of `channel_axis` matches no probed layer, TensorFlow's workers
+            share the model, or JAX runs in several processes that `keras.distribution` doesn't
+            connect.
+        RankError: JAX's processes share the evaluations, and another one failed, has other
+            arguments, or didn't come within five minutes; the message names it.
 
     Warns:
         TensorStateWarning: Once a fit each: nothing tells which axis holds a layer's neurons; the
             probed layers hold less than nine tenths of the weights, though none were chosen; masks
-            say that padding is counted; layers have nothing to count.
+            say that padding is counted; layers have nothing to count; torch.distributed connects
+            processes, which Keras doesn't know of.
 
     Example:
         callback = tensorstate_callbacks.keras.EfficiencyCallback()
