@@ -68,7 +68,7 @@ def build(*more: layers.Layer, **options: Any) -> keras.Model:
         ]
     )
     rng = np.random.default_rng(1)
-    model.set_weights([rng.integers(-2, 3, w.shape) for w in model.get_weights()])
+    model.set_weights([rng.integers(-2, 3, w.shape) for w in model.weights])
     loss = "sparse_categorical_crossentropy"
     model.compile(keras.optimizers.SGD(0.0), loss, metrics=["accuracy"], **options)
     return model
@@ -198,7 +198,7 @@ def among_several() -> dict[str, Any]:
     found["failures"], found["absence"] = failures(), absence()
     mesh = keras.distribution.DeviceMesh((1, len(devices)), ("batch", "model"), devices)
     layout = keras.distribution.LayoutMap(mesh)
-    layout["fc/kernel"], layout["wide/kernel"] = (None, "model"), (None, None, None, "model")
+    layout[".*fc/kernel"], layout[".*wide/kernel"] = (None, "model"), (None, None, None, "model")
     keras.distribution.set_distribution(
         keras.distribution.ModelParallel(
             layout_map=layout, batch_dim_name="batch", auto_shard_dataset=False
