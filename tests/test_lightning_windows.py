@@ -424,7 +424,7 @@ def test_a_fit_of_few_batches_says_that_nothing_was_recorded() -> None:
     with pytest.warns(TensorStateWarning) as caught:
         fit(Classifier(), EfficiencyCallback(on=("val", "train")))
     (text,) = ours(caught)
-    assert "every 50th batch was to be, and there were fewer" in text
+    assert "of every 50 batches one was to be, and there were fewer" in text
 
 
 def test_without_evaluations_nothing_is_said_of_them() -> None:

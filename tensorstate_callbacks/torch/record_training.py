@@ -135,9 +135,10 @@ class TrainingRecording:
         """
         if not len(self._window):
             raise ProbeError(
-                f"no training batch has been recorded yet: every "
-                f"{self._settings.every_n_train_steps}th is, and there were {self.n_batches}. Run "
-                "each batch inside `with training.batch()`, or give a smaller every_n_train_steps"
+                "no training batch has been recorded yet: of every "
+                f"{self._settings.every_n_train_steps} batches one is, and there were "
+                f"{self.n_batches}. Run each batch inside `with training.batch()`, or give a smaller "
+                "every_n_train_steps"
             )
         settings = self._settings
         counts = self._window.counts() if self._counts is None else self._counts
