@@ -311,12 +311,19 @@ def test_what_is_counted_is_what_the_step_runs_first(kind: type[Classifier], n_p
         assert_recount(last, outputs.batches[1::2][-3:])
 
 
-def test_hooks_of_other_callbacks_may_run_the_model() -> None:
+@pytest.mark.parametrize("how", ["model", "training_step"])
+def test_hooks_of_other_callbacks_may_run_the_model_or_its_step(how: str) -> None:
     class Meddling(pl.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-            pl_module(VAL.tensors[0])
+            if how == "model":
+                pl_module(VAL.tensors[0])
+            else:
+                pl_module.training_step(VAL.tensors, 0)
 
-        on_before_backward = on_after_backward = on_train_batch_end = on_train_batch_start
+        on_train_batch_end = on_train_batch_start
+
+        def on_before_backward(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            pl_module(VAL.tensors[0])
 
     alone, first, last = watch(), watch(), watch()
     fit(Classifier(), alone)

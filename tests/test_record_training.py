@@ -176,7 +176,7 @@ def test_a_report_before_any_batch_says_what_to_do() -> None:
     training = record_training(model, every_n_train_steps=2)
     with training.batch():
         model(images(4))
-    with pytest.raises(ProbeError, match="of every 2 batches one is, and there were 1. Run each"):
+    with pytest.raises(ProbeError, match="1 were run, and of every 2 one is recorded. Run each"):
         training.report()
     with training.batch():
         pass

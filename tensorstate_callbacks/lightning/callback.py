@@ -230,7 +230,6 @@ class EfficiencyHooks(RecordingCallback):
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin to track, now that the sanity check has shown which layers are probed."""
         self._begin_windows()
-        self._log.withdraw(trainer, "train")
         layers = self._pick_layers(pl_module).expected()
         self._trackers.begin(
             self._settings,

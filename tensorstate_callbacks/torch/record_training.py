@@ -135,10 +135,9 @@ class TrainingRecording:
         """
         if not len(self._window):
             raise ProbeError(
-                "no training batch has been recorded yet: of every "
-                f"{self._settings.every_n_train_steps} batches one is, and there were "
-                f"{self.n_batches}. Run each batch inside `with training.batch()`, or give a smaller "
-                "every_n_train_steps"
+                f"no training batch has been recorded yet: {self.n_batches} were run, and of every "
+                f"{self._settings.every_n_train_steps} one is recorded. Run each batch inside "
+                "`with training.batch()`, or give a smaller every_n_train_steps"
             )
         settings = self._settings
         counts = self._window.counts() if self._counts is None else self._counts
