@@ -1,7 +1,9 @@
 """Windows of a training loop of one's own recount its batches, and training knows nothing of it."""
 
+import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch_models import images, small_net
 
+import tensorstate_callbacks
 from tensorstate_callbacks import NoLayerMatchedError, ProbeError, TensorStateWarning
+from tensorstate_callbacks.lightning import EfficiencyCallback
 from tensorstate_callbacks.torch import TrainingRecording, record, record_training
 
 pytestmark = pytest.mark.filterwarnings("ignore:In windows of training batches. Coverage")
@@ -230,3 +234,24 @@ def test_fabric_loops() -> None:
         reports.append(training.report())
     assert list(reports[0].layers) == ["0", "2"]
     assert reports[0] == reports[1]
+
+
+def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    callback, loop = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    model = small_net()
+    names = {
+        "EfficiencyCallback": EfficiencyCallback,
+        "tensorstate_callbacks": tensorstate_callbacks,
+        "model": model,
+        "loss_fn": nn.functional.cross_entropy,
+        "loader": [(images(6), torch.arange(6) % 4)] * 101,
+        "optimizer": torch.optim.SGD(model.parameters(), 0.01),
+    }
+    exec(callback, names)  # noqa: S102
+    made: Any = names["callback"]
+    assert (made.on, made.every_n_train_steps, made.window) == (("val", "train"), 50, 20)
+    exec(loop, names)  # noqa: S102
+    training: Any = names["training"]
+    assert training.report().layers["0"].n_states == 2 * 6 * 49
+    assert capsys.readouterr().out.count("train_efficiency/0") == 2
