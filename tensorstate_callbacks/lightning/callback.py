@@ -47,9 +47,9 @@ class EfficiencyHooks(RecordingCallback):
     LightningModule's own `log`, after everything else of that pass has been logged: loggers,
     EarlyStopping, ModelCheckpoint, learning rate schedulers and progress bars see them, wherever
     this callback stands in the list. No pass is added, training isn't touched unless `on` asks for
-    it, and the model carries nothing of it when the pass is over. Only what the model runs within `validation_step`
-    or `test_step` is counted. In the sanity check the probes are tried, so that a layer that can't
-    be counted ends the run there, but nothing is logged.
+    it, and the model carries nothing of it when the pass is over. Only what the model runs within
+    `validation_step` or `test_step` is counted. In the sanity check the probes are tried, so that a
+    layer that can't be counted ends the run there, but nothing is logged.
 
     A value that this pass doesn't have is taken out of `trainer.callback_metrics`, so that nobody
     acts on an old one: `val_aiq` where the accuracy is missing, all keys in the epochs that
@@ -59,9 +59,9 @@ class EfficiencyHooks(RecordingCallback):
     same `every_n_epochs`.
 
     With `on=("val", "train")` or `on="train"` it also records the training step of every
-    `every_n_train_steps`-th batch, and logs `train_efficiency` and `train_efficiency/<layer>` of the
-    last `window` recorded ones: to loggers at that step, whatever `log_every_n_steps` says, to the
-    progress bar and to callbacks that come later in the list, as checkpoints do. Batches are
+    `every_n_train_steps`-th batch, and logs `train_efficiency` and `train_efficiency/<layer>` of
+    the last `window` recorded ones: to loggers at that step, whatever `log_every_n_steps` says, to
+    the progress bar and to callbacks that come later in the list, as checkpoints do. Batches are
     counted from the fit's beginning, over epochs and checkpoints, whether or not the optimizer
     steps after each. A recorded step runs uncompiled where the model is compiled, which may round
     otherwise in the last bits; else training is the same to the bit. What the backward pass runs
