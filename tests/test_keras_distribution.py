@@ -1,4 +1,4 @@
-"""Models spread over devices count exactly; models spread over processes are refused."""
+"""Models spread over devices count exactly; those over TensorFlow's workers are refused."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import pytest
 
+from tensorstate_callbacks.errors import TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
 
 BACKEND = keras.backend.backend()
@@ -158,17 +159,16 @@ print(json.dumps(messages))
             assert "evaluate in one process: model.evaluate(..., callbacks=[callback])" in message
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="JAX's processes")
-def test_processes_of_jax_are_refused(monkeypatch):
-    import jax
-
-    from tensorstate_callbacks.keras import EfficiencyCallback
+@pytest.mark.skipif(BACKEND != "torch", reason="torch's processes")
+def test_processes_that_keras_does_not_know_of_are_warned_of(monkeypatch):
+    import torch
 
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)])
     model.compile("sgd", "mse")
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     callbacks = keras.callbacks.CallbackList([EfficiencyCallback()], model=model)
-    with pytest.raises(ValueError, match="JAX runs in 2 processes"):
+    with pytest.warns(TensorStateWarning, match="connects 2 processes, which Keras doesn't know"):
         callbacks.on_test_begin()
 
 

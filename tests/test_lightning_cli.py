@@ -80,6 +80,8 @@ def written(folder: Path, **arguments: Any) -> Path:
         {"attach_to": "net.0", "channel_axis": -1, "method": "both", "threshold": 0.25},
         {"attach_to": "net.0", "channel_axis": {"net.0": 1}, "layer_metrics": ["dead", "entropy"]},
         {"layer_metrics": False, "beta": 1, "alpha": 2.0, "prefix": "x_", "every_n_epochs": 1},
+        {"on": ["val", "train"], "every_n_train_steps": 1, "window": 3},
+        {"on": "val"},
         {"accuracy": "val_acc", "missing_accuracy": "raise", "log_extras": None},
     ],
     ids=str,
@@ -118,6 +120,7 @@ def test_each_argument_is_kept_under_its_own_name() -> None:
         **{"accuracy": "top1", "threshold": 0.5, "channel_axis": 1, "every_n_epochs": 6},
         **{"mask": "attention_mask"},
         **{"group_size": 8, "positions": 64, "max_memory": 10**9},
+        **{"on": ("val", "train"), "every_n_train_steps": 9, "window": 5},
         **{"prefix": "x_", "layer_metrics": False, "missing_accuracy": "ignore"},
         **{"log_extras": None, "output_fn": lambda name, output: output, "dataloader_idx": 7},
     }

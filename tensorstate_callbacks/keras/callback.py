@@ -1,12 +1,13 @@
 """Record the validation passes that Keras's fit makes, or an evaluate."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 
 from tensorstate_callbacks.errors import WarnOnce
-from tensorstate_callbacks.keras.backends import current_backend
+from tensorstate_callbacks.keras.backends import Ranks, current_backend
 from tensorstate_callbacks.keras.evaluation import BuiltFunction, Evaluation, FitBracket
 from tensorstate_callbacks.keras.picking import (
     check_not_a_worker,
@@ -18,8 +19,10 @@ from tensorstate_callbacks.keras.trackers import find_trackers
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.loggers.tensorboard import check_drawing
 from tensorstate_callbacks.loggers.tracker import Trackers
+from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.callback import RecordingCallback
-from tensorstate_callbacks.recording.pass_counts import PassInfo
+from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
+from tensorstate_callbacks.recording.recorder import Recorder
 
 
 class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
@@ -29,6 +32,10 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     `val_aiq`, `val_efficiency` and `val_efficiency/<layer>` to the logs of the epoch, where every
     other callback finds them, wherever it stands in the list. Training isn't touched, no pass is
     added, and nothing of it has any effect on the model when the evaluation is over.
+
+    On JAX, all processes that `keras.distribution` connects log the figures that one process has of
+    the same data. Each is given the callback, and as many samples as the others. What goes wrong in
+    one of them is raised as the evaluation ends, as the others would wait for its next batch.
 
     With `model.evaluate(..., callbacks=[callback])` outside of fit, the keys are `aiq`,
     `efficiency` and `efficiency/<layer>`, in `return_dict=True` results and in `callback.last`.
@@ -50,13 +57,17 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         TypeError: An argument is of the wrong kind, or the model is one of Keras 2.
         ValueError: An argument is out of its range, the Keras backend is not supported, or
             TF_CONFIG names several TensorFlow workers. As training begins: a layer is the cell of a
-            recurrent one, a key of `channel_axis` matches no probed layer, or processes share the
-            model.
+            recurrent one, a key of `channel_axis` matches no probed layer, TensorFlow's workers
+            share the model, or JAX runs in several processes that `keras.distribution` doesn't
+            connect.
+        RankError: JAX's processes share the evaluations, and another one failed, has other
+            arguments, or didn't come within five minutes; the message names it.
 
     Warns:
         TensorStateWarning: Once a fit each: nothing tells which axis holds a layer's neurons; the
             probed layers hold less than nine tenths of the weights, though none were chosen; masks
-            say that padding is counted; layers have nothing to count.
+            say that padding is counted; layers have nothing to count; torch.distributed connects
+            processes, which Keras doesn't know of.
 
     Example:
         callback = tensorstate_callbacks.keras.EfficiencyCallback()
@@ -67,7 +78,9 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
 
     _NOT_COPIED = (
         *("watch", "built", "_warn", "evaluation", "_epoch", "_trained", "_in_fit", "_seen"),
-        *("_finished", "_trackers", "_layer_ids", "_reported", "_settings", "_model", "params"),
+        *("_finished", "_trackers", "_layer_ids", "_reported", "_settings", "_ranks"),
+        *("_model", "params"),
+        *("_window", "_window_report"),
     )
 
     def _check_framework(self) -> None:
@@ -88,6 +101,8 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         # Whether the last evaluation came to its end, so that what was found out in it holds.
         self._finished = False
         self._trackers = Trackers()
+        # The processes that share the evaluations, None where there is but this one.
+        self._ranks: Ranks | None = None
         self._layer_ids: list[int] = []
         # Keras's own.
         self._model: Any = None
@@ -100,11 +115,12 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Pick the layers, and see to it that validation passes are left clean."""
-        self._take_settings()
-        check_drawing(self._settings)
-        self._warn.reset()
-        self._reported = None
-        self._pick_probes()
+        with self._begun():
+            check_drawing(self._settings)
+            self._reported = None
+            self._pick_probes()
+        if self._ranks is not None:
+            self._ranks.check_settings(self._settings.comparable())
         self._seen, self._trackers = False, Trackers()
         FitBracket.put_on(self.model)
         # Last, as it is the first to go: an evaluation outside of fit has a bracket, or no fit.
@@ -124,15 +140,15 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         self._in_fit = self.model is self._trained and (call is None or call.is_of_fit)
         finished, self._finished = self._finished, False
         if not self._in_fit:
-            self._take_settings()
-            self._warn.reset()
-            self._pick_probes(keep=finished)
+            with self._begun():
+                self._pick_probes(keep=finished)
         elif self._layer_ids != ids_of_layers(self.model):
             # Layers were added since, or built with their first batch.
             self._pick_probes()
         if self._in_fit and not self._seen:
             self._seen = True
-            self._trackers = find_trackers(call and call.callbacks, self._settings)
+            if self._ranks is None or self._ranks.rank == 0:
+                self._trackers = find_trackers(call and call.callbacks, self._settings)
             self._trackers.begin(self._settings, self.watch.expected_names())
         if self._in_fit and not self._settings.is_due(self._epoch):
             return
@@ -186,8 +202,8 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             step=self._steps_made(),
             stage="val" if self._in_fit else "test",
         )
-        counted = self.watch.counted(recorder)
-        report = self._conclude(counted, self._find_accuracy(logs), info, compare=self._in_fit)
+        counted, found = self._counted(recorder, logs)
+        report = self._conclude(counted, found, info, compare=self._in_fit)
         self._finished = True
         if report is None:
             return {}
@@ -197,6 +213,41 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         return report.scalars(
             settings.prefix, layer_metrics=settings.layer_metrics, with_stage=False
         )
+
+    def fail(self, failure: BaseException) -> None:
+        """Let other processes know that this one has broken off an evaluation that they share."""
+        if self._ranks is not None and self.watch.counting.recorder is not None:
+            self._ranks.send_failure(failure)
+
+    @contextmanager
+    def _begun(self) -> Iterator[None]:
+        """Find the processes, and let them know if this one fails in what begins a run."""
+        self._ranks = current_backend().find_ranks()
+        # The others give the same warnings as the first.
+        self._warn.reset(silent=self._ranks is not None and self._ranks.rank > 0)
+        try:
+            self._take_settings()
+            yield
+        except Exception as error:
+            if self._ranks is not None:
+                self._ranks.send_failure(error)
+            raise
+
+    def _counted(
+        self, recorder: Recorder, logs: Mapping[str, Any]
+    ) -> tuple[Recorder | PassCounts, FoundAccuracy]:
+        """Return what was counted, by all processes that share the evaluation, and its accuracy."""
+        if self._ranks is None:
+            return self.watch.counted(recorder), self._find_accuracy(logs)
+        failure = None
+        try:
+            self.watch.counted(recorder)
+        except Exception as error:  # noqa: BLE001 - raised once the other processes know of it
+            failure = error
+        merged = self._ranks.merge(
+            recorder, lambda: self._find_accuracy(logs), failure, self._settings.comparable()
+        )
+        return merged.sums, merged.accuracy
 
     def _pick_probes(self, *, keep: bool = False) -> None:
         """Pick the layers to watch.
@@ -211,6 +262,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             self.watch.begin_again(settings)
         else:
             self.watch, self.built = watch, None
+        self.watch.defers = self._ranks is not None
         self._layer_ids = layer_ids
 
     def _steps_made(self) -> int | None:

@@ -47,6 +47,9 @@ class Watcher(Protocol):
     def finish(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """Take the results of the evaluation, return what is to join them."""
 
+    def fail(self, failure: BaseException) -> None:
+        """Take note that an error ends the evaluation."""
+
 
 class BuiltFunction:
     """A test function with probes in it, and what it was built for.
@@ -317,6 +320,11 @@ class FitBracket:
             try:
                 self._running = RunningEvaluate(kwargs.get("callbacks"))
                 return evaluate(*args, **kwargs)
+            except BaseException as failure:
+                evaluation = _open.get(id(self._model))
+                for watcher in [] if evaluation is None else evaluation._watching():
+                    watcher.fail(failure)
+                raise
             finally:
                 self._end(before)
         finally:

@@ -42,6 +42,7 @@ def pick_probes(
             probed layer, or processes share the model.
     """
     check_one_process(model)
+    warn_of_torch_ranks(warn)
     layers = named_layers(model)
     default, by_default = default_layers(model, layers), settings.attach_to is None
     attach_to = None
@@ -139,17 +140,30 @@ def check_one_process(model: keras.Model) -> None:
     """Raise `ValueError` if an evaluation of the model is one of several processes' share.
 
     Replicas within a process (MirroredStrategy, the devices of a DataParallel) share its counters.
-    Processes would each count what they see, and log figures of a part of the data.
+    TensorFlow's workers would each count what they see, and log figures of a part of the data.
     """
     strategy = getattr(model, "distribute_strategy", None)
     if strategy is not None and strategy.extended._in_multi_worker_mode():
         raise ValueError(_WORKERS)
-    jax: Any = sys.modules.get("jax")
-    if keras.backend.backend() == "jax" and jax.process_count() > 1:
-        raise ValueError(
-            f"JAX runs in {jax.process_count()} processes, whose states tensorstate_callbacks "
-            "can't bring together. Train without the callback, and evaluate in one process: "
-            "model.evaluate(..., callbacks=[callback])"
+
+
+def warn_of_torch_ranks(warn: WarnOnce) -> None:
+    """Warn where torch connects processes that Keras doesn't know of, each of which evaluates.
+
+    Args:
+        warn: Takes the warning.
+    """
+    torch: Any = sys.modules.get("torch")
+    if keras.backend.backend() != "torch" or not torch.distributed.is_available():
+        return
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        warn(
+            "processes",
+            f"torch.distributed connects {torch.distributed.get_world_size()} processes, which "
+            "Keras doesn't know of: each evaluates by itself what it is given, and its accuracy, "
+            "efficiency and aIQ are of that data only. Give each process all of it, or watch a "
+            "loop of your own with tensorstate_callbacks.torch.record, whose "
+            "report(process_group=...) merges what processes counted",
         )
 
 

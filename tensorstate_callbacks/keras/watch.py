@@ -37,6 +37,9 @@ class Watch:
         probes: The probes.
         others: As above.
         counting: What is counted of the tensors that they take.
+        defers: Whether errors wait until the evaluation ends. Where processes share it, the others
+            would wait for the next step of one that ends before.
+        failure: The error that waits, or None.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class Watch:
             None if left_out is None else list(left_out),
             dict(given) if isinstance(given, Mapping) else given,
         )
+        self.defers = False
+        self.failure: Exception | None = None
         self._passed = False
         self._dropped: set[str] = set()
         # In forward order.
@@ -111,6 +116,7 @@ class Watch:
 
     def start_recording(self) -> None:
         """Count what the probes see from now on, and nothing of what they have seen."""
+        self.failure = None
         self.counting.begin(self.names(), self._dropped, self._settings)
 
     def new_flow(self) -> AxisFlow | None:
@@ -147,7 +153,11 @@ class Watch:
             self._refuse(name, str(error))
             return None
         self._taken[name] = None
-        return self.counting.take(site, decided, tensor)
+        try:
+            return self.counting.take(site, decided, tensor)
+        except ValueError as error:
+            self._refuse(name, str(error))
+            return None
 
     def end_step(self, flow: AxisFlow | None) -> None:
         """Draw the conclusions from a test step, if the model was called or traced in it.
@@ -158,6 +168,15 @@ class Watch:
         Raises:
             ProbeError: A layer can't be counted; names it.
         """
+        if not self.defers:
+            self._conclude_step(flow)
+        elif self.failure is None:
+            try:
+                self._conclude_step(flow)
+            except Exception as error:  # noqa: BLE001 - raised as the evaluation ends
+                self.failure = error
+
+    def _conclude_step(self, flow: AxisFlow | None) -> None:
         if self._refused is not None:
             raise self._refused
         recorder = self.counting.recorder
@@ -183,8 +202,9 @@ class Watch:
         Raises:
             ProbeError: A layer could not be counted.
         """
-        if recorder.error is not None:
-            raise recorder.error
+        problem = self.failure or recorder.error
+        if problem is not None:
+            raise problem
         recorder.drop(self._gone())
         self.counting.read_counts(recorder, list(self._taken))
         return recorder

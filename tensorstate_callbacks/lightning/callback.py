@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from torch import nn
 
 from tensorstate_callbacks.errors import NoLayerMatchedError
@@ -16,14 +15,20 @@ from tensorstate_callbacks.lightning.evaluation import (
     is_fast_dev_run,
 )
 from tensorstate_callbacks.lightning.logged_metrics import MetricLog
-from tensorstate_callbacks.lightning.ranks import announce_failure, check_ranks, find_ranks
+from tensorstate_callbacks.lightning.ranks import (
+    add_to_window,
+    announce_failure,
+    check_ranks,
+    find_ranks,
+)
+from tensorstate_callbacks.lightning.steps import WatchedBatch, count_batches
 from tensorstate_callbacks.lightning.trackers import find_trackers
 from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.masks import Mask, is_array
+from tensorstate_callbacks.recording.masks import Mask, has_rows
 from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Accuracy, Method, describe_value
+from tensorstate_callbacks.recording.settings import Accuracy, Method, Watched, describe_value
 from tensorstate_callbacks.reports.packed_history import HistoryPacker, unpack_history
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 from tensorstate_callbacks.torch.activations import OutputFn
@@ -42,10 +47,10 @@ class EfficiencyHooks(RecordingCallback):
     `val_aiq`, `val_efficiency` and `val_efficiency/<layer>` (`test_...` in a test) through the
     LightningModule's own `log`, after everything else of that pass has been logged: loggers,
     EarlyStopping, ModelCheckpoint, learning rate schedulers and progress bars see them, wherever
-    this callback stands in the list. Training isn't touched, no pass is added, and the model
-    carries nothing of it when the pass is over. Only what the model runs within `validation_step`
-    or `test_step` is counted. In the sanity check the probes are tried, so that a layer that can't
-    be counted ends the run there, but nothing is logged.
+    this callback stands in the list. No pass is added, training isn't touched unless `on` asks for
+    it, and the model carries nothing of it when the pass is over. Only what the model runs within
+    `validation_step` or `test_step` is counted. In the sanity check the probes are tried, so that a
+    layer that can't be counted ends the run there, but nothing is logged.
 
     A value that this pass doesn't have is taken out of `trainer.callback_metrics`, so that nobody
     acts on an old one: `val_aiq` where the accuracy is missing, all keys in the epochs that
@@ -53,6 +58,18 @@ class EfficiencyHooks(RecordingCallback):
     then end the training with an error that names the key. With `every_n_epochs`, give
     EarlyStopping `strict=False` (its patience then counts recorded epochs) and ModelCheckpoint the
     same `every_n_epochs`.
+
+    With `on=("val", "train")` or `on="train"` it also records the training step of every
+    `every_n_train_steps`-th batch, and logs `train_efficiency` and `train_efficiency/<layer>` of
+    the last `window` recorded ones: to loggers at that step, whatever `log_every_n_steps` says, to
+    the progress bar and to callbacks that come later in the list, as checkpoints do. Batches are
+    counted from the fit's beginning, over epochs and checkpoints, whether or not the optimizer
+    steps after each. A recorded step runs uncompiled where the model is compiled, which may round
+    otherwise in the last bits; else training is the same to the bit. What the backward pass runs
+    once more (gradient checkpointing) isn't counted, and where an optimizer repeats the step its
+    first run is. There is no `train_aiq`: nobody measures an accuracy on just these batches. On
+    several processes a recorded batch is all of theirs; samples that a sampler repeats are trained
+    on, and count.
 
     Processes of one Trainer (DDP, FSDP) merge their states, and all get the metrics that one
     process would have of the data: samples that DistributedSampler repeats are left out. The
@@ -71,6 +88,9 @@ class EfficiencyHooks(RecordingCallback):
     Attributes:
         history: One `EfficiencyReport` per recorded pass, over all runs. Checkpoints keep the last
             one, and of the others all but the spectra of their states.
+        train_history: One for each recorded training batch, of the window that it is the last of;
+            see `RecordingCallback`. Loggers keep it, checkpoints don't: the window of a fit that
+            goes on from one begins anew.
 
     Raises:
         NoLayerMatchedError: As the run begins: nothing matched; says what the model has.
@@ -92,7 +112,8 @@ class EfficiencyHooks(RecordingCallback):
 
     _NOT_COPIED = (
         *("_settings", "_warn", "_reported", "_layers", "_axes", "_modules"),
-        *("_evaluation", "_log", "_recorded", "_trackers", "_packer"),
+        *("_evaluation", "_batch", "_log", "_recorded", "_trackers", "_packer"),
+        *("_window", "_window_report"),
     )
 
     def __init__(
@@ -111,6 +132,9 @@ class EfficiencyHooks(RecordingCallback):
         channel_axis: ChannelAxis = None,
         mask: Mask = None,
         every_n_epochs: int = 1,
+        on: Watched | Sequence[Watched] = ("val",),
+        every_n_train_steps: int = 50,
+        window: int = 20,
         prefix: str = "",
         layer_metrics: bool | Sequence[str] = True,
         missing_accuracy: Literal["warn", "ignore", "raise"] = "warn",
@@ -132,6 +156,9 @@ class EfficiencyHooks(RecordingCallback):
             channel_axis=channel_axis,
             mask=mask,
             every_n_epochs=every_n_epochs,
+            on=on,
+            every_n_train_steps=every_n_train_steps,
+            window=window,
             prefix=prefix,
             layer_metrics=layer_metrics,
             missing_accuracy=missing_accuracy,
@@ -152,6 +179,8 @@ class EfficiencyHooks(RecordingCallback):
         # The modules that these were picked from.
         self._modules: dict[str, weakref.ref[nn.Module]] = {}
         self._evaluation: WatchedEvaluation | None = None
+        # The training batch that is being recorded.
+        self._batch: WatchedBatch | None = None
         self._log = MetricLog()
         self._recorded = False
         self._trackers = Trackers()
@@ -190,6 +219,8 @@ class EfficiencyHooks(RecordingCallback):
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """End a run; also what was left open by one that ended in an error."""
         self._close_evaluation()
+        self._close_batch()
+        self._begin_windows()
         self._trackers.end()
         self._layers, self._modules, self._reported = None, {}, None
 
@@ -204,6 +235,8 @@ class EfficiencyHooks(RecordingCallback):
         """Pick the layers, so that a mistake shows before the first epoch."""
         self._pick_layers(pl_module)
         self._recorded = False
+        if not self._settings.records("val"):
+            return
         self._trackers = find_trackers(trainer, self._settings)
         if not trainer.enable_validation:
             self._warn(
@@ -215,6 +248,7 @@ class EfficiencyHooks(RecordingCallback):
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin to track, now that the sanity check has shown which layers are probed."""
+        self._begin_windows()
         layers = self._pick_layers(pl_module).expected()
         self._trackers.begin(
             self._settings,
@@ -223,18 +257,43 @@ class EfficiencyHooks(RecordingCallback):
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Track the epoch, now that its training is logged too."""
+        # Of a batch at which the module ended the epoch.
+        self._close_batch()
         # Read by all ranks, also where there is no tracker: reducing metrics may take them all.
         self._trackers.epoch(trainer.current_epoch, trainer.callback_metrics)
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Say so if there was nothing to record."""
-        if not self._recorded:
+        if self._settings.records("train"):
+            self._end_windows()
+        if self._settings.records("val") and not self._recorded:
             self._warn(
                 "validation",
                 "no validation pass was recorded in this fit, so no efficiency was logged: it had "
                 "no data, or the fit was shorter than check_val_every_n_epoch, val_check_interval "
                 "or every_n_epochs ask for",
             )
+
+    def on_train_batch_start(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any, batch_idx: int
+    ) -> None:
+        """Record the step of this training batch, if it is to be."""
+        if self._settings.records("train") and (
+            self._settings.is_step_due(count_batches(trainer)) or is_fast_dev_run(trainer)
+        ):
+            self._begin_batch(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: "pl.Trainer",
+        pl_module: "pl.LightningModule",
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Report the window that this training batch is the last of, if it was recorded."""
+        if self._batch is not None:
+            self._finish_batch(trainer, pl_module, self._batch)
 
     def on_validation_epoch_start(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule"
@@ -296,6 +355,7 @@ class EfficiencyHooks(RecordingCallback):
         self._close_evaluation()
         trial, epoch = trainer.sanity_checking, find_fit_epoch(trainer)
         due = epoch is None or is_fast_dev_run(trainer) or self._settings.is_due(epoch)
+        due = due and self._settings.records("val")
         if not (due or trial):
             self._log.write(trainer, module, stage, None, self._settings)
             return
@@ -333,6 +393,36 @@ class EfficiencyHooks(RecordingCallback):
         if report is not None and trainer.state.fn == "fit":
             self._trackers.add(report)
 
+    def _begin_batch(self, trainer: "pl.Trainer", module: "pl.LightningModule") -> None:
+        self._close_batch()
+        settings = self._settings.of_train_batch()
+        recording = Recording.of_layers(
+            module, self._pick_layers(module), settings, self._axes, self.output_fn
+        )
+        self._batch = WatchedBatch(trainer, module, recording)
+        # Not before it is known here, and so closed if an interrupt breaks this off.
+        self._batch.open()
+
+    def _finish_batch(
+        self, trainer: "pl.Trainer", module: "pl.LightningModule", batch: WatchedBatch
+    ) -> None:
+        self._close_batch()
+        recording = batch.recording
+        for kind, text in recording.conclude().items():
+            self._warn(kind, text)
+        counts = add_to_window(
+            self._window, recording.recorder, recording.settings, trainer, self._warn
+        )
+        report = self._conclude_window(counts, batch.info)
+        if report is not None:
+            self._log.write_step(trainer, module, report, self._settings, self._warn)
+
+    def _close_batch(self) -> None:
+        if self._batch is not None:
+            # Known until it is closed: an interrupt may break this off too.
+            self._batch.close()
+            self._batch = None
+
     def _close_evaluation(self) -> None:
         if self._evaluation is not None:
             # Known until it is closed: an interrupt may break this off too.
@@ -341,7 +431,7 @@ class EfficiencyHooks(RecordingCallback):
 
 
 def _check_mask(mask: Mask, n_ranks: int) -> None:
-    if is_array(mask) and n_ranks > 1 and len(np.atleast_2d(np.asarray(mask))) > 1:
+    if n_ranks > 1 and has_rows(mask):
         raise ValueError(
             f"mask is an array of all samples, of which each of the {n_ranks} processes has some: "
             "give the key of a mask in the batch, or (name, batch) -> mask"

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.lightning.logged_metrics import FreshMetrics
 from tensorstate_callbacks.lightning.ranks import Ranks
+from tensorstate_callbacks.lightning.steps import CountedStep
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.recorder import Recorder
-from tensorstate_callbacks.torch.activations import count_samples
-from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples
 from tensorstate_callbacks.torch.distributed.ranks import describe_doubts
 from tensorstate_callbacks.torch.record import Recording
 
@@ -58,9 +57,7 @@ class WatchedEvaluation:
         self._recording = recording
         self._dataloader_idx = dataloader_idx
         self._ranks = ranks
-        self._progress = _find_progress(trainer)
-        # The batch whose step is to be counted.
-        self._batch: _Batch | None = None
+        self._step = CountedStep(recording, _find_progress(trainer))
         self._metrics = FreshMetrics(trainer)
         epoch = find_fit_epoch(trainer)
         step = None if epoch is None else int(trainer.global_step)
@@ -74,7 +71,7 @@ class WatchedEvaluation:
         self._recording.open(trial=self._trial)
         # The last to ask is outermost: what several callbacks do comes in their order.
         stage = self.info.stage
-        for name, run in ((_STEP[stage], self._run_step), (_LAST_HOOK[stage], self._run_last_hook)):
+        for name, run in ((_STEP[stage], self._step.run), (_LAST_HOOK[stage], self._run_last_hook)):
             self._entries.wrap(self._module, name, partial(partial, run))
         self._entries.activate()
 
@@ -82,7 +79,7 @@ class WatchedEvaluation:
         """Count in the step that follows, if it is of a batch of the chosen dataloader."""
         if dataloader_idx == self._dataloader_idx:
             ranks = self._ranks
-            self._batch = _Batch(None if ranks is None else ranks.begin_batch(batch_idx))
+            self._step.begin_batch(None if ranks is None else ranks.begin_batch(batch_idx))
 
     def end_batch(self, batch_idx: int, dataloader_idx: int) -> None:
         """Count no further.
@@ -90,23 +87,9 @@ class WatchedEvaluation:
         Raises:
             RankError: Another rank failed, or is gone; the message names it.
         """
-        self._batch = None
+        self._step.end_batch()
         if self._ranks is not None:
             self._ranks.end_batch(batch_idx, dataloader_idx)
-
-    def _run_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        batch = self._batch
-        # A callback may call the step in a hook of its own.
-        if batch is None or not self._in_step():
-            return original(*args, **kwargs)
-        # Taken, so that a step that calls itself is counted as a whole.
-        self._batch = None
-        given = args[0] if args else kwargs
-        self._recording.resume(batch.samples, count_samples(args, kwargs), given)
-        try:
-            return original(*args, **kwargs)
-        finally:
-            self._recording.pause()
 
     def _run_last_hook(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # Lightning calls the module's hooks after those of all callbacks: all that they log is
@@ -114,11 +97,6 @@ class WatchedEvaluation:
         result = original(*args, **kwargs)
         self._finish(self)
         return result
-
-    def _in_step(self) -> bool:
-        # Lightning counts a batch as started right before its step, as processed right after.
-        current = self._progress.current
-        return bool(current.started > current.processed)
 
     def check(self) -> None:
         """Raise what went wrong with a probe so far.
@@ -162,10 +140,6 @@ class WatchedEvaluation:
         """Take everything off the module; may be called again."""
         self._entries.take_off()
         self._recording.close()
-
-
-class _Batch(NamedTuple):
-    samples: BatchSamples | None
 
 
 def find_fit_epoch(trainer: "pl.Trainer") -> int | None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tensorstate_callbacks.errors import WarnOnce
+from tensorstate_callbacks.loggers.tracker import describe_error
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.report import EfficiencyReport
 
@@ -66,12 +68,8 @@ class MetricLog:
             report: The report; None where nothing is known of this evaluation.
             settings: Tells prefix and layer metrics.
         """
-        scalars, headline = {}, frozenset[str]()
-        if report is not None:
-            scalars = report.scalars(settings.prefix, layer_metrics=settings.layer_metrics)
-            headline = frozenset(report.scalars(settings.prefix, layer_metrics=False))
-        _withdraw(trainer, self._keys.get(stage, frozenset()) - scalars.keys())
-        self._keys[stage] = frozenset(scalars)
+        scalars, headline = _scalars(report, settings)
+        self._withdraw_others(trainer, stage, scalars)
         for key, value in scalars.items():
             module.log(
                 key,
@@ -86,6 +84,66 @@ class MetricLog:
                 reduce_fx="max",
                 sync_dist=True,
             )
+
+    def write_step(
+        self,
+        trainer: "pl.Trainer",
+        module: "pl.LightningModule",
+        report: EfficiencyReport,
+        settings: Settings,
+        warn: WarnOnce,
+    ) -> None:
+        """Log the report of a window of training batches, at the step of the latest.
+
+        Lightning itself would write it at the steps that `log_every_n_steps` asks for, so loggers
+        get it here, at the step that Lightning gives what this batch logs.
+
+        Args:
+            trainer: The Trainer.
+            module: The LightningModule, in a hook of the batch that may log.
+            report: The report.
+            settings: Tells prefix and layer metrics.
+            warn: Takes the warning of a logger that fails.
+        """
+        scalars, headline = _scalars(report, settings)
+        self._withdraw_others(trainer, report.stage, scalars)
+        for key, value in scalars.items():
+            module.log(
+                key,
+                value,
+                prog_bar=key in headline,
+                logger=False,
+                on_step=True,
+                on_epoch=False,
+                batch_size=1,
+            )
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        for logger in trainer.loggers:
+            try:
+                logger.log_metrics(scalars, step)
+                logger.save()
+            except Exception as error:  # noqa: BLE001 - a logger of any make, and no reason to end
+                warn(
+                    "logger",
+                    f"{type(logger).__name__} got no {next(iter(scalars))} at step {step}: "
+                    f"{describe_error(error)}. callback.train_history has it",
+                )
+
+    def _withdraw_others(
+        self, trainer: "pl.Trainer", stage: str, scalars: Mapping[str, float]
+    ) -> None:
+        _withdraw(trainer, self._keys.get(stage, frozenset()) - scalars.keys())
+        self._keys[stage] = frozenset(scalars)
+
+
+def _scalars(
+    report: EfficiencyReport | None, settings: Settings
+) -> tuple[dict[str, float], frozenset[str]]:
+    """Return what is logged of a report, and the keys of it that are of the whole network."""
+    if report is None:
+        return {}, frozenset()
+    scalars = report.scalars(settings.prefix, layer_metrics=settings.layer_metrics)
+    return scalars, frozenset(report.scalars(settings.prefix, layer_metrics=False))
 
 
 def _plain_names(metrics: Mapping[str, Any], suffix: str) -> dict[str, Any]:

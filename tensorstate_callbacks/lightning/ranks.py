@@ -7,15 +7,18 @@ import torch.distributed as dist
 
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
+from tensorstate_callbacks.recording.pass_counts import PassCounts
+from tensorstate_callbacks.recording.rank_passes import MergedPass
 from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.recording.windows import StateWindow
 from tensorstate_callbacks.torch.distributed.own_samples import BatchSamples, OwnSamples
 from tensorstate_callbacks.torch.distributed.process_groups import (
     ProcessGroup,
     send_failure,
     wait_for_ranks,
 )
+from tensorstate_callbacks.torch.distributed.rank_windows import add_over_ranks
 from tensorstate_callbacks.torch.distributed.ranks import (
-    MergedPass,
     check_settings,
     merge_passes,
 )
@@ -86,12 +89,25 @@ class Ranks:
         return merge_passes(recorder, self._group, found, weight, failure, doubts, settings)
 
 
-def find_group(trainer: "pl.Trainer") -> ProcessGroup | None:
+def find_group(trainer: "pl.Trainer", warn: WarnOnce | None = None) -> ProcessGroup | None:
     """Return the process group that shares the Trainer's data.
 
     None where there is only one process, or no `torch.distributed` between them.
+
+    Args:
+        trainer: The Trainer.
+        warn: Takes the warning that the processes' states can't be merged.
     """
-    if not (dist.is_available() and dist.is_initialized()) or trainer.world_size < 2:
+    if not (dist.is_available() and dist.is_initialized()):
+        if warn is not None and trainer.world_size > 1:
+            warn(
+                "processes",
+                f"the states of the {trainer.world_size} processes are not merged, since "
+                f"{type(trainer.strategy).__name__} doesn't connect them by torch.distributed: "
+                "each has the metrics of its own share of the data",
+            )
+        return None
+    if trainer.world_size < 2:
         return None
     mesh = getattr(trainer.strategy, "_device_mesh", None)
     # ModelParallelStrategy: the processes of one tensor-parallel group see the same data.
@@ -108,17 +124,37 @@ def find_ranks(trainer: "pl.Trainer", dataloader_idx: int, warn: WarnOnce) -> Ra
         dataloader_idx: The dataloader whose batches count.
         warn: Takes the warning that the processes' states can't be merged.
     """
-    group = find_group(trainer)
+    group = find_group(trainer, warn)
     if group is None:
-        if trainer.world_size > 1:
-            warn(
-                "processes",
-                f"the states of the {trainer.world_size} processes are not merged, since "
-                f"{type(trainer.strategy).__name__} doesn't connect them by torch.distributed: "
-                "each has the metrics of its own share of the data",
-            )
         return None
     return Ranks(group, _find_loader(trainer, dataloader_idx), _n_batches(trainer))
+
+
+def add_to_window(
+    window: StateWindow,
+    recorder: Recorder,
+    settings: Mapping[str, str],
+    trainer: "pl.Trainer",
+    warn: WarnOnce,
+) -> PassCounts:
+    """Add a training batch to a window, and return what it holds, over all processes.
+
+    Args:
+        window: What this process has of the batches so far.
+        recorder: What it recorded of the one that was trained on last.
+        settings: What it records with.
+        trainer: The Trainer.
+        warn: Takes the warning that the processes' states can't be merged.
+
+    Raises:
+        ProbeError: A layer could not be counted; names it.
+        RankError: A rank failed, records otherwise, or is gone; the message names it.
+    """
+    group = find_group(trainer, warn)
+    if group is not None:
+        return add_over_ranks(window, recorder, group, settings)
+    window.add(recorder)
+    return window.counts()
 
 
 def check_ranks(trainer: "pl.Trainer", settings: Mapping[str, str]) -> None:

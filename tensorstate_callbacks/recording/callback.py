@@ -12,9 +12,16 @@ from tensorstate_callbacks.recording.masks import Mask
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings
+from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings, Watched
+from tensorstate_callbacks.recording.windows import (
+    StateWindow,
+    conclude_window,
+    warn_of_low_coverage,
+)
 from tensorstate_callbacks.reports.limits import describe_low_coverage
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
+
+_MOST_WINDOWS = 1000
 
 
 class RecordingCallback:
@@ -25,6 +32,9 @@ class RecordingCallback:
 
     Attributes:
         history: One `EfficiencyReport` per recorded evaluation, over all fits.
+        train_history: One for each recorded training batch, of the window that it is the last of;
+            stage `"train"`, without an accuracy: nobody measures one on just these batches. The
+            latest 1,000, of which the last one is whole and those before have their metrics only.
     """
 
     # What a copy goes without: all that `_forget_the_run` sets.
@@ -46,6 +56,9 @@ class RecordingCallback:
         channel_axis: ChannelAxis = None,
         mask: Mask = None,
         every_n_epochs: int = 1,
+        on: Watched | Sequence[Watched] = ("val",),
+        every_n_train_steps: int = 50,
+        window: int = 20,
         prefix: str = "",
         layer_metrics: bool | Sequence[str] = True,
         missing_accuracy: Literal["warn", "ignore", "raise"] = "warn",
@@ -87,6 +100,13 @@ class RecordingCallback:
                 True, or 1, where a position counts, of shape `(samples, positions)`, or with more
                 axes of positions. `"auto"`: the masks that layers are called with.
             every_n_epochs: Record every n-th epoch's validation only.
+            on: What to record: `"val"` the evaluations, validation and tests; `"train"` the
+                training itself; `("val", "train")` both.
+            every_n_train_steps: With `"train"`, record every n-th training batch only. The others
+                run as without the callback.
+            window: With `"train"`, how many recorded batches are reported together, the latest
+                ones: the more, the more states are seen, and the longer it takes until a change of
+                the network shows. All of them share `max_memory`.
             prefix: Put before the metrics' names: `"x_"` gives `val_x_aiq`. Several callbacks of
                 one fit need different ones.
             layer_metrics: True logs each layer's efficiency, False nothing of the layers; or names
@@ -123,11 +143,15 @@ class RecordingCallback:
         self.channel_axis = channel_axis
         self.mask = mask
         self.every_n_epochs = every_n_epochs
+        self.on = on
+        self.every_n_train_steps = every_n_train_steps
+        self.window = window
         self.prefix = prefix
         self.layer_metrics = layer_metrics
         self.missing_accuracy = missing_accuracy
         self.log_extras = log_extras
         self.history = History()
+        self.train_history = History()
         self._forget_the_run()
         self._check_framework()
 
@@ -149,7 +173,8 @@ class RecordingCallback:
         """Return what a copy keeps: arguments and history, nothing of a model or a run."""
         kept = {name: value for name, value in vars(self).items() if name not in self._NOT_COPIED}
         # Also of a shallow copy: each callback goes on by itself.
-        return {**kept, "history": History(self.history)}
+        histories = {"history": self.history, "train_history": self.train_history}
+        return {**kept, **{name: History(reports) for name, reports in histories.items()}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -164,6 +189,13 @@ class RecordingCallback:
         self._warn = WarnOnce()
         # Layers of the latest report of this run.
         self._reported: tuple[str, ...] | None = None
+        self._begin_windows()
+
+    def _begin_windows(self) -> None:
+        """Begin to follow the training of a fit, of which nothing is recorded yet."""
+        self._window = StateWindow(self._settings.window)
+        # The report of the latest window.
+        self._window_report: EfficiencyReport | None = None
 
     def _take_settings(self) -> None:
         """Check the arguments as they are now, and keep them for the run that begins."""
@@ -196,6 +228,45 @@ class RecordingCallback:
             if compare:
                 self._reported = tuple(report.layers)
         return report
+
+    def _conclude_window(self, counts: PassCounts, info: PassInfo) -> EfficiencyReport | None:
+        """Put the report of a window into its history; see `conclude_window`.
+
+        Args:
+            counts: What was counted in the window: `self._window.counts()`, over all processes.
+            info: Its epoch and step.
+        """
+        settings, before = self._settings, self._window_report
+        report = conclude_window(
+            counts,
+            self._warn,
+            dataclasses.replace(info, stage="train", alpha=settings.alpha, beta=settings.beta),
+            is_full=self._window.is_full,
+            before=None if before is None else tuple(before.layers),
+        )
+        if report is not None:
+            self._window_report = report
+            if self.train_history:
+                # A long training has many windows, and a spectrum may have thousands of entries.
+                self.train_history[-1] = self.train_history[-1].without_states()
+            self.train_history.append(report)
+            del self.train_history[:-_MOST_WINDOWS]
+        return report
+
+    def _end_windows(self) -> None:
+        """End a fit whose training was to be recorded, and say so if there was nothing to."""
+        report, is_full = self._window_report, self._window.is_full
+        self._begin_windows()
+        if report is None:
+            every = self._settings.every_n_train_steps
+            self._warn(
+                "windows",
+                "no training batch was recorded in this fit, so no train_efficiency was logged: of "
+                f"every {every} batches one was to be, and there were fewer, or none of them ran a "
+                "layer that is probed. Give a smaller every_n_train_steps",
+            )
+        elif not is_full:
+            warn_of_low_coverage(report, self._warn)
 
 
 def conclude(

@@ -299,6 +299,11 @@ def is_array(mask: Mask) -> bool:
     return not (mask is None or isinstance(mask, str) or callable(mask))
 
 
+def has_rows(mask: Mask) -> bool:
+    """Tell whether `mask` is an array with a row for each sample, which only their order tells."""
+    return is_array(mask) and MaskedSamples(np.asarray(mask)).n_samples is not None
+
+
 def _what_it_takes(mask: object) -> str:
     return (
         'mask takes a key of the batch ("attention_mask"), a callable (name, batch) -> mask, an '

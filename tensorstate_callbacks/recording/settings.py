@@ -10,17 +10,19 @@ from tensorstate_callbacks.metrics.efficiency import check_beta
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_channel_axis
 from tensorstate_callbacks.recording.machine import machine_memory
-from tensorstate_callbacks.recording.masks import Mask, check_mask, is_array
+from tensorstate_callbacks.recording.masks import Mask, check_mask, has_rows, is_array
 from tensorstate_callbacks.recording.selection import Patterns, check_patterns
 from tensorstate_callbacks.reports.metric_keys import check_layer_metrics
 from tensorstate_callbacks.states.spectrum import check_alpha
 
 Method: TypeAlias = Literal["after", "before", "both"]
+Watched: TypeAlias = Literal["val", "train"]
 Accuracy: TypeAlias = str | Callable[[Mapping[str, Any]], float | None] | None
 
 MOST_IN_GROUP = 22
 METHODS = ("after", "before", "both")
 MISSING_ACCURACY = ("warn", "ignore", "raise")
+WATCHED = ("val", "train")
 LOG_EXTRAS = ("charts", "figures", None)
 # Which layers are probed shows in the probes' names; what is shown may differ from rank to rank,
 # and so may the machines.
@@ -44,6 +46,9 @@ class Settings:
         max_memory: Bytes that the counters may hold together, at least 1, or infinity; None is a
             quarter of the machine's memory.
         every_n_epochs: Record in the evaluation of every n-th epoch only, at least 1.
+        on: What to record: `"val"` (evaluations), `"train"` (batches of the training) or both.
+        every_n_train_steps: Record every n-th training batch only, at least 1.
+        window: Recorded training batches that are reported together, at least 1.
         prefix: Put before the metrics' names.
         layer_metrics: Metrics logged for each layer; see `metric_keys.check_layer_metrics`.
         missing_accuracy: `"warn"`, `"ignore"` or `"raise"` where no accuracy is found.
@@ -67,6 +72,9 @@ class Settings:
     positions: int | None = None
     max_memory: float | None = None
     every_n_epochs: int = 1
+    on: Watched | Sequence[Watched] = ("val",)
+    every_n_train_steps: int = 50
+    window: int = 20
     prefix: str = ""
     layer_metrics: bool | Sequence[str] = True
     missing_accuracy: Literal["warn", "ignore", "raise"] = "warn"
@@ -93,7 +101,15 @@ class Settings:
             raise TypeError(f"prefix takes a string; got {self.prefix!r}")
         check_channel_axis(self.channel_axis)
         check_mask(self.mask)
-        _check_number("every_n_epochs", self.every_n_epochs)
+        _check_watched(self.on)
+        if self.records("train") and has_rows(self.mask):
+            raise ValueError(
+                "mask is an array of the samples of an evaluation, in their order, and on has "
+                '"train", whose samples come in another: give the key of a mask in the batch, or '
+                "(name, batch) -> mask"
+            )
+        for argument in ("every_n_epochs", "every_n_train_steps", "window"):
+            _check_number(argument, getattr(self, argument))
         if self.group_size is not None:
             _check_number("group_size", self.group_size, MOST_IN_GROUP)
         if self.positions is not None:
@@ -105,6 +121,14 @@ class Settings:
         """Tell whether the evaluation of `epoch`, counted from 0, is to be recorded."""
         return (epoch + 1) % self.every_n_epochs == 0
 
+    def records(self, what: Watched) -> bool:
+        """Tell whether evaluations are to be recorded (`"val"`), or training (`"train"`)."""
+        return what in ((self.on,) if isinstance(self.on, str) else self.on)
+
+    def is_step_due(self, step: int) -> bool:
+        """Tell whether a training batch, counted from 1, is to be recorded."""
+        return step % self.every_n_train_steps == 0
+
     def sampling(self) -> Sampling:
         """Return what of a layer's states is counted."""
         most: int | None
@@ -113,6 +137,16 @@ class Settings:
         else:
             most = None if self.max_memory == math.inf else int(self.max_memory)
         return Sampling(self.group_size, self.positions, most)
+
+    def of_train_batch(self) -> "Settings":
+        """Return what one batch of a window is recorded with: the same, with its share of memory.
+
+        All batches have equal shares of one half, so that what is read of a batch depends on
+        nothing but that batch; what all of them have counted together needs no more than the other.
+        """
+        most = self.sampling().max_memory
+        share = math.inf if most is None else max(most // (2 * self.window), 1)
+        return dataclasses.replace(self, max_memory=share)
 
     def comparable(self) -> dict[str, str]:
         """Return what processes that merge their counts must have in common, as texts."""
@@ -182,6 +216,15 @@ def _check_number(argument: str, value: object, most: int | None = None) -> None
     ):
         up_to = "at least 1" if most is None else f"1 to {most}"
         raise ValueError(f"{argument} must be a whole number, {up_to}; got {value!r}")
+
+
+def _check_watched(on: Any) -> None:
+    names = (on,) if isinstance(on, str) else on
+    if not isinstance(names, Sequence) or not names or any(n not in WATCHED for n in names):
+        raise ValueError(
+            'on takes "val" (evaluations), "train" (batches of the training), or both, '
+            f'("val", "train"); got {on!r}'
+        )
 
 
 def _check_choice(argument: str, value: Any, choices: Sequence[str | None]) -> None:

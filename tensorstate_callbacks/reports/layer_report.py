@@ -49,7 +49,8 @@ class LayerReport:
             of larger ones (by Shannon entropy).
         spectrum: How many distinct states were seen once, twice, three times...; what estimates
             and rank-abundance curves are made from; read-only. None where the units are smaller
-            than the layer, and in a report from a checkpoint that has only its metrics.
+            than the layer, and in a report from a checkpoint or a `train_history` that has only its
+            metrics.
         largest: How often the most frequent state was seen; of several units the sum of theirs.
         group_size: Neurons of a unit, the last one may have fewer; None where it is the layer.
         mean_coverage: As `coverage`, the mean of the units.
@@ -255,10 +256,14 @@ class LayerReport:
         if self.spectrum is None:
             raise StatesNotAvailableError(
                 f"the spectrum of {self.name!r} isn't known: a checkpoint keeps that of its last "
-                "evaluation only, and the metrics of those before. history.save('run.json') keeps "
-                "all of it"
+                "evaluation only, and a train_history that of its last window, and the metrics of "
+                "those before. history.save('run.json') keeps all that it has"
             )
         return self.spectrum
+
+    def without_states(self) -> "LayerReport":
+        """Return the metrics alone, without the spectrum and the units that some are made from."""
+        return dataclasses.replace(self, spectrum=None, units=None)
 
     def metrics(self) -> dict[str, Any]:
         """Return all metrics but those of single units, under their names: a row of a table."""

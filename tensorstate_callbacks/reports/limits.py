@@ -25,11 +25,18 @@ def describe_limits(
     return [note for note in found if note is not None]
 
 
-def describe_low_coverage(layers: Mapping[str, LayerReport], alpha: float) -> str | None:
+def describe_low_coverage(
+    layers: Mapping[str, LayerReport], alpha: float, more: str = "more validation data"
+) -> str | None:
     """Return what is to be said about layers of which too little was seen; None if there are none.
 
     Such a layer's Good-Turing coverage is below 0.5: had more samples been shown, more than half of
     their states would have been new ones.
+
+    Args:
+        layers: Layer name to report, in forward order.
+        alpha: Order of the Rényi entropy.
+        more: What to give for more states to be seen.
     """
     low = layers_of_low_coverage(layers)
     if not low:
@@ -42,7 +49,7 @@ def describe_low_coverage(layers: Mapping[str, LayerReport], alpha: float) -> st
         f"Coverage is below {LOW_COVERAGE} in {seen}: most states were seen only once there, so "
         "the efficiency tells how many were seen rather than what the layer does. Count the layers "
         f"in groups of {fewer} neurons (group_size={fewer}), of which few states suffice; or give "
-        f"more validation data; or read the efficiency{order} that "
+        f"{more}; or read the efficiency{order} that "
         f"report.layers[{next(iter(low))!r}].interval() estimates, and its range: they allow for "
         "unseen states (Chao-Shen). Compare runs on the same number of samples only."
     )

@@ -151,6 +151,11 @@ class EfficiencyReport:
         lead = f"{self.stage}_{prefix}" if with_stage else prefix
         return {safe_key(lead + key): value for key, value in values.items()}
 
+    def without_states(self) -> "EfficiencyReport":
+        """Return a report of the metrics alone, which takes little memory however much was seen."""
+        layers = {name: layer.without_states() for name, layer in self.layers.items()}
+        return dataclasses.replace(self, layers=layers)
+
     def to_dict(self) -> dict[str, Any]:
         """Return every metric as plain numbers, strings, dicts; `from_dict` reads it back."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -197,6 +197,7 @@ class Recording:
         output_fn: OutputFn | None,
     ) -> None:
         refuse_split_layers(model, layers)
+        self._layers, self._axes = layers, axes
         names = [name for layer in layers for name in settings.probe_names(layer) if name]
         self.recorder = TensorRecorder(
             names, threshold=settings.threshold, sampling=settings.sampling()
@@ -218,6 +219,15 @@ class Recording:
             masks=Masks(settings.mask, model),
             hooks=self._hooks,
         )
+
+    @property
+    def given(self) -> Settings:
+        """How it probes and weighs the layers."""
+        return self._settings
+
+    def anew(self, settings: Settings) -> "Recording":
+        """Return a recording of the same layers and of what is known of them, without counts."""
+        return self.of_layers(self._model, self._layers, settings, self._axes, self._output_fn)
 
     @property
     def counters(self) -> Mapping[str, Counter]:

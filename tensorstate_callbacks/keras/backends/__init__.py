@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -12,8 +12,10 @@ import numpy.typing as npt
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from tensorstate_callbacks.keras.device_states import Operations
+from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.overrides import Overrides
+from tensorstate_callbacks.recording.rank_passes import MergedPass
 from tensorstate_callbacks.recording.recorder import Recorder
 
 _MODULES = {
@@ -46,6 +48,31 @@ class Tally(Protocol):
         """Begin at zero again."""
 
 
+class Ranks(Protocol):
+    """The processes that share the data of a model's evaluations.
+
+    Attributes:
+        rank: The number of this one.
+    """
+
+    rank: int
+
+    def check_settings(self, settings: Mapping[str, str]) -> None:
+        """Check that all processes record alike; all call it, as a fit begins."""
+
+    def merge(
+        self,
+        recorder: Recorder,
+        find_accuracy: Callable[[], FoundAccuracy],
+        failure: Exception | None,
+        settings: Mapping[str, str],
+    ) -> MergedPass:
+        """Merge what all processes recorded; all call it, as an evaluation ends."""
+
+    def send_failure(self, failure: BaseException) -> None:
+        """Let the other processes know, where they wait next, that this one won't come and why."""
+
+
 class Backend(Operations, Protocol):
     """What there is to a backend.
 
@@ -59,6 +86,13 @@ class Backend(Operations, Protocol):
 
     def makes_states(self) -> bool:
         """Tell whether states are to be made in the graph, so that only they leave the device."""
+
+    def find_ranks(self) -> Ranks | None:
+        """Return the processes that share the model's evaluations; None where there is but one.
+
+        Raises:
+            ValueError: There are several whose states can't be merged.
+        """
 
     def is_dense(self, tensor: Any) -> bool:
         """Tell whether states can be made of a tensor in the graph."""

@@ -21,6 +21,8 @@ from tensorstate_callbacks.keras.backends import (
     make_uncompiled,
     wants_device,
 )
+from tensorstate_callbacks.keras.backends.jax_ranks import find_ranks
+from tensorstate_callbacks.keras.backends.jax_shards import EachPart, own_counts
 from tensorstate_callbacks.keras.device_states import Firing
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.machine import available_processors
@@ -32,7 +34,7 @@ try:
 except ImportError:  # an older JAX, the latest for Python 3.10
     from jax.core import get_opaque_trace_state
 
-__all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally"]
+__all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally", "find_ranks"]
 
 Observe: TypeAlias = Callable[[Any], None]
 State: TypeAlias = tuple[Any, ...]
@@ -93,7 +95,7 @@ class Tally:
         """Count the numbers in a tensor whenever the step runs."""
         zeros = jnp.zeros(self._n_counts, "int32")
         counts = zeros.at[codes.reshape(-1)].add(1)
-        tap(counts, WeakObserver(self._hold, codes.shape[0]))
+        _tap_whole(counts, WeakObserver(self._hold, codes.shape[0]))
 
     def _hold(self, most: int, counts: Any) -> None:
         """Add the counts of a step, none of which is above `most`."""
@@ -105,7 +107,7 @@ class Tally:
 
     def read(self) -> npt.NDArray[np.int64]:
         """Return the counts."""
-        return self._read if self._held is None else self._read + np.asarray(self._held)
+        return self._read if self._held is None else self._read + own_counts(self._held)
 
     def reset(self) -> None:
         """Begin at zero again."""
@@ -118,12 +120,21 @@ MOST_HELD = 2**31 - 1
 
 
 def tap(tensor: jax.Array, observe: Observe) -> None:
-    """Give a tensor's values to `observe`, once each time the step runs, when it has run."""
+    """Give a tensor's values to `observe`, once each time the step runs, when it has run.
+
+    Where processes share a tensor, each is given the samples that it holds, part by part.
+    """
     if isinstance(tensor, JAXSparse):
         tensor = tensor.todense()
+    _tap_whole(tensor, EachPart(observe))
+
+
+def _tap_whole(tensor: jax.Array, observe: Observe) -> None:
+    """Give a tensor itself to `observe`, wherever its values lie."""
     taps = _taps.get()
     if taps is None:
         # A test function of the model's own making, which doesn't call its test step.
+        _check_callback()
         io_callback(lambda array: observe(np.asarray(array)), None, jax.lax.stop_gradient(tensor))
     else:
         taps.add(tensor, observe)
@@ -184,7 +195,7 @@ class _ProbedStep:
         self._kept = kept
         try:
             outputs, state, observers, tensors = self._run(state, batch)
-            if None in tensors:
+            if any(tensor is None for tensor in tensors):
                 jax.effects_barrier()  # type: ignore[no-untyped-call]
         finally:
             self._kept = None
@@ -215,6 +226,16 @@ class _ProbedStep:
             self._kept.setdefault(observe, []).append(tensor)
 
 
+def _check_callback() -> None:
+    """Raise `ValueError` where a callback of the compiled code wouldn't see every batch."""
+    if jax.process_count() > 1:
+        # XLA calls the first process only, and not before the step is over.
+        raise ValueError(
+            "it runs in a trace of its own (a scan, rematerialization, a test function of the "
+            f"model's own making), out of which nothing comes in {jax.process_count()} processes"
+        )
+
+
 class _Taps:
     """The taps in one trace of a step, in forward order.
 
@@ -240,6 +261,7 @@ class _Taps:
         """Add the next tap."""
         is_output = self._trace == _current_trace()
         if not is_output:
+            _check_callback()
             # A test step may take derivatives, which callbacks don't have.
             io_callback(partial(self._keep, observe), None, jax.lax.stop_gradient(tensor))
         self.observers.append(observe)

@@ -112,6 +112,10 @@ class Tally:
         self._counts.assign(tf.zeros(self._n_counts, tf.int64))
 
 
+def find_ranks() -> None:
+    """Return the processes that share the model's evaluations: there are none."""
+
+
 def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
     """Give a tensor's values to `observe`, once each time the step runs.
 

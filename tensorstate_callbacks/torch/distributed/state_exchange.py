@@ -1,5 +1,7 @@
 """Exchange counted states between the ranks of a process group, in rounds of bounded size."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -32,6 +34,12 @@ class StateExchange:
         self._group = group
         self._rank, self._n_ranks = dist.get_rank(group), dist.get_world_size(group)
         self.bytes_sent = self.bytes_received = 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, by rank."""
+        gathered: list[Any] = [None] * self._n_ranks
+        dist.all_gather_object(gathered, value, group=self._group)
+        return gathered
 
     def own_share(self, counter: StateCounter, most_distinct: int) -> StateCounter:
         """Return all ranks' counts of the states that belong to this rank.

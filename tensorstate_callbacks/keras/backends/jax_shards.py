@@ -1,0 +1,70 @@
+"""Read of an array that processes share what this one is to count, so that all count it once."""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+import numpy.typing as npt
+
+
+class EachPart:
+    """Has the part of an array observed that is this process's to count.
+
+    Args:
+        observe: Takes the samples, all or some of them.
+    """
+
+    def __init__(self, observe: Callable[[Any], None]) -> None:
+        self._observe = observe
+
+    def __call__(self, array: Any) -> None:
+        """Hand the parts on."""
+        for part in own_parts(array):
+            self._observe(part)
+
+
+def own_parts(array: Any) -> Iterator[Any]:
+    """Yield what this process is to count of an array, so that all processes count all of it once.
+
+    Args:
+        array: Samples along axis 0. All processes call it, in the same order.
+    """
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+        yield array
+        return
+    if array.sharding.shard_shape(array.shape)[1:] != array.shape[1:]:
+        # Several devices hold the neurons or the positions of a sample.
+        array = _moved(array, only_samples_split=True)
+    for shard in array.addressable_shards:
+        if shard.replica_id == 0:
+            yield shard.data
+
+
+def own_counts(array: Any) -> npt.NDArray[Any]:
+    """Return counts where they are this process's to read, zeros elsewhere."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    if not array.is_fully_replicated:
+        array = _moved(array, only_samples_split=False)
+    for shard in array.addressable_shards:
+        if shard.replica_id == 0:
+            return np.asarray(shard.data)
+    return np.zeros(array.shape, array.dtype)
+
+
+def _moved(array: jax.Array, *, only_samples_split: bool) -> jax.Array:
+    """Return an array as it is, on devices that each hold whole samples, or all of it."""
+    mesh, axes = keras.distribution.distribution().device_mesh.backend_mesh, ()
+    if only_samples_split and isinstance(array.sharding, jax.sharding.NamedSharding):
+        mesh, axes = array.sharding.mesh, array.sharding.spec[:1]
+    spec = jax.sharding.PartitionSpec(*axes)  # type: ignore[no-untyped-call]
+    return _mover(jax.sharding.NamedSharding(mesh, spec))(array)
+
+
+@lru_cache(maxsize=64)
+def _mover(sharding: jax.sharding.Sharding) -> Callable[[jax.Array], jax.Array]:
+    # A step of its own: in the test step it might change how that is computed.
+    return jax.jit(lambda array: array, out_shardings=sharding)
