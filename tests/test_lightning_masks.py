@@ -52,8 +52,8 @@ def loader(size: int, width: int | None = None) -> DataLoader[Any]:
     return DataLoader(list(range(8)), size, collate_fn=collate)
 
 
-def expected(model: Tagger) -> Any:
-    with record(model, "net.0") as recording, torch.no_grad():
+def expected(model: Tagger, **options: Any) -> Any:
+    with record(model, "net.0", **options) as recording, torch.no_grad():
         for x, length in zip(X, LENGTHS, strict=True):
             model.net(x[None, :length])
     return recording.report().layers["net.0"]
@@ -94,3 +94,24 @@ def test_array_is_refused_where_processes_share_the_samples() -> None:
     fit = trainer(EfficiencyCallback(mask=MASK.numpy()), devices=2, strategy="ddp_spawn")
     with pytest.raises(ValueError, match="each of the 2 processes has some: give the key"):
         fit.callbacks[0].setup(fit, Tagger(), "fit")
+
+
+def test_training_batches_are_masked_too() -> None:
+    callback = EfficiencyCallback(
+        "net.0", group_size=3, mask="mask", on="train", every_n_train_steps=1, window=3
+    )
+    fit = trainer(callback, max_epochs=1, num_sanity_val_steps=0)
+    model = Tagger()
+    # The weights stay, so that each batch counts as its samples would at the end.
+    model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), 0.0)  # type: ignore[method-assign]
+    fit.fit(model, loader(3), loader(8))
+    layer = callback.train_history[-1].layers["net.0"]
+    alone = expected(model, group_size=3)
+    assert (layer.entropy, layer.firing_rate) == (alone.entropy, alone.firing_rate)
+    assert layer.n_states == sum(LENGTHS)
+
+
+def test_array_is_refused_for_training_batches() -> None:
+    with pytest.raises(ValueError, match='on has "train", whose samples come in another'):
+        EfficiencyCallback(mask=MASK.numpy(), on=("val", "train"))
+    assert EfficiencyCallback(mask=[True, False], on="train").mask == [True, False]
