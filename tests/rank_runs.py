@@ -465,7 +465,12 @@ def unlike() -> dict[str, str]:
         for name in other
     }
     told["same"] = ended(lambda: merge(attach_to=["Conv2d", "0"][:: 1 - 2 * rank()], threshold=0.0))
-    for name, value in (("every_n_epochs", 2), ("dataloader_idx", 1), ("beta", 0)):
+    for name, value in (
+        ("every_n_epochs", 2),
+        ("window", 3),
+        ("dataloader_idx", 1),
+        ("beta", 0),
+    ):
         told[f"fit {name}"] = ended(lambda n=name, v=value: fit(**({n: v} if rank() else {})))
     told["fit attach_to"] = ended(lambda: fit(attach_to=["net.0", "net.2"][rank()]))
     return told

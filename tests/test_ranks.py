@@ -190,6 +190,7 @@ def test_ranks_with_other_arguments_end_all_before_counts_are_added(
 ) -> None:
     names = ["attach_to", "exclude", "method", "threshold", "alpha", "beta", "channel_axis"]
     names += ["output_fn", "fit attach_to", "fit every_n_epochs", "fit dataloader_idx"]
+    names += ["fit window"]
     for name in names:
         (first,) = {rank["unlike"][name] for rank in two}
         key = name.removeprefix("fit ")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interrupts import each_line
 from own_warnings import ours
 from sampling_oracle import sampled_efficiency
 from torch import nn
@@ -130,6 +131,24 @@ def test_nothing_stays_and_nothing_is_counted_of_a_batch_that_is_broken_off() ->
             break_off(error)
         assert hooks(model) == 0
     assert training.report().layers["4"].n_states == 4
+
+
+def test_an_interrupt_at_any_line_leaves_nothing() -> None:
+    model, data = small_net(), images(4)
+
+    def run() -> Any:
+        training = record_training(model, LAYERS, every_n_train_steps=2, window=2)
+        for _ in range(5):
+            with training.batch():
+                model(data)
+        return training.report()
+
+    outputs, report = model(data), run()
+    files = [f"torch/{name}.py" for name in ("record_training", "record", "watch", "hooks")]
+    for where in each_line(files, run, most=20):
+        assert torch.equal(model(data), outputs), where
+        assert hooks(model) == 0, where
+        assert run() == report, where
 
 
 def test_evaluations_in_between_are_no_part_of_it() -> None:
