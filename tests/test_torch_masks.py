@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from tensorstate_callbacks import ProbeError, TensorStateWarning
-from tensorstate_callbacks.torch import record, tensor_recorder
+from tensorstate_callbacks.torch import record, record_training, tensor_recorder
 
 LENGTHS = [7, 2, 5, 1, 7, 3, 6, 4]
 IDS = torch.randint(5, 50, (8, 7), generator=torch.Generator().manual_seed(7))
@@ -452,3 +452,21 @@ def test_model_without_masks_is_told_of() -> None:
         model(torch.ones(4, 7, 8))
     assert len(ours(caught)) == 1
     assert recording.counters["0"].n_states == 28
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_batches_of_a_training_are_masked_too(given: bool) -> None:
+    model = Tokens()
+    mask = "seen" if given else "attention_mask"
+    training = record_training(
+        model, every_n_train_steps=1, window=8, group_size=4, positions=2, mask=mask
+    )
+    for ids, kept in batches(3):
+        with training.batch({"seen": kept} if given else None), torch.no_grad():
+            model(ids, kept)
+    expected = one_by_one(model.float(), group_size=4, positions=2)
+    found = training.report().layers
+    assert {name: layer.n_states for name, layer in found.items()} == {
+        name: each[0] for name, each in expected.items()
+    }
+    assert found["first"].entropy == expected["first"][1]

@@ -87,8 +87,12 @@ class TrainingRecording:
         self.n_batches = 0
 
     @contextmanager
-    def batch(self) -> Iterator[bool]:
+    def batch(self, batch: Any = None) -> Iterator[bool]:
         """Open the block in which a training batch runs through the model, and record it if due.
+
+        Args:
+            batch: What the loader gave, where `mask` is a key of it or a callable that takes it;
+                None: what the model is called with.
 
         Returns:
             A context that gives True where the batch is recorded, and so `report` has news.
@@ -109,6 +113,8 @@ class TrainingRecording:
         recording = self._recording.anew(self._settings.of_train_batch())
         try:
             with recording.attached():
+                if batch is not None:
+                    recording.resume(batch=batch)
                 yield True
         except BaseException as error:
             if self._group is not None:
