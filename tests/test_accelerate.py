@@ -226,3 +226,19 @@ def test_outer_loader_stays_the_outer_loops_after_one_within() -> None:
             model(x[:4])
         n.append(recording.counters["0"].n_states)
     assert n == [4 + 4] * 2
+
+
+def test_loader_left_half_way_is_known_in_each_loop_over_it() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 7)), torch.randn(10, 6)
+    n = []
+    for one in shards(DataLoader(x, 4), 2):
+        next(iter(one))
+        with record(model, "0") as recording, torch.no_grad():
+            for batch in [*one, *one]:
+                model(batch)
+            for _ in range(2):
+                for batch in one:
+                    model(batch)
+        n.append(recording.counters["0"].n_states)
+    # Of batches that were drawn beforehand nothing is known: 8 samples each.
+    assert n == [16 + 2 * 6, 16 + 2 * 4]

@@ -129,12 +129,13 @@ def own_batches(
     within = ActiveLoader()
     try:
         for index, batch in enumerate(loader):
-            if index == 0 and own is not None and own.problem is not None:
+            problem = own.problem if own is not None and index == 0 else None
+            if problem is not None:
                 if not isinstance(loader, DataLoader) and within.is_known():
                     # A progress bar, say, around a loader that tells of itself.
                     own = None
                 elif dist.get_rank(group) == 0:
-                    warnings.warn(own.problem, TensorStateWarning, stacklevel=2)
+                    warnings.warn(problem, TensorStateWarning, stacklevel=2)
             begin(None if own is None else own.of_batch(index) or ALL_OWN)
             yield batch
     finally:
@@ -178,12 +179,11 @@ class ActiveLoader:
 
     def _under_way(self) -> Any:
         """The loader; None where there is none but the one from before."""
+        before = self._before()
+        if before is not None and n_begun(before) != self._n_before:
+            before, self._before = None, _weakly(None)
         loader = active_loader()
-        if loader is not None and loader is self._before():
-            if n_begun(loader) <= self._n_before:
-                return None
-            self._before = _weakly(None)
-        return loader
+        return None if loader is before else loader
 
 
 def _weakly(loader: Any) -> Any:
