@@ -122,8 +122,9 @@ $(READY): pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@# Without what they bring along, a torchvision that doesn't fit and a second TensorFlow.
 	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps \
-		timm 'keras-hub; python_version >= "3.11"' kagglehub kagglesdk
+		timm 'keras-hub; python_version >= "3.11"' kagglehub kagglesdk \
+		fastai fastcore fastdownload fastprogress fasttransform plum-dispatch beartype
 	@# Apart from TensorFlow: after it, Triton ends the process.
-	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/apart \
-		'triton>=3.0; sys_platform == "linux" and platform_machine == "x86_64"'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps --target $(VENV)/apart \
+		'triton>=3.0; sys_platform == "linux" and platform_machine == "x86_64"' lightning
 	touch $@
