@@ -120,10 +120,13 @@ clean:
 $(READY): pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@# Without what they bring along, a torchvision that doesn't fit and a second TensorFlow.
+	@# Without what they bring along, a torchvision that doesn't fit and a second TensorFlow; of
+	@# fastai's what it is trained with.
 	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps \
-		timm 'keras-hub; python_version >= "3.11"' kagglehub kagglesdk
-	@# Apart from TensorFlow: after it, Triton ends the process.
-	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/apart \
-		'triton>=3.0; sys_platform == "linux" and platform_machine == "x86_64"'
+		timm 'keras-hub; python_version >= "3.11"' kagglehub kagglesdk \
+		fastai fastcore fastdownload fastprogress fasttransform plum-dispatch beartype
+	@# Apart: after TensorFlow, Triton ends the process; beside pytorch_lightning, MLflow and Ray
+	@# would take lightning. Optuna's callback needs it.
+	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps --target $(VENV)/apart \
+		'triton>=3.0; sys_platform == "linux" and platform_machine == "x86_64"' lightning
 	touch $@

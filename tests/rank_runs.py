@@ -99,22 +99,42 @@ def lightning_stream() -> dict[str, Any]:
 
 def accelerated() -> dict[str, Any]:
     """The reports of loops over loaders that Accelerate has prepared in several ways."""
-    from accelerate import Accelerator
+    from accelerate import Accelerator, skip_first_batches
     from accelerate.utils import DataLoaderConfiguration
+    from tqdm import tqdm
 
     class Stream(IterableDataset[Any]):
         def __iter__(self) -> Any:
             return iter(images(11))
 
-    def run(kind: str, dataset: Any, **options: Any) -> dict[str, Any]:
+    class Sized(IterableDataset[Any]):
+        def __len__(self) -> int:
+            return 3
+
+        def __iter__(self) -> Any:
+            return iter(images(3))
+
+    def skip(loader: Any) -> Any:
+        return skip_first_batches(skip_first_batches(loader, 2 // n_ranks()), 2 // n_ranks())
+
+    def peek(loader: Any) -> Any:
+        next(iter(loader))
+        for _ in loader:
+            break
+        return loader
+
+    def run(
+        kind: str, dataset: Any, size: int = 4, change: Any = lambda loader: loader, **options: Any
+    ) -> dict[str, Any]:
         config = DataLoaderConfiguration(**options)
         accelerator = Accelerator(cpu=True, dataloader_config=config)
         model = small_net()
-        loader = accelerator.prepare(DataLoader(dataset, 4))
+        loader = change(accelerator.prepare(DataLoader(dataset, size)))
 
         def report() -> EfficiencyReport:
             with record(model, ["Conv2d", "Linear"]) as recording, torch.no_grad():
-                for batch in recording.batches(loader) if kind == "batches" else loader:
+                given = tqdm(loader, disable=True) if "bar" in kind else loader
+                for batch in recording.batches(given) if "batches" in kind else given:
                     model(batch)
             return recording.report(process_group=group(), accuracy=0.75)
 
@@ -130,7 +150,16 @@ def accelerated() -> dict[str, Any]:
         "dispatched_split": run("batches", images(11), dispatch_batches=True, split_batches=True),
         "stream": run("plain", Stream()),
         "stream_batches": run("batches", Stream()),
+        "few": run("plain", images(3), 64),
+        "few_split": run("plain", Sized(), dispatch_batches=False, split_batches=True),
+        "peeked": run("plain", images(10), change=peek),
+        "peeked_dispatched": run("plain", images(11), change=peek, dispatch_batches=True),
+        "skipped": run("plain", images(11), 2, skip),
+        "skipped_batches": run("batches", images(11), 2, skip),
+        "bar": run("bar", images(10)),
+        "bar_batches": run("bar batches", images(10)),
         "unknown": run("batches", Stream(), dispatch_batches=False),
+        "unknown_bar": run("bar batches", Stream(), dispatch_batches=False),
     }
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.torch import own_samples, record
-from tensorstate_callbacks.torch.distributed.own_samples import OwnSamples
+from tensorstate_callbacks.torch.distributed.own_samples import ActiveLoader, OwnSamples
 
 data_loader = pytest.importorskip("accelerate.data_loader", reason="accelerate isn't installed")
 
@@ -72,11 +72,12 @@ def test_own_samples_of_all_ranks_are_each_sample_once(
     loader = DataLoader(SizedNumbers(n) if stream else range(n), size, drop_last=drop_last)
     own, dealt = [], set()
     for one in shards(loader, n_ranks, split_batches=split, even_batches=even):
-        known = OwnSamples(one, n_ranks)
+        known, active = OwnSamples(one, n_ranks), ActiveLoader()
         assert known.problem is None
         for index, batch in enumerate(one):
             found = known.of_batch(index)
             assert found is not None
+            assert active.samples() == found
             assert found.n_all == len(batch)
             assert own_samples(one, index) == found.n_own
             own += batch[: found.n_own].tolist()
@@ -189,17 +190,55 @@ def two() -> list[dict[str, Any]]:
 
 
 def test_two_processes_give_what_one_gives(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
-    known = [name for name in one if name != "unknown"]
+    known = [name for name in one if not name.startswith("unknown")]
     assert one["plain"]["report"]["layers"]["0"]["n_states"] == 10 * 49
     assert one["stream"]["report"]["layers"]["0"]["n_states"] == 11 * 49
+    assert one["few"]["report"]["layers"]["0"]["n_states"] == 3 * 49
+    assert one["skipped"]["report"]["layers"]["0"]["n_states"] == 3 * 49
     for found in two:
         for name in known:
             # Floats too, to the last bit; and nothing to warn of.
             assert found[name] == one[name], name
 
 
-def test_processes_are_told_once_of_what_is_not_known(two: list[dict[str, Any]]) -> None:
-    (text,) = two[0]["unknown"]["told"]
-    assert "Stream, is an IterableDataset without length" in text
-    assert two[1]["unknown"]["told"] == []
-    assert two[0]["unknown"]["report"]["layers"]["0"]["n_states"] == 16 * 49
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("unknown", "Stream, is an IterableDataset without length"), ("unknown_bar", "is a tqdm")],
+)
+def test_processes_are_told_once_of_what_is_not_known(
+    two: list[dict[str, Any]], name: str, why: str
+) -> None:
+    (text,) = two[0][name]["told"]
+    assert why in text
+    assert two[1][name]["told"] == []
+    assert two[0][name]["report"]["layers"]["0"]["n_states"] == 16 * 49
+
+
+def test_outer_loader_stays_the_outer_loops_after_one_within() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 7)), torch.randn(10, 6)
+    (_, outer), (_, inner) = shards(DataLoader(x, 4), 2), shards(DataLoader(x, 4), 2)
+    n = []
+    for _ in outer:
+        with record(model, "0") as recording, torch.no_grad():
+            for batch in inner:
+                model(batch)
+            # No batch of either loader.
+            model(x[:4])
+        n.append(recording.counters["0"].n_states)
+    assert n == [4 + 4] * 2
+
+
+def test_loader_left_half_way_is_known_in_each_loop_over_it() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 7)), torch.randn(10, 6)
+    n = []
+    for one in shards(DataLoader(x, 4), 2):
+        next(iter(one))
+        with record(model, "0") as recording, torch.no_grad():
+            for batch in [*one, *one]:
+                model(batch)
+            for _ in range(2):
+                for batch in one:
+                    model(batch)
+        n.append(recording.counters["0"].n_states)
+    # Of batches that were drawn beforehand nothing is known: 8 samples each.
+    assert n == [16 + 2 * 6, 16 + 2 * 4]

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def written(folder: Path, **arguments: Any) -> Path:
         {"on": ["val", "train"], "every_n_train_steps": 1, "window": 3},
         {"on": "val"},
         {"accuracy": "val_acc", "missing_accuracy": "raise", "log_extras": None},
+        {"attach_to": ["Linear"], "group_size": 4, "positions": 3, "max_memory": 10_000_000},
+        {"attach_to": "Linear", "channel_axis": {"net.0": 1, "Linear": [-1]}, "prefix": "g4_"},
+        {"layer_metrics": True, "dataloader_idx": 0},
     ],
     ids=str,
 )
@@ -99,6 +103,19 @@ def test_saved_config_runs_again_to_the_same_report(
     assert replayed.channel_axis == callback.channel_axis
     # And a third time, from what the second saved.
     assert yaml.safe_load(saved.read_text())["trainer"]["callbacks"][0]["init_args"] == kept
+
+
+@pytest.mark.skipif(NAMESPACE != "pytorch_lightning", reason="lightning is the page's other name")
+def test_config_of_the_page_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "integrations.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    path = written(tmp_path)
+    config = yaml.safe_load(path.read_text())
+    config["trainer"] |= yaml.safe_load(text)["trainer"]
+    path.write_text(yaml.safe_dump(config))
+    report, callback = run(path)
+    assert list(report.layers) == ["net.0", "net.2", "net.4"]
+    assert callback.group_size == report.layers["net.0"].group_size == 8
 
 
 def test_signature_and_help_name_every_argument() -> None:

@@ -115,7 +115,10 @@ class Settings:
         if self.positions is not None:
             _check_number("positions", self.positions)
         if self.max_memory is not None and self.max_memory != math.inf:
-            _check_number("max_memory, in bytes,", self.max_memory)
+            given = self.max_memory
+            # A config that is read by the annotation has 8e9 where it says 8000000000.
+            whole = int(given) if isinstance(given, float) and given.is_integer() else given
+            _check_number("max_memory, in bytes,", whole)
 
     def is_due(self, epoch: int) -> bool:
         """Tell whether the evaluation of `epoch`, counted from 0, is to be recorded."""

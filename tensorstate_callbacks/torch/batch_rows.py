@@ -21,6 +21,7 @@ class BatchRows:
         samples: Of the batch that is under way; None where that wasn't given.
         loader: Where it wasn't, gives it of a loader that is known without being named, or None.
         doubts: What had to be assumed, for each probe where that was so.
+        left_out: Probes of which a whole batch was left out.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class BatchRows:
         self.samples: BatchSamples | None = None
         self.loader: ActiveLoader | None = None
         self.doubts: dict[str, str] = {}
+        self.left_out: set[str] = set()
         self._candidates: dict[str, set[int]] = {}
 
     def keeps_all(self) -> bool:
@@ -93,6 +95,7 @@ class BatchRows:
         if n_own == n_all:
             return tensor
         if not n_own:
+            self.left_out.add(probe)
             return None
         if tensor.is_nested:
             if tensor.size(0) == n_all:

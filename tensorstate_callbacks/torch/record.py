@@ -263,7 +263,9 @@ class Recording:
         thinned = self.recorder.thinned()
         if thinned:
             warnings.warn(describe_thinned(thinned), TensorStateWarning, stacklevel=2)
-        unseen = self.recorder.unseen()
+        # A rank that is given repeats only has counted none, as it should.
+        left_out = self._watch.rows.left_out
+        unseen = [name for name in self.recorder.unseen() if name not in left_out]
         if unseen:
             warnings.warn(
                 f"no activations came from {', '.join(unseen)}: the model was not run, or doesn't "

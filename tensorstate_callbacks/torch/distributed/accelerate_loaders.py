@@ -33,6 +33,16 @@ def active_loader() -> Any:
     return None if state is None else state.GradientState().active_dataloader
 
 
+def n_begun(loader: Any) -> int:
+    """Return how many loops over a loader of Accelerate's have begun and didn't come to its end.
+
+    A loop that was broken off counts until one over the same loader ends.
+    """
+    state: Any = sys.modules.get("accelerate.state")
+    under_way = [] if state is None else state.GradientState().dataloader_references
+    return sum(each is loader for each in under_way)
+
+
 def find_deal(loader: Any) -> Deal | str | None:
     """Return how a loader of Accelerate's deals its samples, or why that can't be known.
 
@@ -47,8 +57,12 @@ def find_deal(loader: Any) -> Deal | str | None:
     if isinstance(loader.dataset, accelerate.IterableDatasetShard):
         return _stream(loader, loader.dataset)
     sampler = loader.sampler if isinstance(loader.sampler, BatchSampler) else loader.batch_sampler
+    n_skipped = 0
+    while isinstance(sampler, accelerate.SkipBatchSampler):
+        n_skipped += sampler.skip_batches
+        sampler = sampler.batch_sampler
     if isinstance(sampler, accelerate.BatchSamplerShard):
-        return _shard(loader, sampler)
+        return _shard(loader, sampler, n_skipped)
     n_ranks = accelerate.PartialState().num_processes
     if n_ranks == 1:
         return None
@@ -57,14 +71,14 @@ def find_deal(loader: Any) -> Deal | str | None:
     return f"the batch sampler is a {type(sampler).__name__}"
 
 
-def _shard(loader: Any, shard: Any) -> Deal | str:
+def _shard(loader: Any, shard: Any, n_skipped: int) -> Deal | str:
     batches = shard.batch_sampler
     if type(batches) is not BatchSampler:
         return f"the batch sampler is a {type(batches).__name__}"
     if hasattr(batches.sampler, "num_replicas"):
         return f"Accelerate deals what a {type(batches.sampler).__name__} has dealt already"
     size, sampler = _part(batches.batch_size, shard), cast("Sized", batches.sampler)
-    return _in_turn(loader, shard, size, len(sampler), shard.even_batches)
+    return _in_turn(loader, shard, size, len(sampler), n_skipped)
 
 
 def _stream(loader: Any, shard: Any) -> Deal | str:
@@ -76,23 +90,36 @@ def _stream(loader: Any, shard: Any) -> Deal | str:
         n_data = sys.maxsize if shard.drop_last else len(shard.dataset)
     except TypeError:
         return f"the dataset, {type(shard.dataset).__name__}, is an IterableDataset without length"
-    return _in_turn(loader, shard, size, n_data, True)
+    return _in_turn(loader, shard, size, n_data)
 
 
 def _part(batch_size: int, shard: Any) -> int:
     return batch_size // shard.num_processes if shard.split_batches else batch_size
 
 
-def _in_turn(loader: Any, shard: Any, size: int, n_data: int, even: bool) -> Deal:
-    """How batches of one size are dealt, in the order of the data."""
+def _in_turn(loader: Any, shard: Any, size: int, n_data: int, n_skipped: int = 0) -> Deal:
+    """How batches of one size are dealt, in the order of the data.
+
+    Args:
+        loader: What gives them.
+        shard: What deals them.
+        size: Samples of each process's whole batches.
+        n_data: Samples of all processes, without repeats.
+        n_skipped: How many of the process's batches the shard gives and the loader doesn't.
+    """
     n_ranks, rank = int(shard.num_processes), int(shard.process_index)
+    even = getattr(shard, "even_batches", True)
+    # From the data, since lengths of shards are not the number of their batches: those that split
+    # batches give ones of their own. Incomplete batches that are dropped leave whole ones.
+    n_dealt = 1 if shard.drop_last else n_data - (0 if even else rank * size)
+    last = -(-n_dealt // (size * n_ranks)) - 1
 
     def of_batch(index: int | None) -> tuple[int, int]:
         if index is None:
             # Only a loader's last batch may be another than its whole ones.
-            index = len(loader) - 1 if loader.end_of_dataloader else 0
+            index = last if loader.end_of_dataloader else 0
         else:
-            index += loader.skip_batches
+            index += loader.skip_batches + n_skipped
         n_own = max(0, min(size, n_data - (index * n_ranks + rank) * size))
         return (size if even else n_own), n_own
 

@@ -19,6 +19,7 @@ from tensorstate_callbacks.torch.distributed.accelerate_loaders import (
     Deal,
     active_loader,
     find_deal,
+    n_begun,
 )
 from tensorstate_callbacks.torch.distributed.process_groups import ProcessGroup
 
@@ -126,10 +127,16 @@ def own_batches(
     there = dist.is_available() and dist.is_initialized()
     n_ranks = dist.get_world_size(group) if there else 1
     own = OwnSamples(loader, n_ranks) if n_ranks > 1 else None
-    if own is not None and own.problem is not None and dist.get_rank(group) == 0:
-        warnings.warn(own.problem, TensorStateWarning, stacklevel=2)
+    within = ActiveLoader()
     try:
         for index, batch in enumerate(loader):
+            problem = own.problem if own is not None and index == 0 else None
+            if problem is not None:
+                if not isinstance(loader, DataLoader) and within.is_known():
+                    # A progress bar, say, around a loader that tells of itself.
+                    own = None
+                elif dist.get_rank(group) == 0:
+                    warnings.warn(problem, TensorStateWarning, stacklevel=2)
             begin(None if own is None else own.of_batch(index) or ALL_OWN, batch)
             yield batch
     finally:
@@ -140,13 +147,19 @@ class ActiveLoader:
     """Counts the own samples of a loop that takes its batches from a loader of Accelerate's.
 
     Such a loader says that it is under way, so that it need not be named. One that was under way
-    before is another loop's: evaluations are made within a training loop.
+    before is another loop's, since evaluations are made within a training loop, until a loop over
+    it begins anew: one that was broken off, or `next(iter(loader))`, leaves it under way.
     """
 
     def __init__(self) -> None:
-        self._before = _weakly(active_loader())
+        before = active_loader()
+        self._before, self._n_before = _weakly(before), n_begun(before)
         self._seen = _weakly(None)
         self._deal: Deal | None = None
+
+    def is_known(self) -> bool:
+        """Tell whether there is such a loader, of which it is known how it deals its samples."""
+        return isinstance(find_deal(self._under_way()), Deal)
 
     def samples(self) -> BatchSamples | None:
         """Return what the batch under way has; None where there is no such loader.
@@ -154,8 +167,8 @@ class ActiveLoader:
         Warns:
             TensorStateWarning: Which samples the loader repeats can't be known.
         """
-        loader = active_loader()
-        if loader is None or loader is self._before():
+        loader = self._under_way()
+        if loader is None:
             return None
         if loader is not self._seen():
             self._seen, deal = _weakly(loader), find_deal(loader)
@@ -164,6 +177,14 @@ class ActiveLoader:
                 warnings.warn(_describe_unknown("the", deal), TensorStateWarning, stacklevel=2)
         counted = None if self._deal is None else self._deal.of_batch(None)
         return None if counted is None else BatchSamples(*counted)
+
+    def _under_way(self) -> Any:
+        """The loader; None where there is none but the one from before."""
+        before = self._before()
+        if before is not None and n_begun(before) != self._n_before:
+            before, self._before = None, _weakly(None)
+        loader = active_loader()
+        return None if loader is before else loader
 
 
 def _weakly(loader: Any) -> Any:
