@@ -13,6 +13,7 @@ from ray_local import local_ray
 from torch import nn
 
 import tensorstate_callbacks
+from tensorstate_callbacks.huggingface import EfficiencyTrainerMixin
 from tensorstate_callbacks.torch import record
 
 PAGE = (Path(__file__).parent.parent / "docs" / "integrations.md").read_text()
@@ -153,6 +154,27 @@ def test_accelerate() -> None:
     # Of the process, for whoever makes an Accelerator next.
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     assert names["report"].aiq == pytest.approx(aiq_by_numpy(model))
+
+
+def test_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hf = pytest.importorskip("transformers", reason="transformers isn't installed")
+    monkeypatch.chdir(tmp_path)
+    import huggingface_runs as runs
+
+    def arguments(folder: str, **options: Any) -> Any:
+        return runs.arguments(folder, **options)
+
+    names = run(
+        "Hugging Face Trainer",
+        **{"EfficiencyTrainerMixin": EfficiencyTrainerMixin, "Trainer": hf.Trainer},
+        **{"TrainingArguments": arguments, "EarlyStoppingCallback": hf.EarlyStoppingCallback},
+        **{"model": runs.classifier(), "data_collator": runs.collate},
+        **{"train_dataset": runs.texts(), "eval_dataset": runs.texts()},
+        compute_accuracy=runs.share_right,
+    )
+    history = names["trainer"].efficiency.history
+    assert names["best"] == max(report.aiq for report in history)
+    assert {layer.group_size for layer in history[-1].layers.values()} == {8}
 
 
 def test_ignite() -> None:
