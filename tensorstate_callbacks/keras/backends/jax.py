@@ -34,7 +34,8 @@ except ImportError:  # an older JAX, the latest for Python 3.10
 
 __all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally"]
 
-Observe: TypeAlias = Callable[[Any], None]
+Observe: TypeAlias = Callable[..., None]
+Tapped: TypeAlias = tuple[jax.Array, ...]
 State: TypeAlias = tuple[Any, ...]
 
 TAPS_END_XLA = False
@@ -117,16 +118,18 @@ class Tally:
 MOST_HELD = 2**31 - 1
 
 
-def tap(tensor: jax.Array, observe: Observe) -> None:
-    """Give a tensor's values to `observe`, once each time the step runs, when it has run."""
+def tap(tensor: jax.Array, observe: Observe, mask: jax.Array | None = None) -> None:
+    """Give a tensor's values to `observe`, and those of a mask, each time when the step has run."""
     if isinstance(tensor, JAXSparse):
         tensor = tensor.todense()
+    tapped = (tensor,) if mask is None else (tensor, mask)
     taps = _taps.get()
     if taps is None:
         # A test function of the model's own making, which doesn't call its test step.
-        io_callback(lambda array: observe(np.asarray(array)), None, jax.lax.stop_gradient(tensor))
+        given = map(jax.lax.stop_gradient, tapped)
+        io_callback(lambda *arrays: observe(*map(np.asarray, arrays)), None, *given)
     else:
-        taps.add(tensor, observe)
+        taps.add(tapped, observe)
 
 
 def tap_layer(tensor: jax.Array, observe: Observe) -> jax.Array:
@@ -175,22 +178,22 @@ class _ProbedStep:
     def __init__(self, step: Callable[[State, Any], tuple[Any, State]], *, compiled: bool) -> None:
         self._step = step
         self._run: Callable[..., Any] | None = None if compiled else self._run_tapped
-        self._kept: dict[Observe, list[jax.Array]] | None = None
+        self._kept: dict[Observe, list[Tapped]] | None = None
 
     def __call__(self, state: State, batch: Any) -> tuple[Any, State]:
         if self._run is None:
             self._run = self._compile(state)
-        kept: dict[Observe, list[jax.Array]] = {}
+        kept: dict[Observe, list[Tapped]] = {}
         self._kept = kept
         try:
-            outputs, state, observers, tensors = self._run(state, batch)
-            if None in tensors:
+            outputs, state, observers, taps = self._run(state, batch)
+            if None in taps:
                 jax.effects_barrier()  # type: ignore[no-untyped-call]
         finally:
             self._kept = None
-        for observe, tensor in zip(observers.in_order, tensors, strict=True):
-            for array in map(np.asarray, kept.pop(observe, ())) if tensor is None else (tensor,):
-                observe(array)
+        for observe, tapped in zip(observers.in_order, taps, strict=True):
+            for arrays in kept.pop(observe, ()) if tapped is None else (tapped,):
+                observe(*(arrays if tapped is not None else map(np.asarray, arrays)))
         return outputs, state
 
     def _run_tapped(self, state: State, batch: Any) -> tuple[Any, ...]:
@@ -200,7 +203,7 @@ class _ProbedStep:
             outputs, state = self._step(state, batch)
         finally:
             _taps.reset(token)
-        return outputs, state, _Observers(tuple(taps.observers)), taps.tensors
+        return outputs, state, _Observers(tuple(taps.observers)), taps.tapped
 
     def _compile(self, state: State) -> Callable[..., Any]:
         # Unlike Keras's own the step doesn't consume the state it is given: if counting is broken
@@ -210,9 +213,9 @@ class _ProbedStep:
         shardings = jax.tree.map(lambda value: value.sharding, state)
         return jax.jit(self._run_tapped, out_shardings=(None, shardings, None, None))
 
-    def _keep(self, observe: Observe, tensor: jax.Array) -> None:
+    def _keep(self, observe: Observe, *tapped: jax.Array) -> None:
         if self._kept is not None:
-            self._kept.setdefault(observe, []).append(tensor)
+            self._kept.setdefault(observe, []).append(tapped)
 
 
 class _Taps:
@@ -223,27 +226,27 @@ class _Taps:
     it there could wait forever for the thread that the callback runs on.
 
     Args:
-        keep: Keeps a tensor for an observer.
+        keep: Keeps what is tapped for an observer.
 
     Attributes:
         observers: Who observes each tap.
-        tensors: The tensors that are outputs, None for those that are kept.
+        tapped: The tensors that are outputs, None for those that are kept.
     """
 
-    def __init__(self, keep: Callable[[Observe, jax.Array], None]) -> None:
+    def __init__(self, keep: Callable[..., None]) -> None:
         self._keep = keep
         self._trace = _current_trace()
         self.observers: list[Observe] = []
-        self.tensors: list[jax.Array | None] = []
+        self.tapped: list[Tapped | None] = []
 
-    def add(self, tensor: jax.Array, observe: Observe) -> None:
+    def add(self, tapped: Tapped, observe: Observe) -> None:
         """Add the next tap."""
         is_output = self._trace == _current_trace()
         if not is_output:
             # A test step may take derivatives, which callbacks don't have.
-            io_callback(partial(self._keep, observe), None, jax.lax.stop_gradient(tensor))
+            io_callback(partial(self._keep, observe), None, *map(jax.lax.stop_gradient, tapped))
         self.observers.append(observe)
-        self.tensors.append(tensor if is_output else None)
+        self.tapped.append(tapped if is_output else None)
 
 
 _taps: ContextVar[_Taps | None] = ContextVar("taps", default=None)
