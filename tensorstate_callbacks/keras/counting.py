@@ -12,6 +12,7 @@ from tensorstate_callbacks.keras.axis_flow import shape_of
 from tensorstate_callbacks.keras.backends import TapRefusedError, WeakObserver, current_backend
 from tensorstate_callbacks.keras.device_states import Plan, plan_states, states_of
 from tensorstate_callbacks.keras.host_masks import HostMasks
+from tensorstate_callbacks.keras.mask_flow import Lost
 from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site
 from tensorstate_callbacks.keras.site_counts import SiteCounts
 from tensorstate_callbacks.recording.overrides import Overrides
@@ -96,10 +97,7 @@ class Counting:
         Args:
             n_samples: How many samples it has, as a tensor.
         """
-        if not self.may_tap:
-            self._was_refused = True
-            raise TapRefusedError("rows of a mask can't be taken by the step alone")
-        self._backend.tap(n_samples, WeakObserver(self._observe_batch))
+        self._tap(n_samples, WeakObserver(self._observe_batch))
 
     def mask_warnings(self, without: Iterable[str]) -> dict[str, str]:
         """Return what is to be warned of masks: kinds to texts.
@@ -116,11 +114,14 @@ class Counting:
             site: Where it is.
             decided: The axes taken there.
             tensor: Activations.
-            mask: A tensor that says which of their positions count; None: all.
+            mask: A tensor that says which of their positions count, or `Lost`; None: all.
 
         Returns:
             The tensor to go on with, or None: with the same.
         """
+        if isinstance(mask, Lost):
+            self._tap(mask.mask, WeakObserver(self._observe_lost, site.name))
+            mask = None
         # What a mask leaves is chosen from by the host: how much it is differs from sample to
         # sample, which a compiled step can't have.
         is_masked = mask is not None or self._masks.has_array
@@ -128,15 +129,12 @@ class Counting:
         if plan is not None and plan.n_counts is not None and not is_masked:
             self._counts.add(site, decided, tensor, plan)
             return None
-        if not self.may_tap:
-            self._was_refused = True
-            raise TapRefusedError(f"layer {site.name!r} can't be counted by the step alone")
         if plan is None:
-            return self._backend.tap(tensor, WeakObserver(self._observe, site, decided), mask)
+            return self._tap(tensor, WeakObserver(self._observe, site, decided), mask)
         shape = tuple(tensor.shape)
         rows = self._backend.pack(states_of(self._backend, tensor, plan))
         observe = WeakObserver(self._observe_packed, site, decided, shape, plan)
-        self._backend.tap(rows, observe, mask)
+        self._tap(rows, observe, mask)
         return None
 
     def read_counts(self, recorder: Recorder, forward: list[str]) -> None:
@@ -152,6 +150,12 @@ class Counting:
         if self._in_graph:
             self._counts.read_into(recorder, self._check_size)
             recorder.sort(forward)
+
+    def _tap(self, tensor: Any, observe: WeakObserver, mask: Any = None) -> Any:
+        if not self.may_tap:
+            self._was_refused = True
+            raise TapRefusedError("the step can't count this alone")
+        return self._backend.tap(tensor, observe, mask)
 
     def _plan(self, tensor: Any, decided: Decided, *, is_masked: bool) -> Plan | None:
         shape = shape_of(tensor) if self._in_graph else None
@@ -173,9 +177,13 @@ class Counting:
         except ValueError as error:
             raise ChangingSizeError(f"layer {site.name!r} could not be counted: {error}") from error
 
-    def _observe_batch(self, n_samples: npt.ArrayLike, mask: None = None) -> None:
+    def _observe_batch(self, n_samples: npt.ArrayLike) -> None:
         if self.recorder is not None and self.step.active:
             self._masks.begin_batch(int(np.asarray(n_samples)))
+
+    def _observe_lost(self, name: str, mask: npt.ArrayLike) -> None:
+        if self.recorder is not None and self.step.active:
+            self._masks.note_lost(name, np.asarray(mask))
 
     def _observe(
         self, site: Site, decided: Decided, activations: npt.ArrayLike, mask: Any = None

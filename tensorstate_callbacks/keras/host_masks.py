@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from tensorstate_callbacks.errors import ProbeError
+from tensorstate_callbacks.errors import ProbeError, list_some
 from tensorstate_callbacks.recording.channel_axis import Axis
 from tensorstate_callbacks.recording.masks import (
     Indices,
@@ -39,6 +39,7 @@ class HostMasks:
         self._probes = MaskedProbes(_take)
         self._read: dict[tuple[Any, ...], MaskedSamples] = {}
         self._rows: MaskedSamples | None = None
+        self._lost: dict[str, None] = {}
         self._n_seen = 0
         self.has_array = self._array is not None
         self.has_rows = self._array is not None and self._array.n_samples is not None
@@ -49,6 +50,11 @@ class HostMasks:
         if self._array is not None:
             keep = self._array.keep[start : self._n_seen]
             self._rows = MaskedSamples(keep) if len(keep) == n_samples else None
+
+    def note_lost(self, name: str, mask: npt.NDArray[Any]) -> None:
+        """Take note that a probe counts all, though a mask hides some that may be among it."""
+        if not mask.all():
+            self._lost[name] = None
 
     def parts(
         self, name: str, activations: Any, channel_axis: Axis, mask: Any
@@ -96,7 +102,15 @@ class HostMasks:
         Args:
             without: Probes that don't count any more.
         """
-        texts = self._probes.warnings(frozenset(without))
+        gone = frozenset(without)
+        texts = self._probes.warnings(gone)
+        lost = [name for name in self._lost if name not in gone]
+        if lost:
+            texts["lost mask"] = (
+                f"some of what passes {list_some(lost)} is padding, but nothing tells which "
+                "positions, so all were counted, and efficiency depends on how batches are padded. "
+                "Give mask=(name, batch) -> mask, or exclude these layers"
+            )
         if self.has_rows and self._array is not None and self._n_seen < len(self._array.keep):
             texts["mask samples"] = (
                 f"mask has {len(self._array.keep)} samples, and {self._n_seen} came: a mask has "

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
@@ -21,11 +21,26 @@ except ImportError:  # an earlier Keras
         return getattr(x, "_keras_mask", None)
 
 
-class _Lost:
-    """In place of a mask: there is padding, but which positions it is, nothing tells."""
+class Lost(NamedTuple):
+    """In place of a mask: there may be padding, but which positions it is, nothing tells.
+
+    Attributes:
+        mask: What is known of it; where it hides nothing, there is no padding.
+    """
+
+    mask: Any
 
 
-LOST: Final = _Lost()
+class _Scope(NamedTuple):
+    """A call under way.
+
+    Attributes:
+        default: The mask of what nothing else is known of in it.
+        seen: Masks that were seen in it, by samples and positions.
+    """
+
+    default: Any
+    seen: dict[Shape, Any]
 
 
 class _Given(NamedTuple):
@@ -40,10 +55,8 @@ class _Pass(threading.local):
 
     def __init__(self) -> None:
         self.notes: dict[int, tuple[Any, Any]] = {}
-        # What holds within each call that is under way, the innermost last.
-        self.scopes: list[Any] = []
-        # Samples and positions of the masks that were seen.
-        self.sizes: set[Shape] = set()
+        # The innermost last.
+        self.scopes: list[_Scope] = []
 
 
 class MaskFlow:
@@ -67,7 +80,6 @@ class MaskFlow:
         self.began = True
         self._pass.notes.clear()
         self._pass.scopes.clear()
-        self._pass.sizes.clear()
         self.enter(model, arguments)
 
     def enter(self, layer: Any, arguments: Any) -> None:
@@ -83,15 +95,15 @@ class MaskFlow:
         tensors = [tensor for item in others for tensor in tensors_in(item.value)]
         for tensor in tensors:
             self.note(tensor, masks[id(tensor)] if id(tensor) in masks else self.of(tensor))
-        default = self._noted(tensors[0]) if tensors else self._default()
+        default = self._noted(tensors[0]) if tensors else self._scope().default
         if default is None and any(isinstance(value, Mapping) for value in arguments[0]):
             # Of several inputs, one with a mask speaks for what isn't known.
             distinct = {id(mask): mask for mask in masks.values() if mask is not None}
             default = next(iter(distinct.values())) if len(distinct) == 1 else None
         if default is not None and isinstance(layer, keras.layers.TimeDistributed):
             # What runs inside gets one step at a time, and isn't told which.
-            default = LOST
-        self._pass.scopes.append(default)
+            default = default if isinstance(default, Lost) else Lost(default)
+        self._pass.scopes.append(_Scope(default, {}))
 
     def leave(self, layer: Any, arguments: Any, outputs: Any) -> None:
         """Note the masks of what a call gave.
@@ -101,8 +113,7 @@ class MaskFlow:
             arguments: What with, `(args, kwargs)`.
             outputs: What it gave; None where it failed.
         """
-        if self._pass.scopes:
-            self._pass.scopes.pop()
+        scope = self._pass.scopes.pop() if self._pass.scopes else self._scope()
         tensors = list(tensors_in(outputs))
         if not tensors:
             return
@@ -111,9 +122,9 @@ class MaskFlow:
         is_layer = isinstance(layer, keras.layers.Layer)
         # Of a layer Keras passes on the mask of the first argument.
         first = next(iter((*arguments[0], *arguments[1].values()))) if is_layer else inputs
-        before = keras.tree.map_structure(self._noted, first)
+        before = [self._noted(each) for each in keras.tree.flatten(first)]
         made = self._made_masks(layer, first, before) if is_layer else []
-        kept = next((mask for mask in keras.tree.flatten(before) if mask is not None), None)
+        kept = next((mask for mask in before if mask is not None), None)
         rank = next((len(shape_of(tensor) or ()) for tensor in inputs), 0)
         for at, tensor in enumerate(tensors):
             is_known = self._is_noted(tensor)
@@ -123,26 +134,24 @@ class MaskFlow:
             if mask is None:
                 mask = made[at] if at < len(made) else None
                 mask = kept if mask is None and not is_known else mask
-                if mask is not None and mask is not LOST and _gives_last_first(layer):
-                    mask = keras.ops.flip(mask, axis=1)
+                if mask is not None and _gives_last_first(layer):
+                    mask = mask if isinstance(mask, Lost) else keras.ops.flip(mask, axis=1)
+                if mask is None and not is_known:
+                    mask = _lost(tensor, scope)
             if mask is not None and not _has_positions(tensor, mask, rank):
                 mask = None
             self.note(tensor, mask)
 
     def of(self, tensor: Any) -> Any:
-        """Return the mask of a tensor; None where there is none, `LOST` where it was lost."""
+        """Return the mask of a tensor; None where there is none, `Lost` where it was lost."""
         if self._is_noted(tensor):
             return self._noted(tensor)
         mask = get_keras_mask(tensor)
         if _is_mask(mask):
             self._see(mask)
             return mask
-        default = self._default()
-        shape = shape_of(tensor)
-        if default is None and shape is not None and len(shape) > 2:
-            # As many samples and positions as another tensor that has a mask.
-            return LOST if shape[:2] in self._pass.sizes else None
-        return default
+        scope = self._scope()
+        return _lost(tensor, scope) if scope.default is None else scope.default
 
     def of_input(self, layer: Any, tensor: Any) -> Any:
         """Return the mask of what a layer takes; that of `Masking` it makes itself."""
@@ -159,9 +168,10 @@ class MaskFlow:
 
     def _see(self, mask: Any) -> None:
         self.seen = True
-        shape = None if mask is LOST else shape_of(mask)
+        shape = None if isinstance(mask, Lost) else shape_of(mask)
         if shape is not None:
-            self._pass.sizes.add(shape[:2])
+            for scope in self._pass.scopes:
+                scope.seen[shape[:2]] = mask
 
     def _is_noted(self, tensor: Any) -> bool:
         kept, _ = self._pass.notes.get(id(tensor), (None, None))
@@ -170,9 +180,9 @@ class MaskFlow:
     def _noted(self, tensor: Any) -> Any:
         return self._pass.notes[id(tensor)][1] if self._is_noted(tensor) else None
 
-    def _default(self) -> Any:
+    def _scope(self) -> _Scope:
         scopes = self._pass.scopes
-        return scopes[-1] if scopes else None
+        return scopes[-1] if scopes else _Scope(None, {})
 
     def _find_masks(self, given: list[_Given]) -> Iterator[tuple[int, Any]]:
         """Yield the `id` of tensors that a call is given masks for, and the masks."""
@@ -204,13 +214,14 @@ class MaskFlow:
                     yield id(tensor), item.value
 
     @staticmethod
-    def _made_masks(layer: Any, first: Any, before: Any) -> list[Any]:
+    def _made_masks(layer: Any, first: Any, flat: list[Any]) -> list[Any]:
         """Return what Keras is about to compute: masks of the layer's outputs."""
         makes_own = type(layer).compute_mask is not keras.layers.Layer.compute_mask
-        before = keras.tree.map_structure(lambda mask: None if mask is LOST else mask, before)
-        has_any = any(mask is not None for mask in keras.tree.flatten(before))
+        masks = [None if isinstance(mask, Lost) else mask for mask in flat]
+        has_any = any(mask is not None for mask in masks)
         if not (getattr(layer, "supports_masking", False) and (makes_own or has_any)):
             return []
+        before = keras.tree.pack_sequence_as(first, masks)
         # Keras makes the same call, and says what is wrong with it.
         with suppress(Exception):
             return [
@@ -283,6 +294,14 @@ def _hides_keys(mask: Any) -> bool:
     return len(shape) == 2 or all(size == 1 for size in shape[1:-1])
 
 
+def _lost(tensor: Any, scope: _Scope) -> Lost | None:
+    """Return the mask that a tensor of raw operations may have lost in a call."""
+    shape = shape_of(tensor) or ()
+    # As many samples and positions as another one that has a mask.
+    mask = scope.seen.get(shape[:2]) if len(shape) > 2 else None
+    return None if mask is None else Lost(mask)
+
+
 def _gives_last_first(layer: Any) -> bool:
     """Tell whether a layer gives the steps in the other order, with which Keras's mask isn't."""
     is_recurrent = isinstance(layer, keras.layers.RNN)
@@ -292,10 +311,12 @@ def _gives_last_first(layer: Any) -> bool:
 def _has_positions(tensor: Any, mask: Any, rank_before: int) -> bool:
     """Tell whether a tensor may have the positions of the mask of what it was made of."""
     shape = shape_of(tensor)
-    sizes: Shape = () if mask is LOST else shape_of(mask) or ()
     if shape is None or len(shape) > 2:
         return True
-    if len(shape) < 2 or not sizes:
+    if isinstance(mask, Lost):
+        return rank_before == 2
+    sizes = shape_of(mask)
+    if len(shape) < 2 or sizes is None:
         return False
     if "int" in str(getattr(tensor, "dtype", "")) and shape == sizes:
         # Tokens.

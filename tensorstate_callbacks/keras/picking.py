@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from tensorstate_callbacks.errors import ProbeError, WarnOnce
 from tensorstate_callbacks.keras.layers import (
@@ -19,6 +20,7 @@ from tensorstate_callbacks.keras.layers import (
 )
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_keys
+from tensorstate_callbacks.recording.masks import is_array
 from tensorstate_callbacks.recording.selection import matches, select_layers
 from tensorstate_callbacks.recording.settings import Method, Settings
 
@@ -39,9 +41,10 @@ def pick_probes(
         ProbeError: The model's graph shows that a layer can't be counted.
         TypeError: A pattern is of the wrong kind.
         ValueError: A layer is in the loop of a recurrent one, a key of `channel_axis` matches no
-            probed layer, or processes share the model.
+            probed layer, processes share the model, or `mask` is an array and replicas do.
     """
     check_one_process(model)
+    check_rows(model, settings)
     layers = named_layers(model)
     default, by_default = default_layers(model, layers), settings.attach_to is None
     attach_to = None
@@ -150,6 +153,18 @@ def check_one_process(model: keras.Model) -> None:
             f"JAX runs in {jax.process_count()} processes, whose states tensorstate_callbacks "
             "can't bring together. Train without the callback, and evaluate in one process: "
             "model.evaluate(..., callbacks=[callback])"
+        )
+
+
+def check_rows(model: keras.Model, settings: Settings) -> None:
+    """Raise `ValueError` if replicas of a model would each have to find their rows of a mask."""
+    strategy = getattr(model, "distribute_strategy", None)
+    n_replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+    if n_replicas > 1 and is_array(settings.mask) and np.asarray(settings.mask).ndim > 1:
+        raise ValueError(
+            f"mask is an array, and {n_replicas} replicas of the model share the batches, of which "
+            "nothing tells which rows are theirs. Give the mask as a part of the data, and its key "
+            'as mask: x={..., "mask": mask}, mask="mask"'
         )
 
 

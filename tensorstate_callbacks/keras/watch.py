@@ -5,13 +5,13 @@ from typing import Any
 
 import keras
 
-from tensorstate_callbacks.errors import ProbeError, WarnOnce, list_some
+from tensorstate_callbacks.errors import ProbeError, WarnOnce
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
 from tensorstate_callbacks.keras.batch_masks import BatchMasks
 from tensorstate_callbacks.keras.counting import ChangingSizeError, Counting
 from tensorstate_callbacks.keras.layers import account_weights, first_tensor
-from tensorstate_callbacks.keras.mask_flow import LOST, MaskFlow
+from tensorstate_callbacks.keras.mask_flow import MaskFlow
 from tensorstate_callbacks.keras.probe_axes import ProbeAxes, guess_message
 from tensorstate_callbacks.keras.probes import Flows, Probe
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
@@ -79,7 +79,6 @@ class Watch:
         # In forward order.
         self._taken: dict[str, None] = {}
         self._empty: dict[str, str] = {}
-        self._padded: dict[str, None] = {}
         self._refused: ProbeError | None = None
         self._called: set[int] = set()
 
@@ -180,11 +179,7 @@ class Watch:
         if masks is None or self._masks.is_given:
             return self._masks.of(probe.name)
         is_input = name == probe.before
-        mask = masks.of_input(probe.layer, tensor) if is_input else masks.of(tensor)
-        if mask is LOST:
-            self._padded[name] = None
-            return None
-        return mask
+        return masks.of_input(probe.layer, tensor) if is_input else masks.of(tensor)
 
     def end_step(self, flows: Flows) -> None:
         """Draw the conclusions from a test step, if the model was called or traced in it.
@@ -224,9 +219,6 @@ class Watch:
             raise recorder.error
         gone = self._gone()
         recorder.drop(gone)
-        padded = [name for name in self._padded if name not in gone]
-        if padded:
-            self._warn("padding", _padding_message(padded))
         for kind, text in self.counting.mask_warnings(gone).items():
             self._warn(kind, text)
         self.counting.read_counts(recorder, list(self._taken))
@@ -299,11 +291,3 @@ def _why_not(tensor: Any) -> str | None:
     if shape is not None and len(shape) < 2:
         return f"shape {shape}, no axis beside that of the samples"
     return None
-
-
-def _padding_message(names: list[str]) -> str:
-    return (
-        f"some of what passes {list_some(names)} is padding, but its mask was lost on the way, so "
-        "all of it was counted, and efficiency depends on how batches are padded. Give "
-        "mask=(name, batch) -> mask, a mask of these layers' own positions, or exclude them"
-    )
