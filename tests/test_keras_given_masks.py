@@ -1,5 +1,7 @@
 """The argument `mask` in Keras: a key of the batch, a callable, an array of all samples."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -18,10 +20,12 @@ from keras_masks import (
     padded,
     together,
 )
-from keras_models import BACKEND, SEVERAL_STEPS, compiled, only_on
+from keras_models import SEVERAL_STEPS, compiled, only_on
 
 from tensorstate_callbacks import ProbeError, TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
+from tensorstate_callbacks.keras.picking import check_rows
+from tensorstate_callbacks.recording.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
 
@@ -100,7 +104,7 @@ def test_another_mask_is_taken_at_once(model):
     callback = EfficiencyCallback("fc", missing_accuracy="ignore", mask="kept")
     for mask, n_states in [
         ("kept", sum(LENGTHS)),
-        (lambda name, batch: 1 - batch[0]["kept"], 6 * len(Y) - sum(LENGTHS)),
+        (lambda name, batch: keras.ops.logical_not(batch[0]["kept"]), 6 * len(Y) - sum(LENGTHS)),
         (lambda name, batch: None, 6 * len(Y)),
         (np.arange(6) < 2, 2 * len(Y)),
         ([[1, 0, 0, 0, 0, 1]], 2 * len(Y)),
@@ -133,15 +137,11 @@ def test_layers_that_shorten_the_sequence_can_be_given_masks_of_their_own():
     x = layers.Conv1D(5, 2, strides=2, name="strided")(inputs)
     model = classifier(inputs, layers.GlobalMaxPooling1D()(x))
 
-    def halved(name, batch):
-        # Whether both of two steps hold something; as Conv1D reads them.
-        return keras.ops.all(keras.ops.any(batch[0] != 0, axis=-1)[:, :6].reshape(-1, 3, 2), -1)
-
-    def rows(name, batch):
+    def both_steps(name, batch):
         kept = keras.ops.any(keras.ops.not_equal(batch[0], 0), axis=-1)
         return keras.ops.all(keras.ops.reshape(kept, (-1, 3, 2)), axis=-1)
 
-    found, warned = together(model, VALUES, "strided", mask=rows)
+    found, warned = together(model, VALUES, "strided", mask=both_steps)
     assert (found["strided"].n_states, warned) == (sum(n // 2 for n in LENGTHS), [])
     found, (text,) = together(model, VALUES, "strided", mask=MASK)
     assert found["strided"].n_states == 3 * len(VALUES)
@@ -154,26 +154,26 @@ def evaluate(model, x=WITH_KEY, y=Y, **options):
     return callback.last.layers["fc"]
 
 
-def test_a_key_that_is_not_there_is_an_error_that_names_those_there_are(model):
+def test_a_key_that_is_not_there_is_an_error_that_names_those_there_are():
     with pytest.raises(ProbeError, match=r"mask='attention_mask': .*no such key \(.*values"):
-        evaluate(model, mask="attention_mask")
+        evaluate(by_values(), mask="attention_mask")
     inputs = keras.Input((6, 3))
     plain = classifier(inputs, layers.GlobalMaxPooling1D()(layers.Dense(5, name="fc")(inputs)))
     with pytest.raises(ProbeError, match=r"no such key \(it has no dict\)"):
         evaluate(plain, X, mask="attention_mask")
 
 
-def test_too_few_rows_are_an_error_and_too_many_a_warning_that_name_both_numbers(model):
+def test_too_few_rows_are_an_error_and_too_many_a_warning_that_name_both_numbers():
     with pytest.raises(ProbeError, match="mask has 5 samples, and 6 came so far"):
-        evaluate(model, mask=MASK[:5])
+        evaluate(by_values(), mask=MASK[:5])
     with pytest.warns(TensorStateWarning, match="mask has 9 samples, and 7 came"):
-        found = evaluate(model, mask=np.concatenate([MASK, MASK[:2]]))
+        found = evaluate(by_values(), mask=np.concatenate([MASK, MASK[:2]]))
     assert found.n_states == sum(LENGTHS)
 
 
-def test_what_is_no_mask_is_an_error_that_names_the_layer(model):
+def test_what_is_no_mask_is_an_error_that_names_the_layer():
     with pytest.raises(ProbeError, match="layer 'fc' could not be masked: .*below 0"):
-        evaluate(model, mask=lambda name, batch: batch[0]["kept"] * 2 - 1)
+        evaluate(by_values(), mask=lambda name, batch: batch[0]["values"][..., 0])
 
 
 def test_nothing_is_left_of_a_mask_on_the_model(model):
@@ -186,25 +186,26 @@ def test_nothing_is_left_of_a_mask_on_the_model(model):
 @only_on("tensorflow", "torch", because="a test step has a state there")
 def test_a_test_step_of_ones_own_sees_the_batch():
     class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.pool = layers.Dense(5, name="fc"), layers.GlobalMaxPooling1D()
+            self.out = layers.Dense(2, activation="softmax")
+
+        def call(self, x):
+            return self.out(self.pool(self.fc(x["values"])))
+
         def test_step(self, data):
-            x, y = data["x"], data["y"]
-            loss = self.compute_loss(x, y, self(x, training=False))
-            return {"loss": loss}
+            x, y = data
+            return super().test_step(({"values": x["values"]}, y))
 
-    inputs = keras.Input((6, 3))
-    x = layers.GlobalMaxPooling1D()(layers.Dense(5, name="fc")(inputs))
-    model = compiled(Own(inputs, layers.Dense(2, activation="softmax")(x)), metrics=[])
-    callback = EfficiencyCallback("fc", missing_accuracy="ignore", mask="kept")
-    model.evaluate({"x": X, "y": Y, "kept": MASK}, batch_size=3, verbose=0, callbacks=[callback])
-    assert callback.last.layers["fc"].n_states == sum(LENGTHS)
+    assert evaluate(compiled(Own()), mask="kept").n_states == sum(LENGTHS)
 
 
-@only_on("tensorflow", because="has replicas within a process")
 def test_rows_are_refused_where_replicas_share_the_batches():
-    import tensorflow as tf
+    class Spread:
+        distribute_strategy = SimpleNamespace(num_replicas_in_sync=2)
 
-    cpus = [tf.config.LogicalDevice(f"/device:CPU:{i}", "CPU") for i in range(1)]
-    with tf.distribute.MirroredStrategy([cpu.name for cpu in cpus]).scope():
-        model = by_values()
-    assert evaluate(model, mask=MASK).n_states == sum(LENGTHS)
-    assert BACKEND == "tensorflow"
+    with pytest.raises(ValueError, match="2 replicas of the model share the batches"):
+        check_rows(Spread(), Settings(mask=MASK))
+    check_rows(Spread(), Settings(mask=MASK[0]))
+    check_rows(Spread(), Settings(mask="kept"))

@@ -20,6 +20,7 @@ from keras_masks import (
 )
 from keras_models import SEVERAL_STEPS, compiled, count_states, only_on, outputs_of
 
+from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
@@ -260,6 +261,13 @@ def test_a_mask_that_raw_operations_lose_is_told_of_where_there_is_padding():
     assert "some of what passes fc is padding" in text
     assert "mask=(name, batch) -> mask" in text
     assert warned_of(model, [np.arange(1, 7)] * 7, "fc") == []
+
+
+def test_what_could_not_be_masked_is_told_of_in_each_evaluation():
+    model, callback = compiled(Mixed()), EfficiencyCallback("fc", missing_accuracy="ignore")
+    for _ in range(3):
+        with pytest.warns(TensorStateWarning, match="some of what passes fc is padding"):
+            model.evaluate(padded(TOKENS), Y, batch_size=4, verbose=0, callbacks=[callback])
 
 
 def test_what_runs_step_by_step_is_told_of():

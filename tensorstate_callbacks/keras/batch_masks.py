@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from tensorstate_callbacks.errors import ProbeError, list_some
-from tensorstate_callbacks.recording.masks import AUTO, Mask, is_array
+from tensorstate_callbacks.recording.masks import AUTO, Mask, MaskedSamples, is_array
 
 
 class _Batch(threading.local):
@@ -35,8 +36,10 @@ class BatchMasks:
 
     @property
     def basis(self) -> Any:
-        """What a step that was traced can't take anew; of an array nothing is in the step."""
-        return "an array" if is_array(self._mask) else self._mask
+        """What a step that was traced can't take anew; of an array, whether it asks for rows."""
+        if is_array(self._mask):
+            return MaskedSamples(np.asarray(self._mask)).n_samples is not None
+        return self._mask
 
     def begin(self, batch: Any) -> None:
         """Take what the test step is called with; None when it is over."""

@@ -10,7 +10,7 @@ from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
 from tensorstate_callbacks.keras.batch_masks import BatchMasks
 from tensorstate_callbacks.keras.counting import ChangingSizeError, Counting
-from tensorstate_callbacks.keras.layers import account_weights, first_tensor
+from tensorstate_callbacks.keras.layers import account_weights
 from tensorstate_callbacks.keras.mask_flow import MaskFlow
 from tensorstate_callbacks.keras.probe_axes import ProbeAxes, guess_message
 from tensorstate_callbacks.keras.probes import Flows, Probe
@@ -135,10 +135,11 @@ class Watch:
     def begin_batch(self, batch: Any) -> None:
         """Take what a test step is called with; None when it is over."""
         self._masks.begin(batch)
-        tensor = first_tensor(batch)
-        if tensor is not None and self.counting.takes_rows:
-            n_samples = keras.ops.convert_to_tensor(keras.ops.shape(tensor)[0], "int32")
-            self.counting.begin_batch(n_samples)
+        if batch is not None and self.counting.takes_rows:
+            # A loop of the user's own may give arrays.
+            first = next(leaf for leaf in keras.tree.flatten(batch) if shape_of(leaf))
+            n_samples = keras.ops.shape(keras.ops.convert_to_tensor(first))[0]
+            self.counting.begin_batch(keras.ops.convert_to_tensor(n_samples, "int32"))
 
     def begin_pass(self) -> None:
         """Take note that the model is called."""
@@ -157,6 +158,10 @@ class Watch:
             return None
         try:
             mask = self._find_mask(probe, name, tensor, flows.masks)
+        except ProbeError as error:
+            self._refused = self._refused or error
+            return None
+        try:
             decided = self._axes.decide(
                 site,
                 probe.name,
@@ -165,9 +170,6 @@ class Watch:
                 flows.axes,
                 is_input=name == probe.before,
             )
-        except ProbeError as error:
-            self._refused = self._refused or error
-            return None
         except (TypeError, ValueError) as error:
             self._refuse(name, str(error))
             return None
