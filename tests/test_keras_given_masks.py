@@ -115,6 +115,19 @@ def test_another_mask_is_taken_at_once(model):
         assert callback.last.layers["fc"].n_states == n_states
 
 
+def test_a_callable_is_asked_anew_in_each_evaluation(model):
+    # What is compiled for a callback is kept as long as the model's own test function is.
+    model.evaluate(WITH_KEY, Y, batch_size=3, verbose=0)
+    kept = [2]
+    callback = EfficiencyCallback(
+        "fc", missing_accuracy="ignore", mask=lambda name, batch: np.arange(6) < kept[0]
+    )
+    for n in (2, 3):
+        kept[0] = n
+        model.evaluate(WITH_KEY, Y, batch_size=3, verbose=0, callbacks=[callback])
+        assert callback.last.layers["fc"].n_states == n * len(Y)
+
+
 def test_two_callbacks_have_masks_of_their_own(model):
     masked = EfficiencyCallback("fc", missing_accuracy="ignore", mask="kept")
     whole = EfficiencyCallback("fc", missing_accuracy="ignore", prefix="w_")

@@ -64,6 +64,11 @@ def test_behind_what_uses_the_mask_up_samples_are_counted_as_they_are(model):
     found, warned = together(model, TOKENS, "pooled")
     assert found["pooled"].n_states == len(TOKENS)
     assert warned == []
+    inputs, x = embed()
+    x = layers.Dense(5, name="made")(layers.RepeatVector(6)(layers.LSTM(3)(x)))
+    found, warned = together(classifier(inputs, layers.Flatten()(x)), TOKENS, "made")
+    assert found["made"].n_states == 6 * len(TOKENS)
+    assert warned == []
 
 
 def test_nothing_is_followed_where_there_is_no_mask():
@@ -116,16 +121,26 @@ def test_validation_in_fit_is_masked(model):
     assert n_states == [sum(LENGTHS)] * 2
 
 
+@keras.saving.register_keras_serializable("masks")
+class Passes(layers.Layer):
+    """Is given Keras's mask."""
+
+    supports_masking = True
+
+    def call(self, x, mask=None):
+        return x * 1
+
+
 def test_recurrent_layers_leave_their_masked_steps_out():
     inputs, x = embed()
     # Keras goes on with the mask of the other order.
     back = layers.LSTM(5, return_sequences=True, go_backwards=True, name="back")(x)
-    fc = layers.Dense(7, name="fc")(back)
+    fc = layers.Dense(7, name="fc")(Passes(name="passes")(back))
     gru = layers.GRU(4, return_sequences=True, name="gru")
     both = layers.Bidirectional(gru, name="both")(x)
     pooled = [layers.GlobalMaxPooling1D()(each) for each in (fc, both)]
     model = classifier(inputs, layers.Concatenate()(pooled))
-    names = ["back", "fc", "both", "both/backward_gru"]
+    names = ["back", "passes", "fc", "both", "both/backward_gru"]
     assert together(model, TOKENS, names) == (alone(model, TOKENS, names), [])
 
 
@@ -173,18 +188,17 @@ def test_masks_of_padding_hold_within_the_layer_that_they_are_given_to():
     model = classifier(inputs, layers.GlobalMaxPooling1D()(x))
     names = ["embedding", "block/first", "block/second", "block/memory", "block", "behind"]
 
-    def data(i, values, width):
+    def data(i, values, width=None):
+        n, m = width or len(i[0]), width or len(values[0])
         return {
-            "ids": padded(i, width),
-            "padding_mask": mask_of(i, width).astype("int32"),
-            "other": padded(values, width),
-            "other_padding_mask": mask_of(values, width).astype("int32"),
+            "ids": padded(i, n),
+            "padding_mask": mask_of(i, n).astype("int32"),
+            "other": padded(values, m),
+            "other_padding_mask": mask_of(values, m).astype("int32"),
         }
 
     others = VALUES[::-1]
-    one_by_one = (
-        (data([a], [b], max(len(a), len(b))), Y[:1]) for a, b in zip(TOKENS, others, strict=True)
-    )
+    one_by_one = ((data([a], [b]), Y[:1]) for a, b in zip(TOKENS, others, strict=True))
     found, warned = evaluated(model, batches(data(TOKENS, others, 7), 3), 3, names)
     assert {name: report.n_states for name, report in found.items()} == dict.fromkeys(
         names, sum(LENGTHS)
