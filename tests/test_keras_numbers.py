@@ -84,9 +84,11 @@ def test_counts_are_those_of_an_intermediate_output_model_in_the_same_batches():
 def test_counts_are_those_of_numpy_on_the_very_same_activations(build, monkeypatch):
     seen = {}
 
-    def keeps(recorder, name, activations, axis, _observe=Recorder.observe_later):
+    observe = Recorder.observe_later
+
+    def keeps(recorder, name, activations, axis, sample_axis):
         seen.setdefault(name, []).append(np.moveaxis(activations, axis, -1).copy())
-        _observe(recorder, name, activations, axis)
+        observe(recorder, name, activations, axis, sample_axis)
 
     monkeypatch.setattr(Recorder, "observe_later", keeps)
     model, callback = compiled(build()), EfficiencyCallback()

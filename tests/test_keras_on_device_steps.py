@@ -80,7 +80,8 @@ def test_only_states_leave_the_step(group_size, force_device, monkeypatch):
     backend, seen = current_backend(), []
     original = backend.tap
 
-    def tap(tensor, observe):
+    def tap(tensor, observe, mask):
+        assert mask is None
         seen.append((str(np.dtype(keras.backend.standardize_dtype(tensor.dtype))), tensor.shape))
         return original(tensor, observe)
 

@@ -1,6 +1,4 @@
-"""Layers that can't be counted are named before an epoch is lost; masks and sparse inputs."""
-
-import warnings
+"""Layers that can't be counted are named before an epoch is lost; sparse inputs are counted."""
 
 import keras
 import numpy as np
@@ -8,7 +6,6 @@ import pytest
 from keras import layers
 from keras_layer_oracle import N, Y, check, head, normal
 from keras_models import BACKEND, compiled, only_on, since
-from own_warnings import ours
 
 from tensorstate_callbacks import ProbeError
 from tensorstate_callbacks.keras import EfficiencyCallback
@@ -63,50 +60,3 @@ def test_sparse_inputs_are_counted(options):
     )
     assert callback.last.layers["fc.input"].n_states == N
     check(callback.last.layers["fc.input"], dense)
-
-
-def said(model, x, attach_to, **options):
-    return said_by(EfficiencyCallback(attach_to, missing_accuracy="ignore", **options), model, x)
-
-
-def said_by(callback, model, x):
-    with warnings.catch_warnings(record=True) as given:
-        warnings.simplefilter("always")
-        model.evaluate(x, Y, batch_size=32, verbose=0, callbacks=[callback])
-    return [text for text in ours(given) if "padding" in text]
-
-
-TOKENS = np.random.default_rng(3).integers(0, 9, (N, 6))
-
-
-def embedded(mask_zero):
-    inputs = keras.Input((6,), dtype="int32")
-    x = layers.Embedding(9, 4, mask_zero=mask_zero, name="embedding")(inputs)
-    x = layers.Dense(5, name="fc")(x)
-    lstm = layers.LSTM(3, name="lstm")(x)
-    return compiled(keras.Model(inputs, head(layers.Dense(4, name="after")(lstm))))
-
-
-@pytest.mark.parametrize("attach_to", ["embedding", "fc"])
-def test_padding_that_a_mask_tells_of_is_said_once(attach_to):
-    (text,) = said(embedded(True), TOKENS, attach_to)
-    assert f"what passes {attach_to} is padding" in text
-    assert "depends on how far batches are padded" in text
-    assert said(embedded(False), TOKENS, attach_to) == []
-
-
-def test_padding_is_said_again_in_each_evaluation_though_nothing_is_traced_again():
-    model, callback = embedded(True), EfficiencyCallback("fc", missing_accuracy="ignore")
-    assert [len(said_by(callback, model, TOKENS)) for _ in range(3)] == [1, 1, 1]
-
-
-def test_where_a_mask_is_used_up_nothing_is_said():
-    assert said(embedded(True), TOKENS, ["lstm", "after"]) == []
-
-
-def test_masked_steps_are_padding():
-    inputs = keras.Input((6, 3))
-    x = layers.Dense(5, name="fc")(layers.Masking(name="masking")(inputs))
-    model = compiled(keras.Model(inputs, head(layers.GlobalAveragePooling1D()(x))))
-    (text,) = said(model, normal(6, 3), "fc")
-    assert "what passes fc is padding" in text

@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 from keras_models import compiled, only_on
 
-from tensorstate_callbacks import TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.keras.backends.tensorflow import tap
 
@@ -34,12 +33,9 @@ def test_masks_that_keras_hangs_on_an_output_stay_there():
     x = np.array([[[3.0], [0.0], [0.0]]], np.float32)
     plain = model.evaluate(x, np.zeros((1, 1)), verbose=0, return_dict=True)
     callback = EfficiencyCallback(attach_to="mask", missing_accuracy="ignore")
-    with pytest.warns(TensorStateWarning, match="what passes mask is padding"):
-        watched = model.evaluate(
-            x, np.zeros((1, 1)), verbose=0, return_dict=True, callbacks=[callback]
-        )
+    watched = model.evaluate(x, np.zeros((1, 1)), verbose=0, return_dict=True, callbacks=[callback])
     assert plain["loss"] == watched["loss"] == 3
-    assert callback.last.layers["mask"].n_states == 3
+    assert callback.last.layers["mask"].n_states == 1
 
 
 def test_what_takes_an_output_waits_until_it_is_observed():

@@ -1,7 +1,7 @@
 """Follow the axes of the neurons from tensor to tensor, in a pass or in a model's graph."""
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -100,11 +100,7 @@ class AxisFlow:
         shape = shape_of(tensor)
         if shape is None or len(shape) < 2:
             return
-        try:
-            kept: Any = weakref.ref(tensor)
-        except TypeError:
-            kept = _Kept(tensor)
-        self._by_id[id(tensor)] = kept, found
+        self._by_id[id(tensor)] = reference_to(tensor), found
         self._by_shape[shape] = found
         self._by_rank[len(shape)] = shape, found
 
@@ -173,6 +169,14 @@ class _Kept:
 
     def __call__(self) -> Any:
         return self._tensor
+
+
+def reference_to(tensor: Any) -> Callable[[], Any]:
+    """Return what gives a tensor as long as it lives, or at all times where it can't tell."""
+    try:
+        return weakref.ref(tensor)
+    except TypeError:
+        return _Kept(tensor)
 
 
 def shape_of(tensor: Any) -> Shape | None:

@@ -47,27 +47,35 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     columns in the first epoch, in which keys are missing if `every_n_epochs` is above 1: they never
     get a column. Log with another callback then, or write `callback.history.to_frame()`.
 
+    What Keras's own masks hide (`Masking`, `Embedding(mask_zero=True)`, `mask=` and `padding_mask=`
+    of a layer's call) isn't counted, so that a padded batch gives the counts of its samples without
+    padding. `mask` takes their place. Its key is one of a dict in the batch, x or y. A callable
+    gets the layer's name and the batch as `test_step` gets it, `(x, y)`; where the step is compiled
+    these are symbolic, and it returns a tensor made by `keras.ops`, or None to count all. An array
+    has a row for each sample of the validation data, in their order; one row is for all samples.
+
     Attributes:
         history: One `EfficiencyReport` per recorded evaluation, over all fits.
 
     Raises:
         NoLayerMatchedError: As training begins: nothing matched; says what the model has.
         ProbeError: A layer's activations can't be counted; names the layer. As training begins
-            where the model's graph shows it, else in or after the evaluation.
+            where the model's graph shows it, else in or after the evaluation. Or a batch doesn't
+            have the key given as `mask`, or the array fewer rows than there are samples.
         TypeError: An argument is of the wrong kind, or the model is one of Keras 2.
         ValueError: An argument is out of its range, the Keras backend is not supported, or
             TF_CONFIG names several TensorFlow workers. As training begins: a layer is the cell of a
             recurrent one, a key of `channel_axis` matches no probed layer, TensorFlow's workers
-            share the model, or JAX runs in several processes that `keras.distribution` doesn't
-            connect.
+            share the model, JAX runs in several processes that `keras.distribution` doesn't
+            connect, or replicas or processes share the model and `mask` is an array of all samples.
         RankError: JAX's processes share the evaluations, and another one failed, has other
             arguments, or didn't come within five minutes; the message names it.
 
     Warns:
         TensorStateWarning: Once a fit each: nothing tells which axis holds a layer's neurons; the
-            probed layers hold less than nine tenths of the weights, though none were chosen; masks
-            say that padding is counted; layers have nothing to count; torch.distributed connects
-            processes, which Keras doesn't know of.
+            probed layers hold less than nine tenths of the weights, though none were chosen; a
+            mask of padding can't be applied to a layer; layers have nothing to count;
+            torch.distributed connects processes, which Keras doesn't know of.
 
     Example:
         callback = tensorstate_callbacks.keras.EfficiencyCallback()

@@ -1,5 +1,6 @@
 """Have the states of tensors counted whenever a step runs: by the host, or by the step itself."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,8 @@ from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.keras.axis_flow import shape_of
 from tensorstate_callbacks.keras.backends import TapRefusedError, WeakObserver, current_backend
 from tensorstate_callbacks.keras.device_states import Plan, plan_states, states_of
+from tensorstate_callbacks.keras.host_masks import HostMasks
+from tensorstate_callbacks.keras.mask_flow import Lost
 from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site
 from tensorstate_callbacks.keras.site_counts import SiteCounts
 from tensorstate_callbacks.recording.overrides import Overrides
@@ -43,6 +46,7 @@ class Counting:
         self._settings, self._axes = settings, axes
         self._backend = current_backend()
         self._counts = SiteCounts(self._backend)
+        self._masks = HostMasks(settings.mask)
         self.recorder: Recorder | None = None
         self.step = Overrides()
         self.may_tap = True
@@ -54,9 +58,14 @@ class Counting:
         return self._backend.makes_states()
 
     @property
+    def takes_rows(self) -> bool:
+        """Whether a mask has a row for each sample, of which each batch takes its own."""
+        return self._masks.has_rows
+
+    @property
     def needs_taps(self) -> bool:
         """Whether a step has to give something to the host, as far as is known."""
-        if self._was_refused or self._settings.group_size is None:
+        if self._was_refused or self._settings.group_size is None or self._masks.has_array:
             return True
         return not (self._backend.TAPS_END_XLA and self._in_graph)
 
@@ -76,35 +85,56 @@ class Counting:
             dropped: Others that may be called all the same.
             settings: What the callback is given now.
         """
-        self._settings = settings
+        self._settings, self._masks = settings, HostMasks(settings.mask)
         self._counts.reset()
         recorder = self._backend.new_recorder(names, settings.threshold, settings.sampling())
         recorder.drop(dropped)
         self.recorder = recorder
 
-    def take(self, site: Site, decided: Decided, tensor: Any) -> Any:
+    def begin_batch(self, n_samples: Any) -> None:
+        """Have the rows of a mask of all samples taken for a batch whenever the step runs.
+
+        Args:
+            n_samples: How many samples it has, as a tensor.
+        """
+        self._tap(n_samples, WeakObserver(self._observe_batch))
+
+    def mask_warnings(self, without: Iterable[str]) -> dict[str, str]:
+        """Return what is to be warned of masks: kinds to texts.
+
+        Args:
+            without: Probes that don't count any more.
+        """
+        return self._masks.warnings(without)
+
+    def take(self, site: Site, decided: Decided, tensor: Any, mask: Any = None) -> Any:
         """Have a tensor's states counted whenever the step runs.
 
         Args:
             site: Where it is.
             decided: The axes taken there.
             tensor: Activations.
+            mask: A tensor that says which of their positions count, or `Lost`; None: all.
 
         Returns:
             The tensor to go on with, or None: with the same.
         """
-        plan = self._plan(tensor, decided)
-        if plan is not None and plan.n_counts is not None:
+        if isinstance(mask, Lost):
+            self._tap(mask.mask, WeakObserver(self._observe_lost, site.name))
+            mask = None
+        # What a mask leaves is chosen from by the host: how much it is differs from sample to
+        # sample, which a compiled step can't have.
+        is_masked = mask is not None or self._masks.has_array
+        plan = self._plan(tensor, decided, is_masked=is_masked)
+        if plan is not None and plan.n_counts is not None and not is_masked:
             self._counts.add(site, decided, tensor, plan)
             return None
-        if not self.may_tap:
-            self._was_refused = True
-            raise TapRefusedError(f"layer {site.name!r} can't be counted by the step alone")
         if plan is None:
-            return self._backend.tap(tensor, WeakObserver(self._observe, site, decided))
+            return self._tap(tensor, WeakObserver(self._observe, site, decided), mask)
         shape = tuple(tensor.shape)
         rows = self._backend.pack(states_of(self._backend, tensor, plan))
-        self._backend.tap(rows, WeakObserver(self._observe_packed, site, decided, shape, plan))
+        observe = WeakObserver(self._observe_packed, site, decided, shape, plan)
+        self._tap(rows, observe, mask)
         return None
 
     def read_counts(self, recorder: Recorder, forward: list[str]) -> None:
@@ -121,7 +151,13 @@ class Counting:
             self._counts.read_into(recorder, self._check_size)
             recorder.sort(forward)
 
-    def _plan(self, tensor: Any, decided: Decided) -> Plan | None:
+    def _tap(self, tensor: Any, observe: WeakObserver, mask: Any = None) -> Any:
+        if not self.may_tap:
+            self._was_refused = True
+            raise TapRefusedError("the step can't count this alone")
+        return self._backend.tap(tensor, observe, mask)
+
+    def _plan(self, tensor: Any, decided: Decided, *, is_masked: bool) -> Plan | None:
         shape = shape_of(tensor) if self._in_graph else None
         if shape is None or not self._backend.is_dense(tensor):
             return None
@@ -132,7 +168,7 @@ class Counting:
             decided.axes,
             settings.threshold,
             group_size=settings.group_size,
-            positions=settings.positions,
+            positions=None if is_masked else settings.positions,
         )
 
     def _check_size(self, site: Site, decided: Decided, shape: tuple[Any, ...]) -> None:
@@ -141,22 +177,47 @@ class Counting:
         except ValueError as error:
             raise ChangingSizeError(f"layer {site.name!r} could not be counted: {error}") from error
 
-    def _observe(self, site: Site, decided: Decided, activations: npt.ArrayLike) -> None:
+    def _observe_batch(self, n_samples: npt.ArrayLike) -> None:
+        if self.recorder is not None and self.step.active:
+            self._masks.begin_batch(int(np.asarray(n_samples)))
+
+    def _observe_lost(self, name: str, mask: npt.ArrayLike) -> None:
+        if self.recorder is not None and self.step.active:
+            self._masks.note_lost(name, np.asarray(mask))
+
+    def _observe(
+        self, site: Site, decided: Decided, activations: npt.ArrayLike, mask: Any = None
+    ) -> None:
         recorder = self._recorder_for(site, decided, getattr(activations, "shape", None))
-        if recorder is not None:
-            axes = tuple(decided.axes)
-            recorder.observe_later(site.name, activations, axes if len(axes) > 1 else axes[0])
+        if recorder is None:
+            return
+        axis = decided.axes if len(decided.axes) > 1 else decided.axes[0]
+        try:
+            for part in self._masks.parts(site.name, activations, axis, mask):
+                recorder.observe_later(site.name, *part)
+        except ProbeError as error:
+            recorder.error = recorder.error or error
 
     def _observe_packed(
-        self, site: Site, decided: Decided, shape: Any, plan: Plan, rows: npt.ArrayLike
+        self,
+        site: Site,
+        decided: Decided,
+        shape: Any,
+        plan: Plan,
+        rows: npt.ArrayLike,
+        mask: Any = None,
     ) -> None:
         recorder = self._recorder_for(site, decided, shape)
-        if recorder is not None:
-            packed = np.asarray(rows)
+        if recorder is None:
+            return
+        try:
             # Where all positions are read, they lie in the rows as in the tensor.
-            grid = packed.shape[1:-1] if plan.places is None else plan.known_grid
-            states = packed.reshape(-1, packed.shape[-1])
-            recorder.observe_packed_later(site.name, states, plan.n_neurons, grid)
+            for part, _, samples in self._masks.parts(site.name, np.asarray(rows), -1, mask):
+                states, grid = self._masks.states(part, samples, self._settings.positions)
+                grid = grid if plan.places is None else plan.known_grid
+                recorder.observe_packed_later(site.name, states, plan.n_neurons, grid)
+        except ProbeError as error:
+            recorder.error = recorder.error or error
 
     def _recorder_for(self, site: Site, decided: Decided, shape: Any) -> Recorder | None:
         """Return what is to count a tensor of the step that runs, if anything is."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import keras
 
 from tensorstate_callbacks.keras.backends import TapRefusedError, current_backend
-from tensorstate_callbacks.keras.probes import Probe, wrap_calls
+from tensorstate_callbacks.keras.probes import Flows, Probe, with_batches, wrap_calls
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.recording.overrides import Overrides
 
@@ -60,9 +60,26 @@ class BuiltFunction:
     def __init__(
         self, model: keras.Model, instead_of: Any, probes: list[Probe], *, has_taps: bool
     ) -> None:
-        self._instead_of, self._probes = instead_of, probes
+        self._model, self._instead_of, self._probes = model, instead_of, probes
         self.has_taps = has_taps
-        self.run = current_backend().build_test_function(model, has_taps=has_taps)
+        # Seen by the step itself: what runs it may get several batches at once.
+        asking = [probe for probe in probes if probe.observer.needs_batches]
+        self._step = with_batches(model.test_step, asking) if asking else None
+        build = partial(current_backend().build_test_function, model, has_taps=has_taps)
+        self._run: Callable[..., Any] = self._with_step(build)
+
+    def run(self, *args: Any) -> Any:
+        """Run a step."""
+        return self._with_step(self._run, *args)
+
+    def _with_step(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function while the model's test step is one that shows its batches."""
+        if self._step is None:
+            return function(*args)
+        step = Overrides()
+        with step, step:
+            step.set(self._model, "test_step", self._step)
+            return function(*args)
 
     @property
     def is_bound(self) -> bool:
@@ -179,10 +196,12 @@ class Evaluation:
         # Followed until all that is needed is known: from then on the probed layers are enough.
         # No generator: one that isn't run to its end would lose an interrupt as it goes.
         flow = next(filter(None, [watch.new_flow() for watch in watches]), None)
+        masks = next(filter(None, [watch.new_masks() for watch in watches]), None)
+        flows = Flows(flow, masks)
         others = {id(each): each for watch in watches for each in watch.others}
         step = self._step = Overrides()
         with step, step:
-            wrap_calls(step, self._model, probes, () if flow is None else others.values(), flow)
+            wrap_calls(step, self._model, probes, others.values() if any(flows) else (), flows)
             function = self._function or self._find_function(watching[0], watches, probes, args)
             for watch in watches:
                 watch.counting.step = step
@@ -194,7 +213,7 @@ class Evaluation:
                 function = self._find_function(watching[0], watches, probes, args)
                 outputs = function.run(*args)
         for watch in watches:
-            watch.end_step(flow)
+            watch.end_step(flows)
         # Kept only now: the function of a step that was broken off may have been traced without
         # what is found out by tracing it having been noted.
         self._function = watching[0].built = function

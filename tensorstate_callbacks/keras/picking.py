@@ -19,6 +19,7 @@ from tensorstate_callbacks.keras.layers import (
 )
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_keys
+from tensorstate_callbacks.recording.masks import has_rows
 from tensorstate_callbacks.recording.selection import matches, select_layers
 from tensorstate_callbacks.recording.settings import Method, Settings
 
@@ -39,10 +40,11 @@ def pick_probes(
         ProbeError: The model's graph shows that a layer can't be counted.
         TypeError: A pattern is of the wrong kind.
         ValueError: A layer is in the loop of a recurrent one, a key of `channel_axis` matches no
-            probed layer, or processes share the model.
+            probed layer, processes share the model, or `mask` is an array and replicas do.
     """
     check_one_process(model)
     warn_of_torch_ranks(warn)
+    check_rows(model, settings)
     layers = named_layers(model)
     default, by_default = default_layers(model, layers), settings.attach_to is None
     attach_to = None
@@ -164,6 +166,21 @@ def warn_of_torch_ranks(warn: WarnOnce) -> None:
             "efficiency and aIQ are of that data only. Give each process all of it, or watch a "
             "loop of your own with tensorstate_callbacks.torch.record, whose "
             "report(process_group=...) merges what processes counted",
+        )
+
+
+def check_rows(model: keras.Model, settings: Settings) -> None:
+    """Raise `ValueError` if replicas of a model would each have to find their rows of a mask."""
+    strategy = getattr(model, "distribute_strategy", None)
+    n_replicas = 1 if strategy is None else int(strategy.num_replicas_in_sync)
+    jax: Any = sys.modules.get("jax")
+    if keras.backend.backend() == "jax":
+        n_replicas = max(n_replicas, jax.process_count())
+    if n_replicas > 1 and has_rows(settings.mask):
+        raise ValueError(
+            f"mask is an array, and {n_replicas} replicas of the model share the batches, of which "
+            "nothing tells which rows are theirs. Give the mask as a part of the data, and its key "
+            'as mask: x={..., "mask": mask}, mask="mask"'
         )
 
 

@@ -7,31 +7,58 @@ from typing import Any, NamedTuple, Protocol
 
 import keras
 
-from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
+from tensorstate_callbacks.keras.axis_flow import AxisFlow
 from tensorstate_callbacks.keras.backends import in_symbolic_scope
 from tensorstate_callbacks.keras.layers import first_tensor
+from tensorstate_callbacks.keras.mask_flow import MaskFlow
 from tensorstate_callbacks.recording.overrides import Overrides
 
 
-class Call(NamedTuple):
-    """A call of a probed layer, as far as it has come.
+class Flows(NamedTuple):
+    """What is known of the tensors of a pass, as far as it has come.
 
     Attributes:
-        arguments: What the layer is called with, `(args, kwargs)`.
-        flow: What is known of the axes of tensors; None once all axes are settled.
+        axes: Of their axes; None once all axes are settled.
+        masks: Of their masks; None where masks don't matter.
     """
 
-    arguments: tuple[tuple[Any, ...], dict[str, Any]]
-    flow: AxisFlow | None
+    axes: AxisFlow | None = None
+    masks: MaskFlow | None = None
+
+    def begin(self, model: keras.Model, arguments: Any) -> None:
+        """Begin a pass through the model."""
+        if self.axes is not None:
+            self.axes.begin(arguments)
+        if self.masks is not None:
+            self.masks.begin(model, arguments)
+
+    def note_alike(self, tensor: Any, other: Any) -> None:
+        """Note of another tensor what is known of a tensor."""
+        axes = None if self.axes is None else self.axes.of(tensor)
+        if self.axes is not None and axes is not None:
+            self.axes.note(other, axes)
+        if self.masks is not None:
+            self.masks.note(other, self.masks.of(tensor))
 
 
 class Observer(Protocol):
-    """Who takes the tensors of probed layers."""
+    """Who takes the tensors of probed layers.
+
+    Attributes:
+        needs_batches: Whether the batches of the evaluation have to be shown to it.
+    """
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether `begin_batch` is to be called."""
+
+    def begin_batch(self, batch: Any) -> None:
+        """Take what a test step is called with; None when it is over."""
 
     def begin_pass(self) -> None:
         """Take note that the model is called."""
 
-    def take(self, probe: "Probe", name: str, tensor: Any, call: Call) -> Any:
+    def take(self, probe: "Probe", name: str, tensor: Any, flows: Flows) -> Any:
         """Take the tensor for the probe `name`; return the one to go on with, or None."""
 
 
@@ -53,6 +80,8 @@ class Probe(NamedTuple):
     observer: Observer
 
 
+_NO_FLOWS = Flows()
+
 # Set while a metric or a loss runs: what it calls is no part of the forward pass.
 _aside: ContextVar[bool] = ContextVar("aside", default=False)
 
@@ -62,7 +91,7 @@ def wrap_calls(
     model: keras.Model,
     probes: Sequence[Probe],
     others: Iterable[Any] = (),
-    flow: AxisFlow | None = None,
+    flows: Flows = _NO_FLOWS,
 ) -> None:
     """Put the wrappers on the layers; they act as long as the overrides are active.
 
@@ -71,7 +100,7 @@ def wrap_calls(
         model: The model that is evaluated.
         probes: The probes of its layers.
         others: Layers and operations whose tensors are followed only.
-        flow: What their axes are noted in, if they are.
+        flows: What is known of their tensors.
     """
     # What an interrupt may have left of an earlier step.
     _aside.set(False)
@@ -84,11 +113,11 @@ def wrap_calls(
         quantized: ContextVar[bool] = ContextVar("quantized", default=False)
         for name in ("call", "quantized_call"):
             if getattr(layer, name, None) is not None:
-                make = partial(_watched, quantized, name, layer, by_layer.get(id(layer), []), flow)
+                make = partial(_watched, quantized, name, layer, by_layer.get(id(layer), []), flows)
                 overrides.wrap(layer, name, make)
     observers = {id(probe.observer): probe.observer for probe in probes}
     overrides.wrap(
-        model, "call", partial(_beginning, observers=list(observers.values()), flow=flow)
+        model, "call", partial(_beginning, model, observers=list(observers.values()), flows=flows)
     )
     for owner, name in _asides(model):
         overrides.wrap(owner, name, partial(partial, _step_aside))
@@ -99,10 +128,10 @@ def _watched(
     name: str,
     layer: Any,
     probes: Sequence[Probe],
-    flow: AxisFlow | None,
+    flows: Flows,
     call: Callable[..., Any],
 ) -> Callable[..., Any]:
-    return partial(_outermost, quantized, name, _pass_through(call, layer, probes, flow), call)
+    return partial(_outermost, quantized, name, _pass_through(call, layer, probes, flows), call)
 
 
 def _asides(model: keras.Model) -> Iterator[tuple[Any, str]]:
@@ -115,6 +144,23 @@ def _asides(model: keras.Model) -> Iterator[tuple[Any, str]]:
         yield metric, "result"
 
 
+def with_batches(step: Callable[..., Any], probes: Iterable[Probe]) -> Callable[..., Any]:
+    """Return a model's test step that shows the observers of probes its batch first."""
+    observers = list({id(probe.observer): probe.observer for probe in probes}.values())
+
+    def run(*args: Any) -> Any:
+        try:
+            for observer in observers:
+                # The last: on JAX the state comes first.
+                observer.begin_batch(args[-1])
+            return step(*args)
+        finally:
+            for observer in observers:
+                observer.begin_batch(None)
+
+    return run
+
+
 def _step_aside(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     token = _aside.set(True)
     try:
@@ -124,14 +170,13 @@ def _step_aside(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _beginning(
-    call: Callable[..., Any], observers: Sequence[Observer], flow: AxisFlow | None
+    model: keras.Model, call: Callable[..., Any], observers: Sequence[Observer], flows: Flows
 ) -> Callable[..., Any]:
     def beginning(*args: Any, **kwargs: Any) -> Any:
         if not (_aside.get() or in_symbolic_scope()):
             for observer in observers:
                 observer.begin_pass()
-            if flow is not None:
-                flow.begin((args, kwargs))
+            flows.begin(model, (args, kwargs))
         return call(*args, **kwargs)
 
     return beginning
@@ -156,80 +201,33 @@ def _outermost(
 
 
 def _pass_through(
-    call: Callable[..., Any], layer: Any, probes: Sequence[Probe], flow: AxisFlow | None
+    call: Callable[..., Any], layer: Any, probes: Sequence[Probe], flows: Flows
 ) -> Callable[..., Any]:
     def passing(*args: Any, **kwargs: Any) -> Any:
         # Metrics run aside; and Keras works out shapes by calling layers.
         if _aside.get() or in_symbolic_scope():
             return call(*args, **kwargs)
-        made = Call((args, kwargs), flow)
-        for probe in probes:
-            if probe.before is not None:
-                probe.observer.take(probe, probe.before, first_tensor((args, kwargs)), made)
-        outputs = call(*args, **kwargs)
-        if flow is not None:
-            flow.follow(layer, (args, kwargs), outputs)
+        axes, masks = flows
+        outputs = None
+        if masks is not None:
+            masks.enter(layer, (args, kwargs))
+        try:
+            for probe in probes:
+                if probe.before is not None:
+                    probe.observer.take(probe, probe.before, first_tensor((args, kwargs)), flows)
+            outputs = call(*args, **kwargs)
+        finally:
+            if masks is not None:
+                masks.leave(layer, (args, kwargs), outputs)
+        if axes is not None:
+            axes.follow(layer, (args, kwargs), outputs)
         for probe in probes:
             if probe.after is not None:
                 tensor = first_tensor(outputs)
-                passed = probe.observer.take(probe, probe.after, tensor, made)
+                passed = probe.observer.take(probe, probe.after, tensor, flows)
                 if passed is not None and outputs is tensor:
-                    _note_alike(flow, tensor, passed)
+                    flows.note_alike(tensor, passed)
                     outputs = passed
         return outputs
 
     return passing
-
-
-def _note_alike(flow: AxisFlow | None, tensor: Any, other: Any) -> None:
-    known = None if flow is None else flow.of(tensor)
-    if flow is not None and known is not None:
-        flow.note(other, known)
-
-
-try:
-    from keras.src.backend.common.masking import get_keras_mask
-except ImportError:  # an earlier Keras
-
-    def get_keras_mask(x: Any) -> Any:
-        """Return the mask that goes with a tensor, or None."""
-        return getattr(x, "_keras_mask", None)
-
-
-_MASK_ARGUMENTS = ("mask", "padding_mask", "query_mask", "key_mask", "value_mask")
-
-
-def is_padded(layer: Any, arguments: Any, tensor: Any) -> bool:
-    """Tell whether a mask goes with a tensor that a layer takes or gives, and isn't used up.
-
-    Args:
-        layer: The layer.
-        arguments: What it is called with, `(args, kwargs)`.
-        tensor: What it takes or gives.
-    """
-    shape = shape_of(tensor)
-    # Samples, steps, neurons: a tensor without steps has no padding any more.
-    if shape is None or len(shape) < 3:
-        return False
-    if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
-        return True
-    args, kwargs = arguments
-    if any(_is_tensor(kwargs.get(name)) for name in _MASK_ARGUMENTS):
-        return True
-    if _hides_keys(kwargs.get("attention_mask")):
-        return True
-    leaves = keras.tree.flatten((args, kwargs))
-    return any(get_keras_mask(leaf) is not None for leaf in leaves if _is_tensor(leaf))
-
-
-def _hides_keys(mask: Any) -> bool:
-    """Tell a mask of padding from one of causality: it is alike for all queries of a sample."""
-    shape = shape_of(mask) if _is_tensor(mask) else None
-    if shape is None or len(shape) < 2 or shape[0] == 1:
-        return False
-    return len(shape) == 2 or all(size == 1 for size in shape[1:-1])
-
-
-def _is_tensor(value: Any) -> bool:
-    leaves = [] if value is None else keras.tree.flatten(value)
-    return any(keras.ops.is_tensor(leaf) for leaf in leaves)

@@ -5,13 +5,15 @@ from typing import Any
 
 import keras
 
-from tensorstate_callbacks.errors import ProbeError, WarnOnce, list_some
+from tensorstate_callbacks.errors import ProbeError, WarnOnce
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
+from tensorstate_callbacks.keras.batch_masks import BatchMasks
 from tensorstate_callbacks.keras.counting import ChangingSizeError, Counting
 from tensorstate_callbacks.keras.layers import account_weights
+from tensorstate_callbacks.keras.mask_flow import MaskFlow
 from tensorstate_callbacks.keras.probe_axes import ProbeAxes, guess_message
-from tensorstate_callbacks.keras.probes import Call, Probe, is_padded
+from tensorstate_callbacks.keras.probes import Flows, Probe
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import uncovered_message
@@ -58,6 +60,9 @@ class Watch:
         self.others, self._contenders, self._left_out = others, contenders, left_out
         self._axes = ProbeAxes(given)
         self.counting = Counting(settings, self._axes)
+        self._masks = BatchMasks(settings.mask)
+        # None as long as no pass was followed.
+        self._has_masks: bool | None = None
         self.probes = [
             Probe(name, layer, *settings.probe_names(name), observer=self)
             for name, layer in picked.items()
@@ -69,6 +74,7 @@ class Watch:
             [id(other) for other in others],
             list(contenders),
             None if left_out is None else list(left_out),
+            self._masks.basis,
             dict(given) if isinstance(given, Mapping) else given,
         )
         self.defers = False
@@ -78,7 +84,6 @@ class Watch:
         # In forward order.
         self._taken: dict[str, None] = {}
         self._empty: dict[str, str] = {}
-        self._padded: dict[str, None] = {}
         self._refused: ProbeError | None = None
         self._called: set[int] = set()
 
@@ -100,7 +105,7 @@ class Watch:
     def stands_for(self, other: "Watch") -> bool:
         """Tell whether all that was found out here holds for another one, which is new."""
         # What a callable gives may be something else by now.
-        asks_anew = callable(self._basis[-1])
+        asks_anew = callable(self._basis[-1]) or callable(self._masks.basis)
         is_the_same = self._basis == other._basis
         is_made_for_it = self.counting.made_for == other.counting.made_for
         return self._axes.settled and not asks_anew and is_the_same and is_made_for_it
@@ -113,6 +118,7 @@ class Watch:
         """
         self._settings, self._passed = settings, True
         self._axes.begin_again()
+        self._has_masks = self._has_masks or None
 
     def start_recording(self) -> None:
         """Count what the probes see from now on, and nothing of what they have seen."""
@@ -123,11 +129,29 @@ class Watch:
         """Return what to note the axes of tensors in, None where all is known that is needed."""
         return None if self._axes.settled else AxisFlow(usual_axes(self._layers.values()))
 
+    def new_masks(self) -> MaskFlow | None:
+        """Return what to note the masks of tensors in, None where there are none that matter."""
+        return None if self._masks.is_given or self._has_masks is False else MaskFlow()
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether the batches of the evaluation have to be shown to it."""
+        return self._masks.is_asked or self.counting.takes_rows
+
+    def begin_batch(self, batch: Any) -> None:
+        """Take what a test step is called with; None when it is over."""
+        self._masks.begin(batch)
+        if batch is not None and self.counting.takes_rows:
+            # A loop of the user's own may give arrays.
+            first = next(leaf for leaf in keras.tree.flatten(batch) if shape_of(leaf))
+            n_samples = keras.ops.shape(keras.ops.convert_to_tensor(first))[0]
+            self.counting.begin_batch(keras.ops.convert_to_tensor(n_samples, "int32"))
+
     def begin_pass(self) -> None:
         """Take note that the model is called."""
         self._axes.begin_pass()
 
-    def take(self, probe: Probe, name: str, tensor: Any, call: Call) -> Any:
+    def take(self, probe: Probe, name: str, tensor: Any, flows: Flows) -> Any:
         """Have the tensor's states counted whenever the step runs; return the one to go on with."""
         site = self._axes.next_site(name)
         problem = _why_not(tensor)
@@ -138,15 +162,18 @@ class Watch:
         if "complex" in dtype:
             self._refuse(name, f"its activations are complex ({dtype}), and neither fire nor don't")
             return None
-        if call.flow is not None and is_padded(probe.layer, call.arguments, tensor):
-            self._padded[name] = None
+        try:
+            mask = self._find_mask(probe, name, tensor, flows.masks)
+        except ProbeError as error:
+            self._refused = self._refused or error
+            return None
         try:
             decided = self._axes.decide(
                 site,
                 probe.name,
                 probe.layer,
                 tensor,
-                call.flow,
+                flows.axes,
                 is_input=name == probe.before,
             )
         except (TypeError, ValueError) as error:
@@ -154,34 +181,44 @@ class Watch:
             return None
         self._taken[name] = None
         try:
-            return self.counting.take(site, decided, tensor)
+            return self.counting.take(site, decided, tensor, mask)
         except ValueError as error:
             self._refuse(name, str(error))
             return None
 
-    def end_step(self, flow: AxisFlow | None) -> None:
+    def _find_mask(self, probe: Probe, name: str, tensor: Any, masks: MaskFlow | None) -> Any:
+        """Return the mask that says which of a tensor's positions count; None: all."""
+        if masks is None or self._masks.is_given:
+            return self._masks.of(probe.name)
+        is_input = name == probe.before
+        return masks.of_input(probe.layer, tensor) if is_input else masks.of(tensor)
+
+    def end_step(self, flows: Flows) -> None:
         """Draw the conclusions from a test step, if the model was called or traced in it.
 
         Args:
-            flow: What the tensors' axes were noted in.
+            flows: What was noted of tensors.
 
         Raises:
             ProbeError: A layer can't be counted; names it.
         """
         if not self.defers:
-            self._conclude_step(flow)
+            self._conclude_step(flows)
         elif self.failure is None:
             try:
-                self._conclude_step(flow)
+                self._conclude_step(flows)
             except Exception as error:  # noqa: BLE001 - raised as the evaluation ends
                 self.failure = error
 
-    def _conclude_step(self, flow: AxisFlow | None) -> None:
+    def _conclude_step(self, flows: Flows) -> None:
         if self._refused is not None:
             raise self._refused
         recorder = self.counting.recorder
         if recorder is not None and isinstance(recorder.error, ChangingSizeError):
             raise recorder.error
+        flow, masks = flows
+        if masks is not None and (masks.began or self._passed):
+            self._has_masks = bool(self._has_masks) or masks.seen
         if flow is None or not (flow.called or self._passed):
             self._tell_of_guesses()
             return
@@ -189,9 +226,6 @@ class Watch:
         self._called.update(map(id, flow.called))
         self._drop_outputs(flow.called)
         self._tell_of_empty()
-        padded = [name for name in self._padded if name not in self._dropped]
-        if padded:
-            self._warn("padding", _padding_message(padded))
         if self._left_out is not None:
             self._tell_of_weights(self._left_out)
         self._tell_of_guesses()
@@ -205,7 +239,10 @@ class Watch:
         problem = self.failure or recorder.error
         if problem is not None:
             raise problem
-        recorder.drop(self._gone())
+        gone = self._gone()
+        recorder.drop(gone)
+        for kind, text in self.counting.mask_warnings(gone).items():
+            self._warn(kind, text)
         self.counting.read_counts(recorder, list(self._taken))
         return recorder
 
@@ -276,11 +313,3 @@ def _why_not(tensor: Any) -> str | None:
     if shape is not None and len(shape) < 2:
         return f"shape {shape}, no axis beside that of the samples"
     return None
-
-
-def _padding_message(names: list[str]) -> str:
-    return (
-        f"a mask says that some of what passes {list_some(names)} is padding, which is "
-        "counted all the same: the efficiency depends on how far batches are padded, so on their "
-        "size and order. Pad all samples to one length to compare runs"
-    )

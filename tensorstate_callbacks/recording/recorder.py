@@ -140,10 +140,16 @@ class Recorder:
         except Exception as error:
             raise ProbeError(f"layer {name!r} could not be counted: {error}") from error
 
-    def observe_later(self, name: str, activations: npt.ArrayLike, channel_axis: Axis) -> None:
+    def observe_later(
+        self,
+        name: str,
+        activations: npt.ArrayLike,
+        channel_axis: Axis,
+        sample_axis: int | None = 0,
+    ) -> None:
         """Like `observe`, where an error raised at once would be lost: `report` raises it."""
         try:
-            self.observe(name, activations, channel_axis)
+            self.observe(name, activations, channel_axis, sample_axis=sample_axis)
         except ProbeError as error:
             self.error = self.error or error
 

@@ -97,8 +97,8 @@ class Backend(Operations, Protocol):
     def is_dense(self, tensor: Any) -> bool:
         """Tell whether states can be made of a tensor in the graph."""
 
-    def tap(self, tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
-        """Give a tensor's values to `observe`, once each time the step runs.
+    def tap(self, tensor: Any, observe: Callable[..., None], mask: Any = None) -> Any:
+        """Give a tensor's values to `observe`, and those of a mask, once each time the step runs.
 
         Returns:
             The tensor to go on with, or None: with the same.
@@ -139,11 +139,11 @@ class WeakObserver:
         self._method = weakref.WeakMethod(method)
         self._args = args
 
-    def __call__(self, values: npt.ArrayLike) -> None:
+    def __call__(self, *values: npt.ArrayLike) -> None:
         """Hand the values on."""
         method = self._method()
         if method is not None:
-            method(*self._args, values)
+            method(*self._args, *values)
 
 
 _ON_DEVICE = "TENSORSTATE_KERAS_ON_DEVICE"

@@ -36,7 +36,8 @@ except ImportError:  # an older JAX, the latest for Python 3.10
 
 __all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally", "find_ranks"]
 
-Observe: TypeAlias = Callable[[Any], None]
+Observe: TypeAlias = Callable[..., None]
+Tapped: TypeAlias = tuple[jax.Array, ...]
 State: TypeAlias = tuple[Any, ...]
 
 TAPS_END_XLA = False
@@ -95,7 +96,7 @@ class Tally:
         """Count the numbers in a tensor whenever the step runs."""
         zeros = jnp.zeros(self._n_counts, "int32")
         counts = zeros.at[codes.reshape(-1)].add(1)
-        _tap_whole(counts, WeakObserver(self._hold, codes.shape[0]))
+        _tap_whole((counts,), WeakObserver(self._hold, codes.shape[0]))
 
     def _hold(self, most: int, counts: Any) -> None:
         """Add the counts of a step, none of which is above `most`."""
@@ -119,25 +120,26 @@ class Tally:
 MOST_HELD = 2**31 - 1
 
 
-def tap(tensor: jax.Array, observe: Observe) -> None:
-    """Give a tensor's values to `observe`, once each time the step runs, when it has run.
+def tap(tensor: jax.Array, observe: Observe, mask: jax.Array | None = None) -> None:
+    """Give a tensor's values to `observe`, and those of a mask, each time when the step has run.
 
     Where processes share a tensor, each is given the samples that it holds, part by part.
     """
     if isinstance(tensor, JAXSparse):
         tensor = tensor.todense()
-    _tap_whole(tensor, EachPart(observe))
+    _tap_whole((tensor,) if mask is None else (tensor, mask), EachPart(observe))
 
 
-def _tap_whole(tensor: jax.Array, observe: Observe) -> None:
-    """Give a tensor itself to `observe`, wherever its values lie."""
+def _tap_whole(tapped: Tapped, observe: Observe) -> None:
+    """Give tensors themselves to `observe`, wherever their values lie."""
     taps = _taps.get()
     if taps is None:
         # A test function of the model's own making, which doesn't call its test step.
         _check_callback()
-        io_callback(lambda array: observe(np.asarray(array)), None, jax.lax.stop_gradient(tensor))
+        given = map(jax.lax.stop_gradient, tapped)
+        io_callback(lambda *arrays: observe(*map(np.asarray, arrays)), None, *given)
     else:
-        taps.add(tensor, observe)
+        taps.add(tapped, observe)
 
 
 def tap_layer(tensor: jax.Array, observe: Observe) -> jax.Array:
@@ -186,22 +188,22 @@ class _ProbedStep:
     def __init__(self, step: Callable[[State, Any], tuple[Any, State]], *, compiled: bool) -> None:
         self._step = step
         self._run: Callable[..., Any] | None = None if compiled else self._run_tapped
-        self._kept: dict[Observe, list[jax.Array]] | None = None
+        self._kept: dict[Observe, list[Tapped]] | None = None
 
     def __call__(self, state: State, batch: Any) -> tuple[Any, State]:
         if self._run is None:
             self._run = self._compile(state)
-        kept: dict[Observe, list[jax.Array]] = {}
+        kept: dict[Observe, list[Tapped]] = {}
         self._kept = kept
         try:
-            outputs, state, observers, tensors = self._run(state, batch)
-            if any(tensor is None for tensor in tensors):
+            outputs, state, observers, taps = self._run(state, batch)
+            if None in taps:
                 jax.effects_barrier()  # type: ignore[no-untyped-call]
         finally:
             self._kept = None
-        for observe, tensor in zip(observers.in_order, tensors, strict=True):
-            for array in map(np.asarray, kept.pop(observe, ())) if tensor is None else (tensor,):
-                observe(array)
+        for observe, tapped in zip(observers.in_order, taps, strict=True):
+            for arrays in kept.pop(observe, ()) if tapped is None else (tapped,):
+                observe(*(arrays if tapped is not None else map(np.asarray, arrays)))
         return outputs, state
 
     def _run_tapped(self, state: State, batch: Any) -> tuple[Any, ...]:
@@ -211,7 +213,7 @@ class _ProbedStep:
             outputs, state = self._step(state, batch)
         finally:
             _taps.reset(token)
-        return outputs, state, _Observers(tuple(taps.observers)), taps.tensors
+        return outputs, state, _Observers(tuple(taps.observers)), taps.tapped
 
     def _compile(self, state: State) -> Callable[..., Any]:
         # Unlike Keras's own the step doesn't consume the state it is given: if counting is broken
@@ -221,9 +223,9 @@ class _ProbedStep:
         shardings = jax.tree.map(lambda value: value.sharding, state)
         return jax.jit(self._run_tapped, out_shardings=(None, shardings, None, None))
 
-    def _keep(self, observe: Observe, tensor: jax.Array) -> None:
+    def _keep(self, observe: Observe, *tapped: jax.Array) -> None:
         if self._kept is not None:
-            self._kept.setdefault(observe, []).append(tensor)
+            self._kept.setdefault(observe, []).append(tapped)
 
 
 def _check_callback() -> None:
@@ -244,28 +246,28 @@ class _Taps:
     it there could wait forever for the thread that the callback runs on.
 
     Args:
-        keep: Keeps a tensor for an observer.
+        keep: Keeps what is tapped for an observer.
 
     Attributes:
         observers: Who observes each tap.
-        tensors: The tensors that are outputs, None for those that are kept.
+        tapped: The tensors that are outputs, None for those that are kept.
     """
 
-    def __init__(self, keep: Callable[[Observe, jax.Array], None]) -> None:
+    def __init__(self, keep: Callable[..., None]) -> None:
         self._keep = keep
         self._trace = _current_trace()
         self.observers: list[Observe] = []
-        self.tensors: list[jax.Array | None] = []
+        self.tapped: list[Tapped | None] = []
 
-    def add(self, tensor: jax.Array, observe: Observe) -> None:
+    def add(self, tapped: Tapped, observe: Observe) -> None:
         """Add the next tap."""
         is_output = self._trace == _current_trace()
         if not is_output:
             _check_callback()
             # A test step may take derivatives, which callbacks don't have.
-            io_callback(partial(self._keep, observe), None, jax.lax.stop_gradient(tensor))
+            io_callback(partial(self._keep, observe), None, *map(jax.lax.stop_gradient, tapped))
         self.observers.append(observe)
-        self.tensors.append(tensor if is_output else None)
+        self.tapped.append(tapped if is_output else None)
 
 
 _taps: ContextVar[_Taps | None] = ContextVar("taps", default=None)

@@ -14,33 +14,37 @@ class EachPart:
     """Has the part of an array observed that is this process's to count.
 
     Args:
-        observe: Takes the samples, all or some of them.
+        observe: Takes the samples, all or some of them, and what goes with them.
     """
 
-    def __init__(self, observe: Callable[[Any], None]) -> None:
+    def __init__(self, observe: Callable[..., None]) -> None:
         self._observe = observe
 
-    def __call__(self, array: Any) -> None:
+    def __call__(self, array: Any, *others: Any) -> None:
         """Hand the parts on."""
-        for part in own_parts(array):
-            self._observe(part)
+        for parts in own_parts(array, *others):
+            self._observe(*parts)
 
 
-def own_parts(array: Any) -> Iterator[Any]:
+def own_parts(array: Any, *others: Any) -> Iterator[tuple[Any, ...]]:
     """Yield what this process is to count of an array, so that all processes count all of it once.
 
     Args:
         array: Samples along axis 0. All processes call it, in the same order.
+        others: Arrays of the same samples, such as masks, or of one that holds for all: of each the
+            part that goes with the first one's.
     """
     if not isinstance(array, jax.Array) or array.is_fully_addressable:
-        yield array
+        yield array, *others
         return
+    whole = [_whole(other) for other in others]
     if array.sharding.shard_shape(array.shape)[1:] != array.shape[1:]:
         # Several devices hold the neurons or the positions of a sample.
         array = _moved(array, only_samples_split=True)
     for shard in array.addressable_shards:
         if shard.replica_id == 0:
-            yield shard.data
+            rows = shard.index[0]
+            yield shard.data, *(each if len(each) == 1 else each[rows] for each in whole)
 
 
 def own_counts(array: Any) -> npt.NDArray[Any]:
@@ -53,6 +57,15 @@ def own_counts(array: Any) -> npt.NDArray[Any]:
         if shard.replica_id == 0:
             return np.asarray(shard.data)
     return np.zeros(array.shape, array.dtype)
+
+
+def _whole(array: Any) -> npt.NDArray[Any]:
+    """Return all of an array, on each process."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        if not array.is_fully_replicated:
+            array = _moved(array, only_samples_split=False)
+        array = array.addressable_shards[0].data
+    return np.asarray(array)
 
 
 def _moved(array: jax.Array, *, only_samples_split: bool) -> jax.Array:

@@ -116,8 +116,8 @@ def find_ranks() -> None:
     """Return the processes that share the model's evaluations: there are none."""
 
 
-def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
-    """Give a tensor's values to `observe`, once each time the step runs.
+def tap(tensor: Any, observe: Callable[..., None], mask: Any = None) -> Any:
+    """Give a tensor's values to `observe`, and those of a mask, once each time the step runs.
 
     The array is TensorFlow's own memory: `observe` reads it and keeps nothing of it. In a graph it
     runs on a thread of TensorFlow's, where an exception would surface as an unknown error; taps
@@ -132,16 +132,17 @@ def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
         tensor = tf.sparse.to_dense(tensor)
     elif isinstance(tensor, tf.IndexedSlices):
         tensor = tf.convert_to_tensor(tensor)
+    tapped = [tensor] if mask is None else [tensor, mask]
     if tf.executing_eagerly():
-        observe(tensor.numpy())
+        observe(*(each.numpy() for each in tapped))
         return given
 
-    def run(array: npt.NDArray[Any]) -> np.bool_:
-        observe(array)
+    def run(*arrays: npt.NDArray[Any]) -> np.bool_:
+        observe(*arrays)
         return np.True_
 
     # Stateful: a stateless function whose result nobody uses is pruned from the graph.
-    observed = tf.numpy_function(run, [tensor], tf.bool, stateful=True)
+    observed = tf.numpy_function(run, tapped, tf.bool, stateful=True)
     # Keras hangs masks and logits on tensors, which another tensor would lack.
     if given is not tensor or any(key.startswith("_keras") for key in vars(tensor)):
         return given

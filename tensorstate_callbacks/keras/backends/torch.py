@@ -44,13 +44,15 @@ class _OnHost:
 class _StepRecorder(TensorRecorder):
     """A recorder that also takes the tensors of an accelerator."""
 
-    def observe_later(self, name: str, activations: Any, channel_axis: Axis) -> None:
+    def observe_later(
+        self, name: str, activations: Any, channel_axis: Axis, sample_axis: int | None = 0
+    ) -> None:
         """Count the states of one batch; keep an error for the report."""
         if not isinstance(activations, torch.Tensor):
-            super().observe_later(name, activations, channel_axis)
+            super().observe_later(name, activations, channel_axis, sample_axis)
             return
         try:
-            self.observe_tensor(name, activations, channel_axis)
+            self.observe_tensor(name, activations, channel_axis, sample_axis)
         except ProbeError as error:
             self.error = self.error or error
 
@@ -64,11 +66,14 @@ def find_ranks() -> None:
     """Return the processes that share the model's evaluations: there are none."""
 
 
-def tap(tensor: torch.Tensor, observe: Callable[[Any], None]) -> None:
-    """Give a tensor to `observe` at once: what follows may overwrite it in place."""
+def tap(
+    tensor: torch.Tensor, observe: Callable[..., None], mask: torch.Tensor | None = None
+) -> None:
+    """Give a tensor to `observe` at once, and a mask: what follows may overwrite it in place."""
     # Keras finds out shapes by calling layers with tensors that hold none.
     if not tensor.is_meta:
-        observe(tensor if wants_device(not tensor.is_cpu) else _OnHost(tensor))
+        masks = () if mask is None else (mask.numpy(force=True),)
+        observe(tensor if wants_device(not tensor.is_cpu) else _OnHost(tensor), *masks)
 
 
 def module_axes(module: torch.nn.Module, shape: tuple[int | None, ...]) -> tuple[int, ...] | None:
