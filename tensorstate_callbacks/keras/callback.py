@@ -15,11 +15,14 @@ from tensorstate_callbacks.keras.picking import (
     pick_probes,
 )
 from tensorstate_callbacks.keras.trackers import find_trackers
+from tensorstate_callbacks.keras.training import WatchedTraining, count_steps
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.loggers.tensorboard import check_drawing
 from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.pass_counts import PassInfo
+from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.reports.report import EfficiencyReport
 
 
 class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
@@ -68,7 +71,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     _NOT_COPIED = (
         *("watch", "built", "_warn", "evaluation", "_epoch", "_trained", "_in_fit", "_seen"),
         *("_finished", "_trackers", "_layer_ids", "_reported", "_settings", "_model", "params"),
-        *("_window", "_window_report"),
+        *("_window", "_window_report", "training"),
     )
 
     def _check_framework(self) -> None:
@@ -82,6 +85,8 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         self.built: BuiltFunction | None = None
         self.evaluation: Evaluation | None = None
         self._epoch = 0
+        # What is recorded of the fit's training, None where nothing is.
+        self.training: WatchedTraining | None = None
         # The model of the fit under way, None outside of one.
         self._trained: keras.Model | None = None
         # Whether the evaluation under way is the fit's, and whether the fit has made one.
@@ -105,7 +110,14 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         check_drawing(self._settings)
         self._warn.reset()
         self._reported = None
-        self._pick_probes()
+        self._begin_windows()
+        self._end_training()
+        if self._settings.records("val"):
+            self._pick_probes()
+        if self._settings.records("train"):
+            self.training = WatchedTraining(
+                self.model, self._settings, self._warn, self._conclude_step
+            )
         self._seen, self._trackers = False, Trackers()
         FitBracket.put_on(self.model)
         # Last, as it is the first to go: an evaluation outside of fit has a bracket, or no fit.
@@ -118,11 +130,21 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             # A fit within this one, or an evaluation of another model, may have ended that.
             self._model = self._trained
             FitBracket.keep_on(self.model)
+            if self.training is not None:
+                self.training.begin_epoch(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Record the step of this batch, if it is to be."""
+        # A loop of the user's own has told of no epoch.
+        if self.training is not None:
+            self.training.begin_batch()
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Begin to record, if this evaluation is to be."""
         call = FitBracket.running(self.model)
         self._in_fit = self.model is self._trained and (call is None or call.is_of_fit)
+        if not self._settings.records("val"):
+            return
         finished, self._finished = self._finished, False
         if not self._in_fit:
             self._take_settings()
@@ -160,8 +182,11 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         """Leave the model as it was, and say so if there was nothing to record."""
         # First: with warnings as errors, what follows may raise.
         FitBracket.take_off(self.model)
+        self._end_training()
         self._trained = self.built = None
-        if not self._seen:
+        if self._settings.records("train"):
+            self._end_windows()
+        if self._settings.records("val") and not self._seen:
             self._warn(
                 "validation",
                 "fit has no validation data, or none is due in its epochs (validation_freq): there "
@@ -184,7 +209,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             return {}
         info = PassInfo(
             epoch=self._epoch if self._in_fit else None,
-            step=self._steps_made(),
+            step=count_steps(self.model),
             stage="val" if self._in_fit else "test",
         )
         counted = self.watch.counted(recorder)
@@ -214,9 +239,12 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             self.watch, self.built = watch, None
         self._layer_ids = layer_ids
 
-    def _steps_made(self) -> int | None:
-        optimizer = getattr(self.model, "optimizer", None)
-        if optimizer is None:
-            return None
-        # A variable on several devices is none that int() takes.
-        return int(keras.ops.convert_to_numpy(optimizer.iterations))
+    def _conclude_step(self, recorder: Recorder, info: PassInfo) -> EfficiencyReport | None:
+        self._window.add(recorder)
+        return self._conclude_window(self._window.counts(), info)
+
+    def _end_training(self) -> None:
+        if self.training is not None:
+            # Known until it has ended: an interrupt may break this off too.
+            self.training.end()
+            self.training = None

@@ -24,7 +24,12 @@ from tensorstate_callbacks.recording.settings import Method, Settings
 
 
 def pick_probes(
-    model: keras.Model, settings: Settings, channel_axis: ChannelAxis, warn: WarnOnce
+    model: keras.Model,
+    settings: Settings,
+    channel_axis: ChannelAxis,
+    warn: WarnOnce,
+    *,
+    in_training: bool = False,
 ) -> Watch:
     """Return the probes on a model's layers.
 
@@ -33,6 +38,7 @@ def pick_probes(
         settings: What the callback was given.
         channel_axis: The axis of the neurons, as the callback was given it.
         warn: Takes the warnings of what the probes see.
+        in_training: Whether training steps are to be watched, not evaluations.
 
     Raises:
         NoLayerMatchedError: No layer is left, or a name is that of several.
@@ -67,6 +73,7 @@ def pick_probes(
         others=_operations(model, layers),
         contenders=default.contenders if by_default else (),
         left_out=left_out if by_default else None,
+        in_training=in_training,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import keras
 
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
-from tensorstate_callbacks.keras.backends import in_symbolic_scope
+from tensorstate_callbacks.keras.backends import current_backend, in_symbolic_scope
 from tensorstate_callbacks.keras.layers import first_tensor
 from tensorstate_callbacks.recording.overrides import Overrides
 
@@ -158,9 +158,11 @@ def _outermost(
 def _pass_through(
     call: Callable[..., Any], layer: Any, probes: Sequence[Probe], flow: AxisFlow | None
 ) -> Callable[..., Any]:
+    is_recomputing = current_backend().is_recomputing
+
     def passing(*args: Any, **kwargs: Any) -> Any:
         # Metrics run aside; and Keras works out shapes by calling layers.
-        if _aside.get() or in_symbolic_scope():
+        if _aside.get() or in_symbolic_scope() or is_recomputing():
             return call(*args, **kwargs)
         made = Call((args, kwargs), flow)
         for probe in probes:

@@ -8,6 +8,7 @@ import keras
 from tensorstate_callbacks.errors import ProbeError, WarnOnce, list_some
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
+from tensorstate_callbacks.keras.backends import TapRefusedError
 from tensorstate_callbacks.keras.counting import ChangingSizeError, Counting
 from tensorstate_callbacks.keras.layers import account_weights
 from tensorstate_callbacks.keras.probe_axes import ProbeAxes, guess_message
@@ -21,6 +22,8 @@ from tensorstate_callbacks.recording.settings import Settings
 class Watch:
     """The probes on one set of layers, what was found out about them, and where states go.
 
+    An evaluation's and those of training steps are two, each with what its own kind of step shows.
+
     Args:
         layers: Every layer of the model under its path.
         picked: Those that are probed.
@@ -32,6 +35,8 @@ class Watch:
             left out.
         left_out: Paths of the layers that the default selection leaves out on purpose; None where
             the user chose the layers.
+        in_training: Whether it is for training steps. A layer that can't be seen there is left out,
+            with a warning.
 
     Attributes:
         probes: The probes.
@@ -50,7 +55,9 @@ class Watch:
         others: Sequence[Any] = (),
         contenders: Collection[frozenset[str]] = (),
         left_out: Collection[str] | None = None,
+        in_training: bool = False,
     ) -> None:
+        self._in_training = in_training
         self._layers, self._settings, self._warn = layers, settings, warn
         self.others, self._contenders, self._left_out = others, contenders, left_out
         self._axes = ProbeAxes(given)
@@ -74,6 +81,7 @@ class Watch:
         self._taken: dict[str, None] = {}
         self._empty: dict[str, str] = {}
         self._padded: dict[str, None] = {}
+        self._hidden: dict[str, None] = {}
         self._refused: ProbeError | None = None
         self._called: set[int] = set()
 
@@ -146,8 +154,15 @@ class Watch:
         except (TypeError, ValueError) as error:
             self._refuse(name, str(error))
             return None
+        try:
+            passed = self.counting.take(site, decided, tensor)
+        except TapRefusedError:
+            if not self._in_training:
+                raise
+            self._hidden[name] = None
+            return None
         self._taken[name] = None
-        return self.counting.take(site, decided, tensor)
+        return passed
 
     def end_step(self, flow: AxisFlow | None) -> None:
         """Draw the conclusions from a test step, if the model was called or traced in it.
@@ -167,6 +182,7 @@ class Watch:
             self._tell_of_guesses()
             return
         self._axes.settled = True
+        self._leave_out_hidden()
         self._called.update(map(id, flow.called))
         self._drop_outputs(flow.called)
         self._tell_of_empty()
@@ -216,6 +232,13 @@ class Watch:
         if self.counting.recorder is not None:
             self.counting.recorder.drop(self._dropped)
 
+    def _leave_out_hidden(self) -> None:
+        """Leave out the layers of which no call, or not every one, can be seen in training."""
+        hidden = [name for name in self._hidden if name not in self._dropped]
+        if hidden:
+            self._drop(hidden)
+            self._warn("hidden", hidden_message(hidden))
+
     def _tell_of_empty(self) -> None:
         empty = {name: self._empty[name] for name in self._empty if name not in self._taken}
         if empty and not self.names():
@@ -246,6 +269,15 @@ class Watch:
         )
         if message is not None:
             self._warn("weights", message)
+
+
+def hidden_message(names: list[str]) -> str:
+    """Return the warning of layers that can't be seen in training steps."""
+    return (
+        f"training steps are recorded without {list_some(names)}: they run where nothing but their "
+        "output leaves the step, in a loop or where they are computed again for the gradients "
+        "(keras.RematScope). Their evaluations can be recorded: on='val'; or exclude them"
+    )
 
 
 def _why_not(tensor: Any) -> str | None:

@@ -16,6 +16,7 @@ from jax.experimental.sparse import JAXSparse
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from tensorstate_callbacks.keras.backends import (
+    TapRefusedError,
     WeakObserver,
     jax_host_tap,
     make_uncompiled,
@@ -123,7 +124,9 @@ def tap(tensor: jax.Array, observe: Observe) -> None:
         tensor = tensor.todense()
     taps = _taps.get()
     if taps is None:
-        # A test function of the model's own making, which doesn't call its test step.
+        # A function of the model's own making, which doesn't call its step.
+        if _outputs_only.get():
+            raise TapRefusedError
         io_callback(lambda array: observe(np.asarray(array)), None, jax.lax.stop_gradient(tensor))
     else:
         taps.add(tensor, observe)
@@ -144,19 +147,66 @@ def build_test_function(model: keras.Model, *, has_taps: bool) -> Callable[..., 
     It is compiled if the model's is; the train function isn't touched.
     """
     step = _ProbedStep(model.test_step, compiled=model.jit_compile and not model.run_eagerly)
+    function = _looping(model, "test", step)
+
+    def run(*args: Any) -> Any:
+        try:
+            return function(*args)
+        finally:
+            # Whatever the step gives to the host has arrived when it is over.
+            jax.effects_barrier()  # type: ignore[no-untyped-call]
+
+    return run
+
+
+def build_train_function(model: keras.Model) -> Callable[..., Any]:
+    """Build a train function of the model's own train step, leaving the model's as it was.
+
+    It is compiled if the model's is, and consumes the state it is given, as that does: a second
+    one might not fit onto the device.
+    """
+    is_compiled = model.jit_compile and not model.run_eagerly
+    function = _looping(model, "train", _TrainStep(model, compiled=is_compiled))
+
+    def run(*args: Any) -> Any:
+        token = _outputs_only.set(True)
+        try:
+            return function(*args)
+        finally:
+            _outputs_only.reset(token)
+
+    return run
+
+
+def is_recomputing() -> bool:
+    """Tell that layers aren't called for gradients: what is recomputed is traced once."""
+    return False
+
+
+def keep_state(model: keras.Model, outputs: Any) -> None:
+    """Let the model have what a train function gave, where its caller won't get that far."""
+    _keep_variables(model, outputs[1])
+
+
+def _keep_variables(model: keras.Model, state: State) -> None:
+    kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+    # Where fit keeps the state between two steps, and takes it from as it ends.
+    model._jax_state = {
+        f"{kind}_variables": values for kind, values in zip(kinds, state, strict=True)
+    }
+    model._jax_state_synced = False
+
+
+def _looping(model: keras.Model, kind: str, step: Callable[..., Any]) -> Callable[..., Any]:
     # Keras is to loop over the batches only: `step` compiles itself.
-    function = make_uncompiled(model, test_step=step)
+    function = make_uncompiled(model, kind, **{f"{kind}_step": step})
 
     def run(*args: Any) -> Any:
         # Keras 3.3 looks the step up each time it runs.
         overrides = Overrides()
-        try:
-            with overrides, overrides:
-                overrides.set(model, "test_step", step)
-                return function(*args)
-        finally:
-            # Whatever the step gives to the host has arrived when it is over.
-            jax.effects_barrier()  # type: ignore[no-untyped-call]
+        with overrides, overrides:
+            overrides.set(model, f"{kind}_step", step)
+            return function(*args)
 
     return run
 
@@ -165,12 +215,16 @@ _current_trace: Callable[[], Any] = partial(get_opaque_trace_state, convention="
 
 
 class _ProbedStep:
-    """A model's test step with its taps observed after each run.
+    """A model's step with its taps observed after each run.
 
     Args:
         step: `(state, batch)` to its outputs and the new state.
         compiled: Whether to compile it.
     """
+
+    # Unlike Keras's own the step doesn't consume the state it is given: if counting is broken
+    # off, that state is the only one there is.
+    _CONSUMED: tuple[int, ...] = ()
 
     def __init__(self, step: Callable[[State, Any], tuple[Any, State]], *, compiled: bool) -> None:
         self._step = step
@@ -188,13 +242,25 @@ class _ProbedStep:
                 jax.effects_barrier()  # type: ignore[no-untyped-call]
         finally:
             self._kept = None
+        self._observe(state, observers, tensors, kept)
+        return outputs, state
+
+    def _observe(
+        self,
+        state: State,
+        observers: "_Observers",
+        tensors: list[Any],
+        kept: dict[Observe, list[jax.Array]],
+    ) -> None:
         for observe, tensor in zip(observers.in_order, tensors, strict=True):
             for array in map(np.asarray, kept.pop(observe, ())) if tensor is None else (tensor,):
                 observe(array)
-        return outputs, state
+
+    def _new_taps(self, state: State, batch: Any) -> "_Taps":
+        return _Taps(self._keep)
 
     def _run_tapped(self, state: State, batch: Any) -> tuple[Any, ...]:
-        taps = _Taps(self._keep)
+        taps = self._new_taps(state, batch)
         token = _taps.set(taps)
         try:
             outputs, state = self._step(state, batch)
@@ -203,12 +269,14 @@ class _ProbedStep:
         return outputs, state, _Observers(tuple(taps.observers)), taps.tensors
 
     def _compile(self, state: State) -> Callable[..., Any]:
-        # Unlike Keras's own the step doesn't consume the state it is given: if counting is broken
-        # off, that state is the only one there is.
         if keras.distribution.distribution() is None:
-            return jax.jit(self._run_tapped)
+            return jax.jit(self._run_tapped, donate_argnums=self._CONSUMED)
         shardings = jax.tree.map(lambda value: value.sharding, state)
-        return jax.jit(self._run_tapped, out_shardings=(None, shardings, None, None))
+        return jax.jit(
+            self._run_tapped,
+            donate_argnums=self._CONSUMED,
+            out_shardings=(None, shardings, None, None),
+        )
 
     def _keep(self, observe: Observe, tensor: jax.Array) -> None:
         if self._kept is not None:
@@ -246,7 +314,67 @@ class _Taps:
         self.tensors.append(tensor if is_output else None)
 
 
+class _TrainStep(_ProbedStep):
+    """A model's train step with its taps observed after each run.
+
+    Args:
+        model: The model.
+        compiled: Whether to compile it.
+    """
+
+    _CONSUMED = (0,)
+
+    def __init__(self, model: keras.Model, *, compiled: bool) -> None:
+        super().__init__(model.train_step, compiled=compiled)
+        self._model = model
+
+    def _observe(self, state: State, *args: Any) -> None:
+        try:
+            super()._observe(state, *args)
+        except BaseException:
+            # The state that was given is gone.
+            _keep_variables(self._model, state)
+            raise
+
+    def _new_taps(self, state: State, batch: Any) -> "_Taps":
+        return _OutputTaps(self._keep, jax.tree.leaves((state, batch)))
+
+
+class _OutputTaps(_Taps):
+    """The taps in one trace of a train step, all of which are outputs of it.
+
+    The layers run in the trace of a gradient, where they show the values of the step's own trace
+    beside their derivatives.
+
+    Args:
+        keep: See `_Taps`.
+        arguments: What the step is called with.
+    """
+
+    def __init__(self, keep: Callable[[Observe, jax.Array], None], arguments: list[Any]) -> None:
+        super().__init__(keep)
+        self._traces = {_trace_of(each) for each in arguments} | {None}
+
+    def add(self, tensor: jax.Array, observe: Observe) -> None:
+        """Add the next tap.
+
+        Raises:
+            TapRefusedError: The tensor is one of a trace within the step (a scan over time,
+                rematerialization), in which nothing may happen beside the computation.
+        """
+        values = jax.lax.stop_gradient(tensor)
+        if _trace_of(values) not in self._traces:
+            raise TapRefusedError
+        self.observers.append(observe)
+        self.tensors.append(values)
+
+
+def _trace_of(value: Any) -> Any:
+    return getattr(value, "_trace", None) if isinstance(value, jax.core.Tracer) else None
+
+
 _taps: ContextVar[_Taps | None] = ContextVar("taps", default=None)
+_outputs_only: ContextVar[bool] = ContextVar("outputs_only", default=False)
 
 
 @jax.tree_util.register_static

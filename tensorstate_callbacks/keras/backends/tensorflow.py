@@ -2,20 +2,29 @@
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tensorstate_callbacks.keras.backends import make_function, make_uncompiled, wants_device
+from tensorstate_callbacks.keras.backends import (
+    TapRefusedError,
+    make_function,
+    make_uncompiled,
+    wants_device,
+)
 from tensorstate_callbacks.keras.device_states import Firing
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.machine import available_processors
+from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.recorder import Recorder
 
 __all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally"]
+
+Observe: TypeAlias = Callable[[npt.ArrayLike], None]
 
 TAPS_END_XLA = True
 # TensorFlow keeps int32 in the host's memory where it can.
@@ -112,7 +121,7 @@ class Tally:
         self._counts.assign(tf.zeros(self._n_counts, tf.int64))
 
 
-def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
+def tap(tensor: Any, observe: Observe) -> Any:
     """Give a tensor's values to `observe`, once each time the step runs.
 
     The array is TensorFlow's own memory: `observe` reads it and keeps nothing of it. In a graph it
@@ -131,6 +140,10 @@ def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
     if tf.executing_eagerly():
         observe(tensor.numpy())
         return given
+    taps = _taps.get()
+    if taps is not None:
+        taps.add(tensor, observe)
+        return None
 
     def run(array: npt.NDArray[Any]) -> np.bool_:
         observe(array)
@@ -145,7 +158,7 @@ def tap(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
         return tf.identity(tensor)
 
 
-def tap_layer(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
+def tap_layer(tensor: Any, observe: Observe) -> Any:
     """Return the tensor as it is, and have `observe` see its values, compiled or not."""
     tap(tensor, lambda values: observe(np.asarray(values)))
     return tensor
@@ -160,4 +173,95 @@ def build_test_function(model: keras.Model, *, has_taps: bool) -> Callable[..., 
         model: The model.
         has_taps: Whether there may be taps in it.
     """
-    return make_uncompiled(model) if has_taps else make_function(model)
+    return make_uncompiled(model, "test") if has_taps else make_function(model, "test")
+
+
+def build_train_function(model: keras.Model) -> Callable[..., Any]:
+    """Build a train function of the model's own train step, leaving the model's as it was.
+
+    Where XLA compiles the model's own it compiles this one too, so that it computes the same. On
+    several replicas it doesn't: what leaves their steps is one mean of all.
+    """
+    is_compiled = model.jit_compile and not model.run_eagerly
+    if not is_compiled or model.distribute_strategy.num_replicas_in_sync > 1:
+        return make_uncompiled(model, "train")
+    return _XlaTrainFunction(model)
+
+
+def is_recomputing() -> bool:
+    """Tell that it isn't known; see `recomputes`."""
+    return False
+
+
+def keep_state(model: keras.Model, outputs: Any) -> None:
+    """Do nothing: a step changes the model's variables in place."""
+
+
+class _XlaTrainFunction:
+    """A train function compiled by XLA, whose taps are outputs of each step beside its own.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model, self._step = model, model.train_step
+        self._n_batches = model.steps_per_execution
+        # By number of the trace.
+        self._observers: dict[int, tuple[Observe, ...]] = {}
+        # What Keras asks for as its function is traced. Of several steps in one execution the
+        # last one's outputs would be all that is left.
+        self._attributes = {"train_step": self._run_tapped, "steps_per_execution": 1}
+        self._function = make_function(model, "train", **self._attributes)
+
+    def __call__(self, iterator: Any) -> Any:
+        outputs = None
+        overrides = Overrides()
+        with overrides, overrides:
+            for name, value in self._attributes.items():
+                overrides.set(self._model, name, value)
+            for made in range(self._n_batches):
+                try:
+                    outputs, number, tensors = self._function(iterator)
+                except (StopIteration, tf.errors.OutOfRangeError):
+                    if not made:
+                        raise
+                    break
+                observers = self._observers[int(number)]
+                for observe, tensor in zip(observers, tensors, strict=True):
+                    observe(tensor.numpy())
+        return outputs
+
+    def _run_tapped(self, data: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+        taps = _Taps()
+        token = _taps.set(taps)
+        try:
+            outputs = self._step(data)
+        finally:
+            _taps.reset(token)
+        number = len(self._observers)
+        self._observers[number] = tuple(taps.observers)
+        return outputs, tf.constant(number), tuple(taps.tensors)
+
+
+class _Taps:
+    """The taps in one trace of a step, in forward order."""
+
+    def __init__(self) -> None:
+        self.observers: list[Observe] = []
+        self.tensors: list[Any] = []
+        self._graph = tf.compat.v1.get_default_graph()
+
+    def add(self, tensor: Any, observe: Observe) -> None:
+        """Add the next tap.
+
+        Raises:
+            TapRefusedError: The tensor is one of a loop or a branch within the step.
+        """
+        if tensor.graph is not self._graph:
+            raise TapRefusedError
+        self.observers.append(observe)
+        self.tensors.append(tensor)
+
+
+_taps: ContextVar[_Taps | None] = ContextVar("taps", default=None)
