@@ -179,13 +179,13 @@ def build_test_function(model: keras.Model, *, has_taps: bool) -> Callable[..., 
 def build_train_function(model: keras.Model) -> Callable[..., Any]:
     """Build a train function of the model's own train step, leaving the model's as it was.
 
-    Where XLA compiles the model's own it compiles this one too, so that it computes the same. On
-    several replicas it doesn't: what leaves their steps is one mean of all.
+    What it gives to the host are outputs of the step: XLA compiles it where it compiles the model's
+    own, and nothing in between keeps TensorFlow's optimizer from what it does to that. From several
+    replicas nothing comes but a mean: there the host is called in between, without XLA.
     """
-    is_compiled = model.jit_compile and not model.run_eagerly
-    if not is_compiled or model.distribute_strategy.num_replicas_in_sync > 1:
+    if model.run_eagerly or model.distribute_strategy.num_replicas_in_sync > 1:
         return make_uncompiled(model, "train")
-    return _XlaTrainFunction(model)
+    return _TrainFunction(model)
 
 
 def is_recomputing() -> bool:
@@ -197,8 +197,8 @@ def keep_state(model: keras.Model, outputs: Any) -> None:
     """Do nothing: a step changes the model's variables in place."""
 
 
-class _XlaTrainFunction:
-    """A train function compiled by XLA, whose taps are outputs of each step beside its own.
+class _TrainFunction:
+    """A train function whose taps are outputs of each step beside its own.
 
     Args:
         model: The model.
@@ -215,21 +215,27 @@ class _XlaTrainFunction:
         self._function = make_function(model, "train", **self._attributes)
 
     def __call__(self, iterator: Any) -> Any:
-        outputs = None
         overrides = Overrides()
         with overrides, overrides:
             for name, value in self._attributes.items():
                 overrides.set(self._model, name, value)
-            for made in range(self._n_batches):
-                try:
-                    outputs, number, tensors = self._function(iterator)
-                except (StopIteration, tf.errors.OutOfRangeError):
-                    if not made:
-                        raise
+            if self._n_batches == 1:
+                return self._run_step(iterator)
+            outputs = None
+            for _ in range(self._n_batches):
+                # A step that finds no data fails, but its optimizer has counted it by then.
+                batch = iterator.get_next_as_optional()
+                if not batch.has_value():
                     break
-                observers = self._observers[int(number)]
-                for observe, tensor in zip(observers, tensors, strict=True):
-                    observe(tensor.numpy())
+                outputs = self._run_step([batch.get_value()])
+        if outputs is None:
+            raise StopIteration
+        return outputs
+
+    def _run_step(self, data: Any) -> Any:
+        outputs, number, tensors = self._function(data)
+        for observe, tensor in zip(self._observers[int(number)], tensors, strict=True):
+            observe(tensor.numpy())
         return outputs
 
     def _run_tapped(self, data: Any) -> tuple[Any, Any, tuple[Any, ...]]:
