@@ -51,10 +51,13 @@ class Backend(Operations, Protocol):
 
     Attributes:
         TAPS_END_XLA: Whether XLA can't compile a step that has taps.
+        RECOMPUTES_UNSEEN: Whether a training step that calls a layer again for its gradients can't
+            be told from one that calls it twice.
         Tally: Counts in the graph; for a backend whose `makes_states` may be true.
     """
 
     TAPS_END_XLA: bool
+    RECOMPUTES_UNSEEN: bool
     Tally: type[Tally]
 
     def makes_states(self) -> bool:

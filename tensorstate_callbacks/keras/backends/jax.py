@@ -33,12 +33,13 @@ try:
 except ImportError:  # an older JAX, the latest for Python 3.10
     from jax.core import get_opaque_trace_state
 
-__all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally"]
+__all__ = ["INDEX_DTYPE", "RECOMPUTES_UNSEEN", "TAPS_END_XLA", "Tally"]
 
 Observe: TypeAlias = Callable[[Any], None]
 State: TypeAlias = tuple[Any, ...]
 
 TAPS_END_XLA = False
+RECOMPUTES_UNSEEN = False
 INDEX_DTYPE = "int32"
 
 

@@ -22,11 +22,12 @@ from tensorstate_callbacks.recording.machine import available_processors
 from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.recorder import Recorder
 
-__all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally"]
+__all__ = ["INDEX_DTYPE", "RECOMPUTES_UNSEEN", "TAPS_END_XLA", "Tally"]
 
 Observe: TypeAlias = Callable[[npt.ArrayLike], None]
 
 TAPS_END_XLA = True
+RECOMPUTES_UNSEEN = True
 # TensorFlow keeps int32 in the host's memory where it can.
 INDEX_DTYPE = "int64"
 
@@ -189,7 +190,7 @@ def build_train_function(model: keras.Model) -> Callable[..., Any]:
 
 
 def is_recomputing() -> bool:
-    """Tell that it isn't known; see `recomputes`."""
+    """Tell that layers aren't called for gradients, as far as is known: see `RECOMPUTES_UNSEEN`."""
     return False
 
 

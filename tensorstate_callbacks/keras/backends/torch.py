@@ -19,6 +19,7 @@ from tensorstate_callbacks.torch.module_axis import rule_axis
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 
 TAPS_END_XLA = False
+RECOMPUTES_UNSEEN = False
 
 
 def makes_states() -> bool:
