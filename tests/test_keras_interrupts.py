@@ -15,8 +15,9 @@ ALL = bool(os.environ.get("TENSORSTATE_SOAK"))
 BACKEND = keras.backend.backend()
 FILES = [
     *(f"keras/{name}.py" for name in ("callback", "counting", "evaluation", "probes", "watch")),
+    *(f"keras/{name}.py" for name in ("train_step", "training")),
     *(f"keras/backends/{name}.py" for name in ("__init__", BACKEND)),
-    *(f"recording/{name}.py" for name in ("callback", "overrides", "recorder")),
+    *(f"recording/{name}.py" for name in ("callback", "overrides", "recorder", "windows")),
     *(["torch/hooks.py"] if BACKEND == "torch" else []),
 ]
 X = np.random.default_rng(1).normal(size=(12, 4)).astype(np.float32)
