@@ -181,8 +181,8 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leave the model as it was, and say so if there was nothing to record."""
         # First: with warnings as errors, what follows may raise.
-        FitBracket.take_off(self.model)
         self._end_training()
+        FitBracket.take_off(self.model)
         self._trained = self.built = None
         if self._settings.records("train"):
             self._end_windows()
