@@ -32,12 +32,12 @@ from rank_models import (
 )
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 from torch_models import images, small_net
 
 from tensorstate_callbacks import EfficiencyReport, ProbeError, RankError
 from tensorstate_callbacks.lightning import EfficiencyCallback
-from tensorstate_callbacks.torch import record
+from tensorstate_callbacks.torch import record, record_training
 from tensorstate_callbacks.torch.distributed import process_groups
 from tensorstate_callbacks.torch.distributed.state_exchange import StateExchange
 
@@ -183,6 +183,114 @@ def one_sided() -> list[str]:
     return list(recording.report(process_group=group()).layers)
 
 
+def windows_of_fit() -> dict[str, Any]:
+    """Windows of a fit in which each rank has its part of every batch, and weights stay."""
+    callback = EfficiencyCallback(
+        "Linear", on="train", every_n_train_steps=3, window=2, method="both", prefix="w_"
+    )
+    fitted = many(callback)
+    # Lightning's own sampler would shuffle.
+    sampler = DistributedSampler(TRAIN, n_ranks(), rank(), shuffle=False)
+    batches = DataLoader(TRAIN, 16 // n_ranks(), sampler=sampler)
+
+    def run() -> None:
+        fitted.fit(ExactClassifier(), batches, loader(ODD, 8))
+
+    _, told = quietly(run, list)
+    keys = [key for key in fitted.callback_metrics if "train_w" in key]
+    return {
+        "told": ours(told),
+        "history": dicts(callback.train_history),
+        "logged": {key: fitted.callback_metrics[key].item() for key in keys},
+    }
+
+
+def windows_of_uneven_fit() -> list[int]:
+    """States of windows of one batch: samples that a sampler repeats are trained on, and count."""
+    callback = EfficiencyCallback("net.0", on="train", every_n_train_steps=1, window=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        many(callback, max_epochs=1).fit(ExactClassifier(), loader(ODD, 8), loader(ODD, 8))
+    return [report.layers["net.0"].n_states for report in callback.train_history]
+
+
+def windows_of_loops() -> list[list[dict[str, Any]]]:
+    """Windows of whole layers, groups, positions and budgets that are short."""
+    torch.manual_seed(7)
+    layers = [nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 70, 3), nn.ReLU(), nn.Conv2d(70, 9, 3)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(2304, 4))
+    # As many a rank in each batch, in the order in which a sampler deals them.
+    data = torch.randn(24, 3, 22, 22, generator=torch.Generator().manual_seed(8))
+    found = []
+    for options in ({}, *SAMPLED):
+        if "max_memory" in options:
+            # Half of it is for the batches, which share it.
+            options = {"max_memory": options["max_memory"] * 6}
+        training = record_training(
+            model,
+            ["Conv2d", "Linear"],
+            every_n_train_steps=1,
+            window=3,
+            process_group=group(),
+            **options,
+        )
+        reports = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for (batch,) in dealt(data, 6 // n_ranks()):
+                with training.batch():
+                    model(batch).sum().backward()
+                reports.append(training.report(step=training.n_batches).to_dict())
+        found.append(reports)
+    return found
+
+
+def windows_without_data() -> dict[str, Any]:
+    """All ranks but the first run nothing in one batch, and another layer in the next."""
+    model = nn.ModuleDict({"a": nn.Linear(6, 5), "b": nn.Linear(6, 40), "c": nn.Linear(6, 7)})
+    torch.manual_seed(3)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(9, 6, generator=torch.Generator().manual_seed(8))
+    training = record_training(
+        model, "Linear", every_n_train_steps=1, window=3, process_group=group()
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for first, others in (("a", ""), ("ab", "b"), ("b", "c")):
+            with training.batch():
+                for name in first if rank() == 0 else others:
+                    model[name](x + rank())
+                # One process sees what both do.
+                for name in others if n_ranks() == 1 else ():
+                    model[name](x + 1)
+        return training.report().to_dict()
+
+
+def windows_that_fail() -> str:
+    """One rank's batch fails: the others, which wait for it, learn why."""
+    if n_ranks() == 1:
+        return ""
+    model = nn.Sequential(nn.Linear(6, 5))
+    training = record_training(model, "0", every_n_train_steps=1, process_group=group())
+
+    def run() -> None:
+        with training.batch():
+            model(torch.ones(3, 6))
+            if rank() == 1:
+                raise ArithmeticError("this batch is bad")
+
+    return ended(run)
+
+
+def windows() -> dict[str, Any]:
+    return {
+        "fit": windows_of_fit(),
+        "loops": windows_of_loops(),
+        "without_data": windows_without_data(),
+    }
+
+
 def two_ranks() -> dict[str, Any]:
     """All that works, on two ranks or on one."""
     return {
@@ -200,6 +308,9 @@ def two_ranks() -> dict[str, Any]:
         "sampled": sampled(),
         "accuracies": accuracies(),
         "unlike": unlike(),
+        "windows": windows(),
+        "windows_uneven": windows_of_uneven_fit(),
+        "windows_that_fail": windows_that_fail(),
     }
 
 
@@ -346,7 +457,12 @@ def unlike() -> dict[str, str]:
         for name in other
     }
     told["same"] = ended(lambda: merge(attach_to=["Conv2d", "0"][:: 1 - 2 * rank()], threshold=0.0))
-    for name, value in (("every_n_epochs", 2), ("dataloader_idx", 1), ("beta", 0)):
+    for name, value in (
+        ("every_n_epochs", 2),
+        ("window", 3),
+        ("dataloader_idx", 1),
+        ("beta", 0),
+    ):
         told[f"fit {name}"] = ended(lambda n=name, v=value: fit(**({n: v} if rank() else {})))
     told["fit attach_to"] = ended(lambda: fit(attach_to=["net.0", "net.2"][rank()]))
     return told

@@ -80,7 +80,7 @@ def written(folder: Path, **arguments: Any) -> Path:
         {"attach_to": "net.0", "channel_axis": -1, "method": "both", "threshold": 0.25},
         {"attach_to": "net.0", "channel_axis": {"net.0": 1}, "layer_metrics": ["dead", "entropy"]},
         {"layer_metrics": False, "beta": 1, "alpha": 2.0, "prefix": "x_", "every_n_epochs": 1},
-        {"on": ["val", "train"], "every_n_train_steps": 2, "window": 3},
+        {"on": ["val", "train"], "every_n_train_steps": 1, "window": 3},
         {"on": "val"},
         {"accuracy": "val_acc", "missing_accuracy": "raise", "log_extras": None},
     ],

@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.filterwarnings(text) for text in QUIET]
 # All lines, and many interrupts: `make soak`.
 ALL = bool(os.environ.get("TENSORSTATE_SOAK"))
 FILES = [
-    *(f"lightning/{name}.py" for name in ("callback", "evaluation", "logged_metrics")),
+    *(f"lightning/{name}.py" for name in ("callback", "evaluation", "logged_metrics", "steps")),
     *(f"torch/{name}.py" for name in ("record", "watch", "hooks", "tensor_recorder")),
-    *(f"recording/{name}.py" for name in ("callback", "overrides", "recorder")),
+    *(f"recording/{name}.py" for name in ("callback", "overrides", "recorder", "windows")),
 ]
 
 
@@ -46,7 +46,8 @@ def run(model: Classifier, *callbacks: Any) -> dict[str, float]:
 def numbers(callback: EfficiencyCallback) -> list[tuple[Any, ...]]:
     return [
         (name, layer.n_states, layer.n_distinct, layer.entropy)
-        for name, layer in callback.last.layers.items()
+        for report in (callback.last, callback.train_history[-1])
+        for name, layer in report.layers.items()
     ]
 
 
@@ -70,22 +71,24 @@ class Checks:
             lambda: torch.optim.SGD(self.model.parameters(), 0.0)
         )
         self.outputs, self.hooked = self.model(VAL.tensors[0]), hooked(self.model)
-        self.callback = EfficiencyCallback()
+        self.callback = EfficiencyCallback(on=("val", "train"), every_n_train_steps=1, window=1)
         self.metrics = run(self.model, self.callback)
         self.numbers = numbers(self.callback)
         assert {states for _, states, _, _ in self.numbers} == {50}
-        assert "val_aiq" in self.metrics
+        assert {"val_aiq", "train_efficiency"} <= self.metrics.keys()
 
     def check(self, where: str) -> None:
         # PyTorch loses that gradients are wanted again, where `no_grad` ends.
         torch.set_grad_enabled(True)
         n_reports = len(self.callback.history)
+        self.callback.train_history.clear()
         assert torch.equal(self.model(VAL.tensors[0]), self.outputs), where
         self.model.validation_step([t[:5] for t in VAL.tensors], 0)
         self.model.n_right = self.model.n_seen = 0
         assert run(self.model, self.callback) == self.metrics, where
         assert numbers(self.callback) == self.numbers, where
         assert len(self.callback.history) == n_reports + 1, where
+        assert len(self.callback.train_history) == 1, where
         assert hooked(self.model) == self.hooked, where
 
 

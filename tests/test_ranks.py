@@ -71,6 +71,65 @@ def test_loop_of_ones_own_gives_what_one_process_gives(
     assert reports == [one["loops"][what]["report"]] * 2
 
 
+def test_windows_of_a_fit_are_those_of_one_process(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    expected = one["windows"]["fit"]
+    assert [report["step"] for report in expected["history"]] == [2, 5, 8, 11]
+    assert [report["layers"]["net.0"]["n_states"] for report in expected["history"]] == [
+        16,
+        *[32] * 3,
+    ]
+    assert "train_w_efficiency/net.2.input" in expected["logged"]
+    (text,) = expected["told"]
+    assert text.startswith("In windows of training batches: Coverage is below 0.5 in net.0")
+    assert two[0]["windows"]["fit"] == expected
+    # The first rank says it for all.
+    assert two[1]["windows"]["fit"] == {**expected, "told": []}
+
+
+def test_windows_of_loops_are_those_of_one_process_also_where_memory_is_short(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    expected = one["windows"]["loops"]
+    whole, *_, shortest = [[len(report["layers"]) for report in reports] for reports in expected]
+    assert whole == [4] * 4
+    n_read = [
+        reports[-1]["layers"]["2"]["n_states"]
+        for reports in expected
+        if len(reports[-1]["layers"]) > 2
+    ]
+    assert len({*n_read}) > 3
+    assert shortest
+    for rank in two:
+        assert rank["windows"]["loops"] == expected
+
+
+def test_ranks_of_a_window_may_see_nothing_or_other_layers(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    expected = one["windows"]["without_data"]
+    assert {name: layer["n_states"] for name, layer in expected["layers"].items()} == {
+        "a": 18,
+        "b": 27,
+        "c": 9,
+    }
+    assert [rank["windows"]["without_data"] for rank in two] == [expected] * 2
+
+
+def test_samples_that_a_sampler_repeats_in_training_count(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    assert one["windows_uneven"] == [8] * 6 + [1]
+    assert [rank["windows_uneven"] for rank in two] == [[16] * 3 + [2]] * 2
+
+
+def test_a_rank_whose_batch_fails_ends_the_others_with_its_name(two: list[dict[str, Any]]) -> None:
+    told = [rank["windows_that_fail"] for rank in two]
+    assert told[1] == "ArithmeticError: this batch is bad"
+    assert re.match(r"RankError: .* without rank 1: it failed with ArithmeticError: this", told[0])
+
+
 def test_low_coverage_in_a_loop_of_ones_own_is_told_by_the_first_rank(
     one: dict[str, Any], two: list[dict[str, Any]]
 ) -> None:
@@ -131,6 +190,7 @@ def test_ranks_with_other_arguments_end_all_before_counts_are_added(
 ) -> None:
     names = ["attach_to", "exclude", "method", "threshold", "alpha", "beta", "channel_axis"]
     names += ["output_fn", "fit attach_to", "fit every_n_epochs", "fit dataloader_idx"]
+    names += ["fit window"]
     for name in names:
         (first,) = {rank["unlike"][name] for rank in two}
         key = name.removeprefix("fit ")

@@ -46,10 +46,10 @@ class EfficiencyHooks(RecordingCallback):
     `val_aiq`, `val_efficiency` and `val_efficiency/<layer>` (`test_...` in a test) through the
     LightningModule's own `log`, after everything else of that pass has been logged: loggers,
     EarlyStopping, ModelCheckpoint, learning rate schedulers and progress bars see them, wherever
-    this callback stands in the list. Training isn't touched, no pass is added, and the model
-    carries nothing of it when the pass is over. Only what the model runs within `validation_step`
-    or `test_step` is counted. In the sanity check the probes are tried, so that a layer that can't
-    be counted ends the run there, but nothing is logged.
+    this callback stands in the list. No pass is added, training isn't touched unless `on` asks for
+    it, and the model carries nothing of it when the pass is over. Only what the model runs within
+    `validation_step` or `test_step` is counted. In the sanity check the probes are tried, so that a
+    layer that can't be counted ends the run there, but nothing is logged.
 
     A value that this pass doesn't have is taken out of `trainer.callback_metrics`, so that nobody
     acts on an old one: `val_aiq` where the accuracy is missing, all keys in the epochs that
@@ -57,6 +57,18 @@ class EfficiencyHooks(RecordingCallback):
     then end the training with an error that names the key. With `every_n_epochs`, give
     EarlyStopping `strict=False` (its patience then counts recorded epochs) and ModelCheckpoint the
     same `every_n_epochs`.
+
+    With `on=("val", "train")` or `on="train"` it also records the training step of every
+    `every_n_train_steps`-th batch, and logs `train_efficiency` and `train_efficiency/<layer>` of
+    the last `window` recorded ones: to loggers at that step, whatever `log_every_n_steps` says, to
+    the progress bar and to callbacks that come later in the list, as checkpoints do. Batches are
+    counted from the fit's beginning, over epochs and checkpoints, whether or not the optimizer
+    steps after each. A recorded step runs uncompiled where the model is compiled, which may round
+    otherwise in the last bits; else training is the same to the bit. What the backward pass runs
+    once more (gradient checkpointing) isn't counted, and where an optimizer repeats the step its
+    first run is. There is no `train_aiq`: nobody measures an accuracy on just these batches. On
+    several processes a recorded batch is all of theirs; samples that a sampler repeats are trained
+    on, and count.
 
     Processes of one Trainer (DDP, FSDP) merge their states, and all get the metrics that one
     process would have of the data: samples that DistributedSampler repeats are left out. The
@@ -75,6 +87,9 @@ class EfficiencyHooks(RecordingCallback):
     Attributes:
         history: One `EfficiencyReport` per recorded pass, over all runs. Checkpoints keep the last
             one, and of the others all but the spectra of their states.
+        train_history: One for each recorded training batch, of the window that it is the last of;
+            see `RecordingCallback`. Loggers keep it, checkpoints don't: the window of a fit that
+            goes on from one begins anew.
 
     Raises:
         NoLayerMatchedError: As the run begins: nothing matched; says what the model has.
@@ -230,7 +245,6 @@ class EfficiencyHooks(RecordingCallback):
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin to track, now that the sanity check has shown which layers are probed."""
         self._begin_windows()
-        self._log.withdraw(trainer, "train")
         layers = self._pick_layers(pl_module).expected()
         self._trackers.begin(
             self._settings,

@@ -1,7 +1,6 @@
 """Read what an evaluation logs in Lightning, and log its efficiency beside it."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tensorstate_callbacks.errors import WarnOnce
@@ -70,7 +69,7 @@ class MetricLog:
             settings: Tells prefix and layer metrics.
         """
         scalars, headline = _scalars(report, settings)
-        self.withdraw(trainer, stage, scalars)
+        self._withdraw_others(trainer, stage, scalars)
         for key, value in scalars.items():
             module.log(
                 key,
@@ -107,7 +106,7 @@ class MetricLog:
             warn: Takes the warning of a logger that fails.
         """
         scalars, headline = _scalars(report, settings)
-        self.withdraw(trainer, report.stage, scalars)
+        self._withdraw_others(trainer, report.stage, scalars)
         for key, value in scalars.items():
             module.log(
                 key,
@@ -130,10 +129,9 @@ class MetricLog:
                     f"{describe_error(error)}. callback.train_history has it",
                 )
 
-    def withdraw(
-        self, trainer: "pl.Trainer", stage: str, scalars: Mapping[str, float] = MappingProxyType({})
+    def _withdraw_others(
+        self, trainer: "pl.Trainer", stage: str, scalars: Mapping[str, float]
     ) -> None:
-        """Withdraw the keys of a stage that were logged before and are not among new ones."""
         _withdraw(trainer, self._keys.get(stage, frozenset()) - scalars.keys())
         self._keys[stage] = frozenset(scalars)
 

@@ -98,16 +98,16 @@ def find_group(trainer: "pl.Trainer", warn: WarnOnce | None = None) -> ProcessGr
         trainer: The Trainer.
         warn: Takes the warning that the processes' states can't be merged.
     """
-    if trainer.world_size < 2:
-        return None
     if not (dist.is_available() and dist.is_initialized()):
-        if warn is not None:
+        if warn is not None and trainer.world_size > 1:
             warn(
                 "processes",
                 f"the states of the {trainer.world_size} processes are not merged, since "
                 f"{type(trainer.strategy).__name__} doesn't connect them by torch.distributed: "
                 "each has the metrics of its own share of the data",
             )
+        return None
+    if trainer.world_size < 2:
         return None
     mesh = getattr(trainer.strategy, "_device_mesh", None)
     # ModelParallelStrategy: the processes of one tensor-parallel group see the same data.

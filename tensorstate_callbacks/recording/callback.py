@@ -252,9 +252,9 @@ class RecordingCallback:
             every = self._settings.every_n_train_steps
             self._warn(
                 "windows",
-                f"no training batch was recorded in this fit, so no train_efficiency was logged: "
-                f"every {every}th batch was to be, and there were fewer, or the fit had none with "
-                "a layer that is probed. Give a smaller every_n_train_steps",
+                "no training batch was recorded in this fit, so no train_efficiency was logged: of "
+                f"every {every} batches one was to be, and there were fewer, or none of them ran a "
+                "layer that is probed. Give a smaller every_n_train_steps",
             )
         elif not is_full:
             warn_of_low_coverage(report, self._warn)

@@ -138,8 +138,10 @@ class StateWindow:
 
 def _common_level(parts: Sequence[Sequence[Counter | None]]) -> int | None:
     """Return the first level that no batch has given up; None where there is none."""
-    found = range(max(map(len, parts)))
-    return next((n for n in found if all(_at(levels, n) is not None for levels in parts)), None)
+    for level in range(max(map(len, parts))):
+        if None not in [_at(levels, level) for levels in parts]:
+            return level
+    return None
 
 
 def _at(levels: Sequence[Counter | None], level: int) -> Counter | None:

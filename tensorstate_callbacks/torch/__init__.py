@@ -9,11 +9,22 @@ require("torch", extra="lightning", purpose="tensorstate_callbacks.torch")
 
 from tensorstate_callbacks.torch.distributed.own_samples import own_samples  # noqa: E402
 from tensorstate_callbacks.torch.record import Recording, record  # noqa: E402
+from tensorstate_callbacks.torch.record_training import (  # noqa: E402
+    TrainingRecording,
+    record_training,
+)
 
 if TYPE_CHECKING:
     from tensorstate_callbacks.tensorstate.torch_hook import StateCaptureHook
 
-__all__ = ["Recording", "StateCaptureHook", "own_samples", "record"]
+__all__ = [
+    "Recording",
+    "StateCaptureHook",
+    "TrainingRecording",
+    "own_samples",
+    "record",
+    "record_training",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -176,6 +176,7 @@ class Recording:
         output_fn: OutputFn | None,
     ) -> None:
         refuse_split_layers(model, layers)
+        self._layers, self._axes = layers, axes
         names = [name for layer in layers for name in settings.probe_names(layer) if name]
         self.recorder = TensorRecorder(
             names, threshold=settings.threshold, sampling=settings.sampling()
@@ -189,6 +190,15 @@ class Recording:
         self._exit: weakref.ref[Any] | None = None
         self._hooks = Hooks(weakref.WeakMethod(self.close))
         self._watch = Watch(self.recorder, layers, settings, axes, output_fn, hooks=self._hooks)
+
+    @property
+    def given(self) -> Settings:
+        """How it probes and weighs the layers."""
+        return self._settings
+
+    def anew(self, settings: Settings) -> "Recording":
+        """Return a recording of the same layers and of what is known of them, without counts."""
+        return self.of_layers(self._model, self._layers, settings, self._axes, self._output_fn)
 
     @property
     def counters(self) -> Mapping[str, Counter]:
