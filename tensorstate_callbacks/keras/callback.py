@@ -33,6 +33,14 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     other callback finds them, wherever it stands in the list. Training isn't touched, no pass is
     added, and nothing of it has any effect on the model when the evaluation is over.
 
+    With `on=("val", "train")` it also records every `every_n_train_steps`-th training step, in a
+    train function beside the model's own, and adds `train_efficiency` and
+    `train_efficiency/<layer>` of the last `window` recorded ones to the logs of their batch and of
+    the epoch. With `steps_per_execution`, an execution counts as one batch, and is recorded if one
+    of its batches is due. Weights are those of a training without it, to the bit; but in the graphs
+    of TensorFlow without XLA, and on PyTorch with `jit_compile=True`, recorded steps may round the
+    last bits otherwise.
+
     With `model.evaluate(..., callbacks=[callback])` outside of fit, the keys are `aiq`,
     `efficiency` and `efficiency/<layer>`, in `return_dict=True` results and in `callback.last`.
 
@@ -59,7 +67,8 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     Warns:
         TensorStateWarning: Once a fit each: nothing tells which axis holds a layer's neurons; the
             probed layers hold less than nine tenths of the weights, though none were chosen; masks
-            say that padding is counted; layers have nothing to count.
+            say that padding is counted; layers have nothing to count, or can't be seen in training
+            steps.
 
     Example:
         callback = tensorstate_callbacks.keras.EfficiencyCallback()
