@@ -31,7 +31,7 @@ def train(model, *_):
     return [[layer.n_states, layer.efficiency] for layer in layers]
 """
 # Six batches an epoch, the last of four samples.
-STATES = [20, 40, 24] + [24, 40, 24]
+STATES = [20, 40, 24, 24, 40, 24]
 
 
 @pytest.mark.parametrize("on_device", ["0", "1"])
