@@ -16,6 +16,7 @@ from tensorstate_callbacks.keras.picking import (
     pick_probes,
 )
 from tensorstate_callbacks.keras.trackers import find_trackers
+from tensorstate_callbacks.keras.training import WatchedTraining, count_steps
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.loggers.tensorboard import check_drawing
 from tensorstate_callbacks.loggers.tracker import Trackers
@@ -23,6 +24,7 @@ from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.reports.report import EfficiencyReport
 
 
 class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
@@ -36,6 +38,14 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     On JAX, all processes that `keras.distribution` connects log the figures that one process has of
     the same data. Each is given the callback, and as many samples as the others. What goes wrong in
     one of them is raised as the evaluation ends, as the others would wait for its next batch.
+
+    With `on=("val", "train")` it also records every `every_n_train_steps`-th training step, in a
+    train function beside the model's own, and adds `train_efficiency` and
+    `train_efficiency/<layer>` of the last `window` recorded ones to the logs of their batch and of
+    the epoch. With `steps_per_execution`, an execution counts as one batch, and is recorded if one
+    of its batches is due. Weights are those of a training without it, to the bit; but in the graphs
+    of TensorFlow without XLA, and on PyTorch with `jit_compile=True`, recorded steps may round the
+    last bits otherwise.
 
     With `model.evaluate(..., callbacks=[callback])` outside of fit, the keys are `aiq`,
     `efficiency` and `efficiency/<layer>`, in `return_dict=True` results and in `callback.last`.
@@ -74,8 +84,9 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     Warns:
         TensorStateWarning: Once a fit each: nothing tells which axis holds a layer's neurons; the
             probed layers hold less than nine tenths of the weights, though none were chosen; a
-            mask of padding can't be applied to a layer; layers have nothing to count;
-            torch.distributed connects processes, which Keras doesn't know of.
+            mask of padding can't be applied to a layer; layers have nothing to count, or can't be
+            seen in training steps; torch.distributed connects processes, which Keras doesn't know
+            of.
 
     Example:
         callback = tensorstate_callbacks.keras.EfficiencyCallback()
@@ -88,7 +99,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         *("watch", "built", "_warn", "evaluation", "_epoch", "_trained", "_in_fit", "_seen"),
         *("_finished", "_trackers", "_layer_ids", "_reported", "_settings", "_ranks"),
         *("_model", "params"),
-        *("_window", "_window_report"),
+        *("_window", "_window_report", "training"),
     )
 
     def _check_framework(self) -> None:
@@ -102,6 +113,8 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         self.built: BuiltFunction | None = None
         self.evaluation: Evaluation | None = None
         self._epoch = 0
+        # What is recorded of the fit's training, None where nothing is.
+        self.training: WatchedTraining | None = None
         # The model of the fit under way, None outside of one.
         self._trained: keras.Model | None = None
         # Whether the evaluation under way is the fit's, and whether the fit has made one.
@@ -126,7 +139,12 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         with self._begun():
             check_drawing(self._settings)
             self._reported = None
-            self._pick_probes()
+            self._begin_windows()
+            self._end_training()
+            if self._settings.records("val"):
+                self._pick_probes()
+            if self._settings.records("train"):
+                self._begin_training()
         if self._ranks is not None:
             self._ranks.check_settings(self._settings.comparable())
         self._seen, self._trackers = False, Trackers()
@@ -141,11 +159,21 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             # A fit within this one, or an evaluation of another model, may have ended that.
             self._model = self._trained
             FitBracket.keep_on(self.model)
+            if self.training is not None:
+                self.training.begin_epoch(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Record the step of this batch, if it is to be."""
+        # A loop of the user's own has told of no epoch.
+        if self.training is not None:
+            self.training.begin_batch()
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Begin to record, if this evaluation is to be."""
         call = FitBracket.running(self.model)
         self._in_fit = self.model is self._trained and (call is None or call.is_of_fit)
+        if not self._settings.records("val"):
+            return
         finished, self._finished = self._finished, False
         if not self._in_fit:
             with self._begun():
@@ -182,9 +210,12 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leave the model as it was, and say so if there was nothing to record."""
         # First: with warnings as errors, what follows may raise.
+        self._end_training()
         FitBracket.take_off(self.model)
         self._trained = self.built = None
-        if not self._seen:
+        if self._settings.records("train"):
+            self._end_windows()
+        if self._settings.records("val") and not self._seen:
             self._warn(
                 "validation",
                 "fit has no validation data, or none is due in its epochs (validation_freq): there "
@@ -207,7 +238,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             return {}
         info = PassInfo(
             epoch=self._epoch if self._in_fit else None,
-            step=self._steps_made(),
+            step=count_steps(self.model),
             stage="val" if self._in_fit else "test",
         )
         counted, found = self._counted(recorder, logs)
@@ -273,9 +304,20 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         self.watch.defers = self._ranks is not None
         self._layer_ids = layer_ids
 
-    def _steps_made(self) -> int | None:
-        optimizer = getattr(self.model, "optimizer", None)
-        if optimizer is None:
-            return None
-        # A variable on several devices is none that int() takes.
-        return int(keras.ops.convert_to_numpy(optimizer.iterations))
+    def _conclude_step(self, recorder: Recorder, info: PassInfo) -> EfficiencyReport | None:
+        self._window.add(recorder)
+        return self._conclude_window(self._window.counts(), info)
+
+    def _begin_training(self) -> None:
+        if self._ranks is not None:
+            raise ValueError(
+                "training steps that several processes of JAX share can't be recorded: leave "
+                '"train" out of on, so that evaluations are, or train in one process'
+            )
+        self.training = WatchedTraining(self.model, self._settings, self._warn, self._conclude_step)
+
+    def _end_training(self) -> None:
+        if self.training is not None:
+            # Known until it has ended: an interrupt may break this off too.
+            self.training.end()
+            self.training = None

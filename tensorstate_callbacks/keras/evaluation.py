@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import keras
 
 from tensorstate_callbacks.keras.backends import TapRefusedError, current_backend
-from tensorstate_callbacks.keras.probes import Flows, Probe, with_batches, wrap_calls
+from tensorstate_callbacks.keras.probes import Flows, Probe, ShownStep, wrap_calls
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.recording.overrides import Overrides
 
@@ -60,26 +60,15 @@ class BuiltFunction:
     def __init__(
         self, model: keras.Model, instead_of: Any, probes: list[Probe], *, has_taps: bool
     ) -> None:
-        self._model, self._instead_of, self._probes = model, instead_of, probes
+        self._instead_of, self._probes = instead_of, probes
         self.has_taps = has_taps
-        # Seen by the step itself: what runs it may get several batches at once.
-        asking = [probe for probe in probes if probe.observer.needs_batches]
-        self._step = with_batches(model.test_step, asking) if asking else None
+        self._step = ShownStep(model, "test", probes)
         build = partial(current_backend().build_test_function, model, has_taps=has_taps)
-        self._run: Callable[..., Any] = self._with_step(build)
+        self._run: Callable[..., Any] = self._step.call(build)
 
     def run(self, *args: Any) -> Any:
         """Run a step."""
-        return self._with_step(self._run, *args)
-
-    def _with_step(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function while the model's test step is one that shows its batches."""
-        if self._step is None:
-            return function(*args)
-        step = Overrides()
-        with step, step:
-            step.set(self._model, "test_step", self._step)
-            return function(*args)
+        return self._step.call(self._run, *args)
 
     @property
     def is_bound(self) -> bool:

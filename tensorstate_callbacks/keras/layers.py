@@ -198,6 +198,29 @@ def within_loops(layers: Mapping[str, keras.layers.Layer]) -> dict[str, str]:
     return {name: loops[id(layer)] for name, layer in layers.items() if id(layer) in loops}
 
 
+def recomputed_layers(layers: Mapping[str, keras.layers.Layer]) -> set[str]:
+    """Return the names of layers whose training steps call them again for the gradients.
+
+    Args:
+        layers: Every layer of the model under its name.
+    """
+    inside = {
+        id(part)
+        for layer in layers.values()
+        if _is_recomputed(layer)
+        for part in layer._flatten_layers()
+    }
+    return {name for name, layer in layers.items() if id(layer) in inside}
+
+
+def _is_recomputed(layer: keras.layers.Layer) -> bool:
+    # What keras.RematScope leaves on a layer; Keras before 3.8 has none.
+    scope = getattr(layer, "_remat_mode", None)
+    if scope is None or scope.mode is None or scope.mode == "activations":
+        return False
+    return scope.mode != "list_of_layers" or layer.name in scope.layer_names
+
+
 def check_outside_loops(
     picked: Mapping[str, keras.layers.Layer], layers: Mapping[str, keras.layers.Layer]
 ) -> None:

@@ -9,15 +9,17 @@ from typing import Any
 import keras
 
 from tensorstate_callbacks.errors import ProbeError, WarnOnce
+from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.layers import (
     check_outside_loops,
     default_layers,
     named_layers,
     path_of,
+    recomputed_layers,
     with_paths,
     within_loops,
 )
-from tensorstate_callbacks.keras.watch import Watch
+from tensorstate_callbacks.keras.watch import Watch, hidden_message
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_keys
 from tensorstate_callbacks.recording.masks import has_rows
 from tensorstate_callbacks.recording.selection import matches, select_layers
@@ -25,7 +27,12 @@ from tensorstate_callbacks.recording.settings import Method, Settings
 
 
 def pick_probes(
-    model: keras.Model, settings: Settings, channel_axis: ChannelAxis, warn: WarnOnce
+    model: keras.Model,
+    settings: Settings,
+    channel_axis: ChannelAxis,
+    warn: WarnOnce,
+    *,
+    in_training: bool = False,
 ) -> Watch:
     """Return the probes on a model's layers.
 
@@ -34,6 +41,7 @@ def pick_probes(
         settings: What the callback was given.
         channel_axis: The axis of the neurons, as the callback was given it.
         warn: Takes the warnings of what the probes see.
+        in_training: Whether training steps are to be watched, not evaluations.
 
     Raises:
         NoLayerMatchedError: No layer is left, or a name is that of several.
@@ -53,6 +61,8 @@ def pick_probes(
     exclude = with_paths("exclude", settings.exclude, layers)
     picked = select_layers(layers, attach_to, exclude, default=default.names)
     check_outside_loops(picked, layers)
+    if in_training and current_backend().RECOMPUTES_UNSEEN:
+        picked = _without_recomputed(picked, layers, warn)
     check_specs(picked, settings.method)
     given = given_by_path(channel_axis, layers)
     check_keys(given, picked)
@@ -70,7 +80,23 @@ def pick_probes(
         others=_operations(model, layers),
         contenders=default.contenders if by_default else (),
         left_out=left_out if by_default else None,
+        in_training=in_training,
     )
+
+
+def _without_recomputed(
+    picked: Mapping[str, keras.layers.Layer],
+    layers: Mapping[str, keras.layers.Layer],
+    warn: WarnOnce,
+) -> dict[str, keras.layers.Layer]:
+    """Return the layers that training steps call once for each time that the model does."""
+    recomputed = recomputed_layers(layers)
+    hidden = [name for name in picked if name in recomputed]
+    if hidden and len(hidden) == len(picked):
+        raise ProbeError(hidden_message(hidden))
+    if hidden:
+        warn("hidden", hidden_message(hidden))
+    return {name: layer for name, layer in picked.items() if name not in recomputed}
 
 
 def given_by_path(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import keras
 
 from tensorstate_callbacks.keras.axis_flow import AxisFlow
-from tensorstate_callbacks.keras.backends import in_symbolic_scope
+from tensorstate_callbacks.keras.backends import current_backend, in_symbolic_scope
 from tensorstate_callbacks.keras.layers import first_tensor
 from tensorstate_callbacks.keras.mask_flow import MaskFlow
 from tensorstate_callbacks.recording.overrides import Overrides
@@ -144,21 +144,41 @@ def _asides(model: keras.Model) -> Iterator[tuple[Any, str]]:
         yield metric, "result"
 
 
-def with_batches(step: Callable[..., Any], probes: Iterable[Probe]) -> Callable[..., Any]:
-    """Return a model's test step that shows the observers of probes its batch first."""
-    observers = list({id(probe.observer): probe.observer for probe in probes}.values())
+class ShownStep:
+    """A model's own step, which shows the observers of probes its batch first.
 
-    def run(*args: Any) -> Any:
+    Seen by the step itself: what runs it may get several batches at once.
+
+    Args:
+        model: The model.
+        kind: `"test"` or `"train"`.
+        probes: The probes; those that need no batches are left alone.
+    """
+
+    def __init__(self, model: keras.Model, kind: str, probes: Iterable[Probe]) -> None:
+        self._model, self._name = model, f"{kind}_step"
+        self._step = getattr(model, self._name)
+        observers = {id(probe.observer): probe.observer for probe in probes}
+        self._observers = [each for each in observers.values() if each.needs_batches]
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function while it is the model's step."""
+        if not self._observers:
+            return function(*args)
+        step = Overrides()
+        with step, step:
+            step.set(self._model, self._name, self._run)
+            return function(*args)
+
+    def _run(self, *args: Any) -> Any:
         try:
-            for observer in observers:
+            for observer in self._observers:
                 # The last: on JAX the state comes first.
                 observer.begin_batch(args[-1])
-            return step(*args)
+            return self._step(*args)
         finally:
-            for observer in observers:
+            for observer in self._observers:
                 observer.begin_batch(None)
-
-    return run
 
 
 def _step_aside(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -203,9 +223,11 @@ def _outermost(
 def _pass_through(
     call: Callable[..., Any], layer: Any, probes: Sequence[Probe], flows: Flows
 ) -> Callable[..., Any]:
+    is_recomputing = current_backend().is_recomputing
+
     def passing(*args: Any, **kwargs: Any) -> Any:
         # Metrics run aside; and Keras works out shapes by calling layers.
-        if _aside.get() or in_symbolic_scope():
+        if _aside.get() or in_symbolic_scope() or is_recomputing():
             return call(*args, **kwargs)
         axes, masks = flows
         outputs = None

@@ -5,9 +5,10 @@ from typing import Any
 
 import keras
 
-from tensorstate_callbacks.errors import ProbeError, WarnOnce
+from tensorstate_callbacks.errors import ProbeError, WarnOnce, list_some
 from tensorstate_callbacks.keras.axis_flow import AxisFlow, shape_of
 from tensorstate_callbacks.keras.axis_rules import usual_axes
+from tensorstate_callbacks.keras.backends import TapRefusedError
 from tensorstate_callbacks.keras.batch_masks import BatchMasks
 from tensorstate_callbacks.keras.counting import ChangingSizeError, Counting
 from tensorstate_callbacks.keras.layers import account_weights
@@ -23,6 +24,8 @@ from tensorstate_callbacks.recording.settings import Settings
 class Watch:
     """The probes on one set of layers, what was found out about them, and where states go.
 
+    An evaluation's and those of training steps are two, each with what its own kind of step shows.
+
     Args:
         layers: Every layer of the model under its path.
         picked: Those that are probed.
@@ -34,6 +37,8 @@ class Watch:
             left out.
         left_out: Paths of the layers that the default selection leaves out on purpose; None where
             the user chose the layers.
+        in_training: Whether it is for training steps. A layer that can't be seen there is left out,
+            with a warning.
 
     Attributes:
         probes: The probes.
@@ -55,7 +60,9 @@ class Watch:
         others: Sequence[Any] = (),
         contenders: Collection[frozenset[str]] = (),
         left_out: Collection[str] | None = None,
+        in_training: bool = False,
     ) -> None:
+        self._in_training = in_training
         self._layers, self._settings, self._warn = layers, settings, warn
         self.others, self._contenders, self._left_out = others, contenders, left_out
         self._axes = ProbeAxes(given)
@@ -84,6 +91,7 @@ class Watch:
         # In forward order.
         self._taken: dict[str, None] = {}
         self._empty: dict[str, str] = {}
+        self._hidden: dict[str, None] = {}
         self._refused: ProbeError | None = None
         self._called: set[int] = set()
 
@@ -179,12 +187,18 @@ class Watch:
         except (TypeError, ValueError) as error:
             self._refuse(name, str(error))
             return None
-        self._taken[name] = None
         try:
-            return self.counting.take(site, decided, tensor, mask)
+            passed = self.counting.take(site, decided, tensor, mask)
         except ValueError as error:
             self._refuse(name, str(error))
             return None
+        except TapRefusedError:
+            if not self._in_training:
+                raise
+            self._hidden[name] = None
+            return None
+        self._taken[name] = None
+        return passed
 
     def _find_mask(self, probe: Probe, name: str, tensor: Any, masks: MaskFlow | None) -> Any:
         """Return the mask that says which of a tensor's positions count; None: all."""
@@ -223,6 +237,7 @@ class Watch:
             self._tell_of_guesses()
             return
         self._axes.settled = True
+        self._leave_out_hidden()
         self._called.update(map(id, flow.called))
         self._drop_outputs(flow.called)
         self._tell_of_empty()
@@ -273,6 +288,13 @@ class Watch:
         if self.counting.recorder is not None:
             self.counting.recorder.drop(self._dropped)
 
+    def _leave_out_hidden(self) -> None:
+        """Leave out the layers of which no call, or not every one, can be seen in training."""
+        hidden = [name for name in self._hidden if name not in self._dropped]
+        if hidden:
+            self._drop(hidden)
+            self._warn("hidden", hidden_message(hidden))
+
     def _tell_of_empty(self) -> None:
         empty = {name: self._empty[name] for name in self._empty if name not in self._taken}
         if empty and not self.names():
@@ -303,6 +325,15 @@ class Watch:
         )
         if message is not None:
             self._warn("weights", message)
+
+
+def hidden_message(names: list[str]) -> str:
+    """Return the warning of layers that can't be seen in training steps."""
+    return (
+        f"training steps are recorded without {list_some(names)}: they run where nothing but their "
+        "output leaves the step, in a loop or where they are computed again for the gradients "
+        "(keras.RematScope). Their evaluations can be recorded: on='val'; or exclude them"
+    )
 
 
 def _why_not(tensor: Any) -> str | None:

@@ -78,10 +78,13 @@ class Backend(Operations, Protocol):
 
     Attributes:
         TAPS_END_XLA: Whether XLA can't compile a step that has taps.
+        RECOMPUTES_UNSEEN: Whether a training step that calls a layer again for its gradients can't
+            be told from one that calls it twice.
         Tally: Counts in the graph; for a backend whose `makes_states` may be true.
     """
 
     TAPS_END_XLA: bool
+    RECOMPUTES_UNSEEN: bool
     Tally: type[Tally]
 
     def makes_states(self) -> bool:
@@ -122,6 +125,19 @@ class Backend(Operations, Protocol):
             model: The model.
             has_taps: Whether there may be taps in it.
         """
+
+    def build_train_function(self, model: keras.Model) -> Callable[..., Any]:
+        """Build a train function of the model's own train step, leaving the model's as it was.
+
+        It trains as the model's own does. In it a tap may be refused (`TapRefusedError`): what
+        runs in a loop or a recomputation within the step can't leave it.
+        """
+
+    def is_recomputing(self) -> bool:
+        """Tell whether a layer is called for a gradient, as it was before for its output."""
+
+    def keep_state(self, model: keras.Model, outputs: Any) -> None:
+        """Let the model have what a train function gave, where its caller won't get that far."""
 
 
 class WeakObserver:
@@ -190,29 +206,31 @@ except ImportError:  # Keras before 3.4
         return keras.backend.backend() == "torch" and get_stateless_scope() is not None
 
 
-def make_uncompiled(model: keras.Model, **attributes: Any) -> Callable[..., Any]:
-    """Let the model make a test function without `jit_compile`; see `make_function`."""
-    return make_function(model, _jit_compile=False, **attributes)
+def make_uncompiled(model: keras.Model, kind: str, **attributes: Any) -> Callable[..., Any]:
+    """Let the model make a function without `jit_compile`; see `make_function`."""
+    return make_function(model, kind, _jit_compile=False, **attributes)
 
 
-def make_function(model: keras.Model, **attributes: Any) -> Callable[..., Any]:
-    """Let the model make a test function, and leave the model as it was.
+def make_function(model: keras.Model, kind: str, **attributes: Any) -> Callable[..., Any]:
+    """Let the model make a function that runs its steps, and leave the model as it was.
 
     Args:
         model: The model.
+        kind: `"test"` or `"train"`.
         attributes: What attributes of the model are to be while the function is made.
     """
-    own_function, overrides = model.test_function, Overrides()
+    name, overrides = f"{kind}_function", Overrides()
+    own_function = getattr(model, name)
     try:
         try:
             with overrides, overrides:
-                for name, value in attributes.items():
-                    overrides.set(model, name, value)
-                model.make_test_function(force=True)
-                made: Callable[..., Any] = model.test_function
+                for attribute, value in attributes.items():
+                    overrides.set(model, attribute, value)
+                getattr(model, f"make_{kind}_function")(force=True)
+                made: Callable[..., Any] = getattr(model, name)
         finally:
-            model.test_function = own_function
+            setattr(model, name, own_function)
     finally:
         # Again, should an interrupt have arrived in the line above.
-        model.test_function = own_function
+        setattr(model, name, own_function)
     return made

@@ -16,6 +16,7 @@ from jax.experimental.sparse import JAXSparse
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from tensorstate_callbacks.keras.backends import (
+    TapRefusedError,
     WeakObserver,
     jax_host_tap,
     make_uncompiled,
@@ -34,13 +35,14 @@ try:
 except ImportError:  # an older JAX, the latest for Python 3.10
     from jax.core import get_opaque_trace_state
 
-__all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally", "find_ranks"]
+__all__ = ["INDEX_DTYPE", "RECOMPUTES_UNSEEN", "TAPS_END_XLA", "Tally", "find_ranks"]
 
 Observe: TypeAlias = Callable[..., None]
 Tapped: TypeAlias = tuple[jax.Array, ...]
 State: TypeAlias = tuple[Any, ...]
 
 TAPS_END_XLA = False
+RECOMPUTES_UNSEEN = False
 INDEX_DTYPE = "int32"
 
 
@@ -134,7 +136,9 @@ def _tap_whole(tapped: Tapped, observe: Observe) -> None:
     """Give tensors themselves to `observe`, wherever their values lie."""
     taps = _taps.get()
     if taps is None:
-        # A test function of the model's own making, which doesn't call its test step.
+        # A function of the model's own making, which doesn't call its step.
+        if _outputs_only.get():
+            raise TapRefusedError
         _check_callback()
         given = map(jax.lax.stop_gradient, tapped)
         io_callback(lambda *arrays: observe(*map(np.asarray, arrays)), None, *given)
@@ -157,19 +161,66 @@ def build_test_function(model: keras.Model, *, has_taps: bool) -> Callable[..., 
     It is compiled if the model's is; the train function isn't touched.
     """
     step = _ProbedStep(model.test_step, compiled=model.jit_compile and not model.run_eagerly)
+    function = _looping(model, "test", step)
+
+    def run(*args: Any) -> Any:
+        try:
+            return function(*args)
+        finally:
+            # Whatever the step gives to the host has arrived when it is over.
+            jax.effects_barrier()  # type: ignore[no-untyped-call]
+
+    return run
+
+
+def build_train_function(model: keras.Model) -> Callable[..., Any]:
+    """Build a train function of the model's own train step, leaving the model's as it was.
+
+    It is compiled if the model's is, and consumes the state it is given, as that does: a second
+    one might not fit onto the device.
+    """
+    is_compiled = model.jit_compile and not model.run_eagerly
+    function = _looping(model, "train", _TrainStep(model, compiled=is_compiled))
+
+    def run(*args: Any) -> Any:
+        token = _outputs_only.set(True)
+        try:
+            return function(*args)
+        finally:
+            _outputs_only.reset(token)
+
+    return run
+
+
+def is_recomputing() -> bool:
+    """Tell that layers aren't called for gradients: what is recomputed is traced once."""
+    return False
+
+
+def keep_state(model: keras.Model, outputs: Any) -> None:
+    """Let the model have what a train function gave, where its caller won't get that far."""
+    _keep_variables(model, outputs[1])
+
+
+def _keep_variables(model: keras.Model, state: State) -> None:
+    kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+    # Where fit keeps the state between two steps, and takes it from as it ends.
+    model._jax_state = {
+        f"{kind}_variables": values for kind, values in zip(kinds, state, strict=True)
+    }
+    model._jax_state_synced = False
+
+
+def _looping(model: keras.Model, kind: str, step: Callable[..., Any]) -> Callable[..., Any]:
     # Keras is to loop over the batches only: `step` compiles itself.
-    function = make_uncompiled(model, test_step=step)
+    function = make_uncompiled(model, kind, **{f"{kind}_step": step})
 
     def run(*args: Any) -> Any:
         # Keras 3.3 looks the step up each time it runs.
         overrides = Overrides()
-        try:
-            with overrides, overrides:
-                overrides.set(model, "test_step", step)
-                return function(*args)
-        finally:
-            # Whatever the step gives to the host has arrived when it is over.
-            jax.effects_barrier()  # type: ignore[no-untyped-call]
+        with overrides, overrides:
+            overrides.set(model, f"{kind}_step", step)
+            return function(*args)
 
     return run
 
@@ -178,12 +229,16 @@ _current_trace: Callable[[], Any] = partial(get_opaque_trace_state, convention="
 
 
 class _ProbedStep:
-    """A model's test step with its taps observed after each run.
+    """A model's step with its taps observed after each run.
 
     Args:
         step: `(state, batch)` to its outputs and the new state.
         compiled: Whether to compile it.
     """
+
+    # Unlike Keras's own the step doesn't consume the state it is given: if counting is broken
+    # off, that state is the only one there is.
+    _CONSUMED: tuple[int, ...] = ()
 
     def __init__(self, step: Callable[[State, Any], tuple[Any, State]], *, compiled: bool) -> None:
         self._step = step
@@ -201,13 +256,25 @@ class _ProbedStep:
                 jax.effects_barrier()  # type: ignore[no-untyped-call]
         finally:
             self._kept = None
+        self._observe(state, observers, taps, kept)
+        return outputs, state
+
+    def _observe(
+        self,
+        state: State,
+        observers: "_Observers",
+        taps: list[Any],
+        kept: dict[Observe, list[Tapped]],
+    ) -> None:
         for observe, tapped in zip(observers.in_order, taps, strict=True):
             for arrays in kept.pop(observe, ()) if tapped is None else (tapped,):
                 observe(*(arrays if tapped is not None else map(np.asarray, arrays)))
-        return outputs, state
+
+    def _new_taps(self, state: State, batch: Any) -> "_Taps":
+        return _Taps(self._keep)
 
     def _run_tapped(self, state: State, batch: Any) -> tuple[Any, ...]:
-        taps = _Taps(self._keep)
+        taps = self._new_taps(state, batch)
         token = _taps.set(taps)
         try:
             outputs, state = self._step(state, batch)
@@ -216,12 +283,14 @@ class _ProbedStep:
         return outputs, state, _Observers(tuple(taps.observers)), taps.tapped
 
     def _compile(self, state: State) -> Callable[..., Any]:
-        # Unlike Keras's own the step doesn't consume the state it is given: if counting is broken
-        # off, that state is the only one there is.
         if keras.distribution.distribution() is None:
-            return jax.jit(self._run_tapped)
+            return jax.jit(self._run_tapped, donate_argnums=self._CONSUMED)
         shardings = jax.tree.map(lambda value: value.sharding, state)
-        return jax.jit(self._run_tapped, out_shardings=(None, shardings, None, None))
+        return jax.jit(
+            self._run_tapped,
+            donate_argnums=self._CONSUMED,
+            out_shardings=(None, shardings, None, None),
+        )
 
     def _keep(self, observe: Observe, *tapped: jax.Array) -> None:
         if self._kept is not None:
@@ -270,7 +339,67 @@ class _Taps:
         self.tapped.append(tapped if is_output else None)
 
 
+class _TrainStep(_ProbedStep):
+    """A model's train step with its taps observed after each run.
+
+    Args:
+        model: The model.
+        compiled: Whether to compile it.
+    """
+
+    _CONSUMED = (0,)
+
+    def __init__(self, model: keras.Model, *, compiled: bool) -> None:
+        super().__init__(model.train_step, compiled=compiled)
+        self._model = model
+
+    def _observe(self, state: State, *args: Any) -> None:
+        try:
+            super()._observe(state, *args)
+        except BaseException:
+            # The state that was given is gone.
+            _keep_variables(self._model, state)
+            raise
+
+    def _new_taps(self, state: State, batch: Any) -> "_Taps":
+        return _OutputTaps(self._keep, jax.tree.leaves((state, batch)))
+
+
+class _OutputTaps(_Taps):
+    """The taps in one trace of a train step, all of which are outputs of it.
+
+    The layers run in the trace of a gradient, where they show the values of the step's own trace
+    beside their derivatives.
+
+    Args:
+        keep: See `_Taps`.
+        arguments: What the step is called with.
+    """
+
+    def __init__(self, keep: Callable[..., None], arguments: list[Any]) -> None:
+        super().__init__(keep)
+        self._traces = {_trace_of(each) for each in arguments} | {None}
+
+    def add(self, tapped: Tapped, observe: Observe) -> None:
+        """Add the next tap.
+
+        Raises:
+            TapRefusedError: A tensor is one of a trace within the step (a scan over time,
+                rematerialization), in which nothing may happen beside the computation.
+        """
+        values = tuple(map(jax.lax.stop_gradient, tapped))
+        if any(_trace_of(each) not in self._traces for each in values):
+            raise TapRefusedError
+        self.observers.append(observe)
+        self.tapped.append(values)
+
+
+def _trace_of(value: Any) -> Any:
+    return getattr(value, "_trace", None) if isinstance(value, jax.core.Tracer) else None
+
+
 _taps: ContextVar[_Taps | None] = ContextVar("taps", default=None)
+_outputs_only: ContextVar[bool] = ContextVar("outputs_only", default=False)
 
 
 @jax.tree_util.register_static

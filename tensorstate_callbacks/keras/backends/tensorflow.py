@@ -2,22 +2,32 @@
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tensorstate_callbacks.keras.backends import make_function, make_uncompiled, wants_device
+from tensorstate_callbacks.keras.backends import (
+    TapRefusedError,
+    make_function,
+    make_uncompiled,
+    wants_device,
+)
 from tensorstate_callbacks.keras.device_states import Firing
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.machine import available_processors
+from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.recorder import Recorder
 
-__all__ = ["INDEX_DTYPE", "TAPS_END_XLA", "Tally"]
+__all__ = ["INDEX_DTYPE", "RECOMPUTES_UNSEEN", "TAPS_END_XLA", "Tally"]
+
+Observe: TypeAlias = Callable[[npt.ArrayLike], None]
 
 TAPS_END_XLA = True
+RECOMPUTES_UNSEEN = True
 # TensorFlow keeps int32 in the host's memory where it can.
 INDEX_DTYPE = "int64"
 
@@ -136,6 +146,10 @@ def tap(tensor: Any, observe: Callable[..., None], mask: Any = None) -> Any:
     if tf.executing_eagerly():
         observe(*(each.numpy() for each in tapped))
         return given
+    taps = _taps.get()
+    if taps is not None:
+        taps.add(tuple(tapped), observe)
+        return None
 
     def run(*arrays: npt.NDArray[Any]) -> np.bool_:
         observe(*arrays)
@@ -150,7 +164,7 @@ def tap(tensor: Any, observe: Callable[..., None], mask: Any = None) -> Any:
         return tf.identity(tensor)
 
 
-def tap_layer(tensor: Any, observe: Callable[[npt.ArrayLike], None]) -> Any:
+def tap_layer(tensor: Any, observe: Observe) -> Any:
     """Return the tensor as it is, and have `observe` see its values, compiled or not."""
     tap(tensor, lambda values: observe(np.asarray(values)))
     return tensor
@@ -165,4 +179,101 @@ def build_test_function(model: keras.Model, *, has_taps: bool) -> Callable[..., 
         model: The model.
         has_taps: Whether there may be taps in it.
     """
-    return make_uncompiled(model) if has_taps else make_function(model)
+    return make_uncompiled(model, "test") if has_taps else make_function(model, "test")
+
+
+def build_train_function(model: keras.Model) -> Callable[..., Any]:
+    """Build a train function of the model's own train step, leaving the model's as it was.
+
+    What it gives to the host are outputs of the step: XLA compiles it where it compiles the model's
+    own, and nothing in between keeps TensorFlow's optimizer from what it does to that. From several
+    replicas nothing comes but a mean: there the host is called in between, without XLA.
+    """
+    if model.run_eagerly or model.distribute_strategy.num_replicas_in_sync > 1:
+        return make_uncompiled(model, "train")
+    return _TrainFunction(model)
+
+
+def is_recomputing() -> bool:
+    """Tell that layers aren't called for gradients, as far as is known: see `RECOMPUTES_UNSEEN`."""
+    return False
+
+
+def keep_state(model: keras.Model, outputs: Any) -> None:
+    """Do nothing: a step changes the model's variables in place."""
+
+
+class _TrainFunction:
+    """A train function whose taps are outputs of each step beside its own.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model, self._step = model, model.train_step
+        self._n_batches = model.steps_per_execution
+        # By number of the trace.
+        self._observers: dict[int, tuple[Observe, ...]] = {}
+        # What Keras asks for as its function is traced. Of several steps in one execution the
+        # last one's outputs would be all that is left.
+        self._attributes = {"train_step": self._run_tapped, "steps_per_execution": 1}
+        self._function = make_function(model, "train", **self._attributes)
+
+    def __call__(self, iterator: Any) -> Any:
+        overrides = Overrides()
+        with overrides, overrides:
+            for name, value in self._attributes.items():
+                overrides.set(self._model, name, value)
+            if self._n_batches == 1:
+                return self._run_step(iterator)
+            outputs = None
+            for _ in range(self._n_batches):
+                # A step that finds no data fails, but its optimizer has counted it by then.
+                batch = iterator.get_next_as_optional()
+                if not batch.has_value():
+                    break
+                outputs = self._run_step([batch.get_value()])
+        if outputs is None:
+            raise StopIteration
+        return outputs
+
+    def _run_step(self, data: Any) -> Any:
+        outputs, number, taps = self._function(data)
+        for observe, tapped in zip(self._observers[int(number)], taps, strict=True):
+            observe(*(tensor.numpy() for tensor in tapped))
+        return outputs
+
+    def _run_tapped(self, data: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+        taps = _Taps()
+        token = _taps.set(taps)
+        try:
+            outputs = self._step(data)
+        finally:
+            _taps.reset(token)
+        number = len(self._observers)
+        self._observers[number] = tuple(taps.observers)
+        return outputs, tf.constant(number), tuple(taps.tapped)
+
+
+class _Taps:
+    """The taps in one trace of a step, in forward order."""
+
+    def __init__(self) -> None:
+        self.observers: list[Observe] = []
+        self.tapped: list[tuple[Any, ...]] = []
+        self._graph = tf.compat.v1.get_default_graph()
+
+    def add(self, tapped: tuple[Any, ...], observe: Observe) -> None:
+        """Add the next tap.
+
+        Raises:
+            TapRefusedError: A tensor is one of a loop or a branch within the step.
+        """
+        if any(tensor.graph is not self._graph for tensor in tapped):
+            raise TapRefusedError
+        self.observers.append(observe)
+        self.tapped.append(tapped)
+
+
+_taps: ContextVar[_Taps | None] = ContextVar("taps", default=None)

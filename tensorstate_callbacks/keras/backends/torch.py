@@ -14,11 +14,12 @@ from tensorstate_callbacks.keras.backends import make_uncompiled, wants_device
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.channel_axis import Axis
 from tensorstate_callbacks.torch.activations import to_host
-from tensorstate_callbacks.torch.hooks import forced_eager
+from tensorstate_callbacks.torch.hooks import forced_eager, is_first_run
 from tensorstate_callbacks.torch.module_axis import rule_axis
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 
 TAPS_END_XLA = False
+RECOMPUTES_UNSEEN = False
 
 
 def makes_states() -> bool:
@@ -73,6 +74,8 @@ def tap(
     # Keras finds out shapes by calling layers with tensors that hold none.
     if not tensor.is_meta:
         masks = () if mask is None else (mask.numpy(force=True),)
+        # A training step's tensors belong to what its gradients are made from.
+        tensor = tensor.detach()
         observe(tensor if wants_device(not tensor.is_cpu) else _OnHost(tensor), *masks)
 
 
@@ -106,8 +109,27 @@ def build_test_function(model: keras.Model, *, has_taps: bool) -> Callable[..., 
     It is built without `torch.compile`, and what the model itself compiled runs as plain Python
     in it: probes in compiled code would be skipped, or stay in it. Training isn't touched.
     """
-    function = make_uncompiled(model)
+    return _run_eagerly(make_uncompiled(model, "test"))
 
+
+def build_train_function(model: keras.Model) -> Callable[..., Any]:
+    """Build a train function of the model's own train step, leaving the model's as it was.
+
+    It runs uncompiled, as the test function does, also where the model's own is compiled.
+    """
+    return _run_eagerly(make_uncompiled(model, "train"))
+
+
+def is_recomputing() -> bool:
+    """Tell whether a layer is called within a backward pass, by a checkpoint."""
+    return not is_first_run()
+
+
+def keep_state(model: keras.Model, outputs: Any) -> None:
+    """Do nothing: a step changes the model's variables in place."""
+
+
+def _run_eagerly(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         block = forced_eager()
         # Twice: an interrupt may arrive as the first ends.
