@@ -25,12 +25,20 @@ N, BATCH = 104, 40
 # Whole numbers everywhere, so that sums are exact however the batches are cut.
 X = np.random.default_rng(0).integers(-2, 3, size=(N, 6, 6, 2)).astype("float32")
 Y = np.arange(N) % 2
+
+
+def bright(name: str, batch: Any) -> Any:
+    """Return which positions of the convolution count."""
+    return batch[0][:, 1:-1, 1:-1, 0] > 0 if name == "wide" else None
+
+
 # Full, thinned to fewer positions, in groups; on the host and in the step.
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "whole": {},
     "groups": {"group_size": 3},
     "positions": {"positions": 5, "method": "both"},
     "thinned": {"max_memory": 20_000},
+    "masked": {"mask": bright, "positions": 3},
 }
 
 
@@ -160,6 +168,8 @@ def failures() -> dict[str, str]:
         "accuracy": raised(lambda: fit([EfficiencyCallback(accuracy=no_accuracy)])),
         "another": raised(lambda: fit([EfficiencyCallback("fc"), Breaks()])),
     }
+    found["training"] = raised(lambda: fit([EfficiencyCallback(on=("val", "train"))]))
+    found["rows"] = raised(lambda: fit([EfficiencyCallback(mask=np.ones((N, 4)))]))
     odd = EfficiencyCallback(["fc", "inner"])
     evaluate = build(Rematerialized()).evaluate
     found["inner"] = raised(lambda: evaluate(**own_data(), callbacks=[odd]))

@@ -156,3 +156,16 @@ def test_a_process_that_does_not_come_is_named_and_learns_of_it(two):
     # Both have taken the same turns.
     assert first[1] == second[1] == "returned [b'2', b'2']"
     assert (first[2], second[2]) == ("returned [b'0', b'0']", "returned [b'1', b'1']")
+
+
+def test_masked_positions_are_left_out_in_both(two):
+    bright = (jax_rank_runs.X[:, 1:-1, 1:-1, 0] > 0).reshape(jax_rank_runs.N, -1).sum(1)
+    for rank in two:
+        wide = rank["data parallel"]["masked 0"][0]["layers"]["wide"]
+        assert wide["n_states"] == np.minimum(bright, 3).sum()
+
+
+def test_what_processes_cannot_share_is_refused_with_the_way_out(two):
+    for rank in two:
+        assert 'leave "train" out of on' in rank["failures"]["training"]
+        assert "2 replicas of the model share the batches" in rank["failures"]["rows"]
