@@ -190,11 +190,11 @@ class MaskFlow:
         masks = [item for item in given if _names_mask(item)]
         weak = [item for item in masks if item.name.endswith("attention_mask")]
         strong = [item for item in masks if not item.name.endswith("attention_mask")]
-        for item in strong:
+        concerned = [(item, _concerned(item, others)) for item in strong]
+        # What is said of fewer tensors holds against what is said of more.
+        for item, values in sorted(concerned, key=lambda each: -len(each[1])):
             found = keras.tree.flatten(item.value)
-            tensors = [
-                tensor for value in _concerned(item, others) for tensor in keras.tree.flatten(value)
-            ]
+            tensors = [tensor for value in values for tensor in keras.tree.flatten(value)]
             if len(found) == 1:
                 found *= len(tensors)
             for tensor, mask in zip(tensors, found, strict=False):
@@ -263,7 +263,7 @@ def _concerned(item: _Given, others: list[_Given]) -> list[Any]:
     if not item.name.endswith("padding_mask"):
         # As Keras itself names the masks of several tensors.
         return [other.value for other in others if other.name == prefix]
-    prefix = prefix.removesuffix("padding")
+    prefix = prefix.removesuffix("padding").removesuffix("_")
     named = [other.value for other in others if prefix and other.name.startswith(prefix)]
     if named or prefix.startswith("encoder"):
         return named
