@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "TSAN_OPTIONS": "ignore_noninstrumented_modules=1:die_after_fork=0",
 }
 
+TRACER_DIED = "LeakSanitizer has encountered a fatal error"
+
 # What canary.py does, as the sanitizers call it.
 MISDEEDS = {
     "address": "heap-buffer-overflow",
@@ -150,10 +152,12 @@ def main(sanitizers: str, *arguments: str) -> int:
                 f"-fsanitize={sanitizer} is deaf: {MISDEEDS[sanitizer]} unreported in {report!r}"
             )
     tests = THREAD_TESTS if sanitizers == "thread" else TESTS
-    code, report = sanitized.run(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=sys", "-k", "not numpy",
-        *tests, *arguments,
-    )  # fmt: skip
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=sys", "-k", "not numpy",
+               *tests, *arguments]  # fmt: skip
+    code, report = sanitized.run(*command)
+    if TRACER_DIED in report:
+        # What stops all threads as the process ends, to look for leaks, crashes now and then.
+        code, report = sanitized.run(*command)
     print(report, file=sys.stderr)
     return code
 
