@@ -222,3 +222,25 @@ def test_rows_are_refused_where_replicas_share_the_batches():
         check_rows(Spread(), Settings(mask=MASK))
     check_rows(Spread(), Settings(mask=MASK[0]))
     check_rows(Spread(), Settings(mask="kept"))
+
+
+@pytest.mark.parametrize("mask", ["kept", by_batch, None])
+def test_training_steps_are_masked_too(model, mask):
+    data = WITH_KEY
+    if mask is None:
+        inputs, x = embed()
+        model = classifier(inputs, layers.GlobalMaxPooling1D()(layers.Dense(11, name="fc")(x)))
+        data = padded(TOKENS)
+    # The weights stay, so that the batches of an epoch count as an evaluation of them.
+    model.optimizer.learning_rate = 0.0
+    options = {"group_size": 4, "positions": 3, "mask": mask}
+    callback = EfficiencyCallback(
+        "fc", on="train", every_n_train_steps=1, window=9, log_extras=None, **options
+    )
+    logs = model.fit(data, Y, batch_size=3, verbose=0, callbacks=[callback]).history
+    after = EfficiencyCallback("fc", missing_accuracy="ignore", **options)
+    model.evaluate(data, Y, batch_size=7, verbose=0, callbacks=[after])
+    layer = callback.train_history[-1].layers["fc"]
+    assert layer.n_states == sum(min(n, 3) for n in LENGTHS)
+    assert layer.efficiency == after.last.layers["fc"].efficiency
+    assert logs["train_efficiency"] == [layer.efficiency]
