@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 
 from tensorstate_callbacks.recording.budget import Sampling
-from tensorstate_callbacks.recording.masks import MaskedProbes, MaskedSamples, check_mask
+from tensorstate_callbacks.recording.masked_probes import MaskedProbes
+from tensorstate_callbacks.recording.masks import MaskedSamples, check_mask
 from tensorstate_callbacks.recording.pass_counts import ProbeCounts, Width
 from tensorstate_callbacks.recording.recorder import Recorder
 

@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError, list_some
 from tensorstate_callbacks.recording.channel_axis import Axis
+from tensorstate_callbacks.recording.masked_probes import MaskedProbes
 from tensorstate_callbacks.recording.masks import (
     Indices,
     Mask,
-    MaskedProbes,
     MaskedSamples,
     is_array,
 )

@@ -10,11 +10,11 @@ from torch import nn
 
 from tensorstate_callbacks.errors import ProbeError, list_some
 from tensorstate_callbacks.recording.channel_axis import Axis, normal_axes
+from tensorstate_callbacks.recording.masked_probes import MaskedProbes
 from tensorstate_callbacks.recording.masks import (
     AUTO,
     Indices,
     Mask,
-    MaskedProbes,
     MaskedSamples,
     is_array,
 )

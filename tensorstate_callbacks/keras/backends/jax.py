@@ -1,22 +1,17 @@
-"""JAX: a test step that has probed activations as outputs beside its own, counted on the host."""
+"""JAX: how activations leave the steps, and how steps are built that let them."""
 
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
 import numpy.typing as npt
-from jax.experimental import io_callback
 from jax.experimental.sparse import JAXSparse
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from tensorstate_callbacks.keras.backends import (
-    TapRefusedError,
     WeakObserver,
     jax_host_tap,
     make_uncompiled,
@@ -24,22 +19,21 @@ from tensorstate_callbacks.keras.backends import (
 )
 from tensorstate_callbacks.keras.backends.jax_ranks import find_ranks
 from tensorstate_callbacks.keras.backends.jax_shards import EachPart, own_counts
+from tensorstate_callbacks.keras.backends.jax_steps import (
+    Observe,
+    ProbedStep,
+    TrainStep,
+    keep_variables,
+    outputs_only,
+    tap_outputs,
+)
 from tensorstate_callbacks.keras.device_states import Firing
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.machine import available_processors
 from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.recorder import Recorder
 
-try:
-    from jax.extend.core import get_opaque_trace_state
-except ImportError:  # an older JAX, the latest for Python 3.10
-    from jax.core import get_opaque_trace_state
-
 __all__ = ["INDEX_DTYPE", "RECOMPUTES_UNSEEN", "TAPS_END_XLA", "Tally", "find_ranks"]
-
-Observe: TypeAlias = Callable[..., None]
-Tapped: TypeAlias = tuple[jax.Array, ...]
-State: TypeAlias = tuple[Any, ...]
 
 TAPS_END_XLA = False
 RECOMPUTES_UNSEEN = False
@@ -98,7 +92,7 @@ class Tally:
         """Count the numbers in a tensor whenever the step runs."""
         zeros = jnp.zeros(self._n_counts, "int32")
         counts = zeros.at[codes.reshape(-1)].add(1)
-        _tap_whole((counts,), WeakObserver(self._hold, codes.shape[0]))
+        tap_outputs((counts,), WeakObserver(self._hold, codes.shape[0]))
 
     def _hold(self, most: int, counts: Any) -> None:
         """Add the counts of a step, none of which is above `most`."""
@@ -129,21 +123,7 @@ def tap(tensor: jax.Array, observe: Observe, mask: jax.Array | None = None) -> N
     """
     if isinstance(tensor, JAXSparse):
         tensor = tensor.todense()
-    _tap_whole((tensor,) if mask is None else (tensor, mask), EachPart(observe))
-
-
-def _tap_whole(tapped: Tapped, observe: Observe) -> None:
-    """Give tensors themselves to `observe`, wherever their values lie."""
-    taps = _taps.get()
-    if taps is None:
-        # A function of the model's own making, which doesn't call its step.
-        if _outputs_only.get():
-            raise TapRefusedError
-        _check_callback()
-        given = map(jax.lax.stop_gradient, tapped)
-        io_callback(lambda *arrays: observe(*map(np.asarray, arrays)), None, *given)
-    else:
-        taps.add(tapped, observe)
+    tap_outputs((tensor,) if mask is None else (tensor, mask), EachPart(observe))
 
 
 def tap_layer(tensor: jax.Array, observe: Observe) -> jax.Array:
@@ -160,7 +140,7 @@ def build_test_function(model: keras.Model, *, has_taps: bool) -> Callable[..., 
 
     It is compiled if the model's is; the train function isn't touched.
     """
-    step = _ProbedStep(model.test_step, compiled=model.jit_compile and not model.run_eagerly)
+    step = ProbedStep(model.test_step, compiled=model.jit_compile and not model.run_eagerly)
     function = _looping(model, "test", step)
 
     def run(*args: Any) -> Any:
@@ -180,14 +160,14 @@ def build_train_function(model: keras.Model) -> Callable[..., Any]:
     one might not fit onto the device.
     """
     is_compiled = model.jit_compile and not model.run_eagerly
-    function = _looping(model, "train", _TrainStep(model, compiled=is_compiled))
+    function = _looping(model, "train", TrainStep(model, compiled=is_compiled))
 
     def run(*args: Any) -> Any:
-        token = _outputs_only.set(True)
+        token = outputs_only.set(True)
         try:
             return function(*args)
         finally:
-            _outputs_only.reset(token)
+            outputs_only.reset(token)
 
     return run
 
@@ -199,16 +179,7 @@ def is_recomputing() -> bool:
 
 def keep_state(model: keras.Model, outputs: Any) -> None:
     """Let the model have what a train function gave, where its caller won't get that far."""
-    _keep_variables(model, outputs[1])
-
-
-def _keep_variables(model: keras.Model, state: State) -> None:
-    kinds = ("trainable", "non_trainable", "optimizer", "metrics")
-    # Where fit keeps the state between two steps, and takes it from as it ends.
-    model._jax_state = {
-        f"{kind}_variables": values for kind, values in zip(kinds, state, strict=True)
-    }
-    model._jax_state_synced = False
+    keep_variables(model, outputs[1])
 
 
 def _looping(model: keras.Model, kind: str, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,188 +194,3 @@ def _looping(model: keras.Model, kind: str, step: Callable[..., Any]) -> Callabl
             return function(*args)
 
     return run
-
-
-_current_trace: Callable[[], Any] = partial(get_opaque_trace_state, convention="keras")
-
-
-class _ProbedStep:
-    """A model's step with its taps observed after each run.
-
-    Args:
-        step: `(state, batch)` to its outputs and the new state.
-        compiled: Whether to compile it.
-    """
-
-    # Unlike Keras's own the step doesn't consume the state it is given: if counting is broken
-    # off, that state is the only one there is.
-    _CONSUMED: tuple[int, ...] = ()
-
-    def __init__(self, step: Callable[[State, Any], tuple[Any, State]], *, compiled: bool) -> None:
-        self._step = step
-        self._run: Callable[..., Any] | None = None if compiled else self._run_tapped
-        self._kept: dict[Observe, list[Tapped]] | None = None
-
-    def __call__(self, state: State, batch: Any) -> tuple[Any, State]:
-        if self._run is None:
-            self._run = self._compile(state)
-        kept: dict[Observe, list[Tapped]] = {}
-        self._kept = kept
-        try:
-            outputs, state, observers, taps = self._run(state, batch)
-            if None in taps:
-                jax.effects_barrier()  # type: ignore[no-untyped-call]
-        finally:
-            self._kept = None
-        self._observe(state, observers, taps, kept)
-        return outputs, state
-
-    def _observe(
-        self,
-        state: State,
-        observers: "_Observers",
-        taps: list[Any],
-        kept: dict[Observe, list[Tapped]],
-    ) -> None:
-        for observe, tapped in zip(observers.in_order, taps, strict=True):
-            for arrays in kept.pop(observe, ()) if tapped is None else (tapped,):
-                observe(*(arrays if tapped is not None else map(np.asarray, arrays)))
-
-    def _new_taps(self, state: State, batch: Any) -> "_Taps":
-        return _Taps(self._keep)
-
-    def _run_tapped(self, state: State, batch: Any) -> tuple[Any, ...]:
-        taps = self._new_taps(state, batch)
-        token = _taps.set(taps)
-        try:
-            outputs, state = self._step(state, batch)
-        finally:
-            _taps.reset(token)
-        return outputs, state, _Observers(tuple(taps.observers)), taps.tapped
-
-    def _compile(self, state: State) -> Callable[..., Any]:
-        if keras.distribution.distribution() is None:
-            return jax.jit(self._run_tapped, donate_argnums=self._CONSUMED)
-        shardings = jax.tree.map(lambda value: value.sharding, state)
-        return jax.jit(
-            self._run_tapped,
-            donate_argnums=self._CONSUMED,
-            out_shardings=(None, shardings, None, None),
-        )
-
-    def _keep(self, observe: Observe, *tapped: jax.Array) -> None:
-        if self._kept is not None:
-            self._kept.setdefault(observe, []).append(tapped)
-
-
-def _check_callback() -> None:
-    """Raise `ValueError` where a callback of the compiled code wouldn't see every batch."""
-    if jax.process_count() > 1:
-        # XLA calls the first process only, and not before the step is over.
-        raise ValueError(
-            "it runs in a trace of its own (a scan, rematerialization, a test function of the "
-            f"model's own making), out of which nothing comes in {jax.process_count()} processes"
-        )
-
-
-class _Taps:
-    """The taps in one trace of a step, in forward order.
-
-    A tensor of the step itself becomes an output of it. One within a trace inside of the step (a
-    scan over time, rematerialization) can't: a callback keeps it until the step is over. Reading
-    it there could wait forever for the thread that the callback runs on.
-
-    Args:
-        keep: Keeps what is tapped for an observer.
-
-    Attributes:
-        observers: Who observes each tap.
-        tapped: The tensors that are outputs, None for those that are kept.
-    """
-
-    def __init__(self, keep: Callable[..., None]) -> None:
-        self._keep = keep
-        self._trace = _current_trace()
-        self.observers: list[Observe] = []
-        self.tapped: list[Tapped | None] = []
-
-    def add(self, tapped: Tapped, observe: Observe) -> None:
-        """Add the next tap."""
-        is_output = self._trace == _current_trace()
-        if not is_output:
-            _check_callback()
-            # A test step may take derivatives, which callbacks don't have.
-            io_callback(partial(self._keep, observe), None, *map(jax.lax.stop_gradient, tapped))
-        self.observers.append(observe)
-        self.tapped.append(tapped if is_output else None)
-
-
-class _TrainStep(_ProbedStep):
-    """A model's train step with its taps observed after each run.
-
-    Args:
-        model: The model.
-        compiled: Whether to compile it.
-    """
-
-    _CONSUMED = (0,)
-
-    def __init__(self, model: keras.Model, *, compiled: bool) -> None:
-        super().__init__(model.train_step, compiled=compiled)
-        self._model = model
-
-    def _observe(self, state: State, *args: Any) -> None:
-        try:
-            super()._observe(state, *args)
-        except BaseException:
-            # The state that was given is gone.
-            _keep_variables(self._model, state)
-            raise
-
-    def _new_taps(self, state: State, batch: Any) -> "_Taps":
-        return _OutputTaps(self._keep, jax.tree.leaves((state, batch)))
-
-
-class _OutputTaps(_Taps):
-    """The taps in one trace of a train step, all of which are outputs of it.
-
-    The layers run in the trace of a gradient, where they show the values of the step's own trace
-    beside their derivatives.
-
-    Args:
-        keep: See `_Taps`.
-        arguments: What the step is called with.
-    """
-
-    def __init__(self, keep: Callable[..., None], arguments: list[Any]) -> None:
-        super().__init__(keep)
-        self._traces = {_trace_of(each) for each in arguments} | {None}
-
-    def add(self, tapped: Tapped, observe: Observe) -> None:
-        """Add the next tap.
-
-        Raises:
-            TapRefusedError: A tensor is one of a trace within the step (a scan over time,
-                rematerialization), in which nothing may happen beside the computation.
-        """
-        values = tuple(map(jax.lax.stop_gradient, tapped))
-        if any(_trace_of(each) not in self._traces for each in values):
-            raise TapRefusedError
-        self.observers.append(observe)
-        self.tapped.append(values)
-
-
-def _trace_of(value: Any) -> Any:
-    return getattr(value, "_trace", None) if isinstance(value, jax.core.Tracer) else None
-
-
-_taps: ContextVar[_Taps | None] = ContextVar("taps", default=None)
-_outputs_only: ContextVar[bool] = ContextVar("outputs_only", default=False)
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _Observers:
-    """Who observes the taps: no output of a compiled step, but a fact of its trace."""
-
-    in_order: tuple[Observe, ...]

@@ -49,7 +49,7 @@ def own_parts(array: Any, *others: Any) -> Iterator[tuple[Any, ...]]:
 
 def own_counts(array: Any) -> npt.NDArray[Any]:
     """Return counts where they are this process's to read, zeros elsewhere."""
-    if array.is_fully_addressable:
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
         return np.asarray(array)
     if not array.is_fully_replicated:
         array = _moved(array, only_samples_split=False)
