@@ -1,38 +1,42 @@
 """Record the evaluations that Hugging Face's Trainer makes."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch.distributed as dist
 
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.recording.callback import RecordingCallback
-from tensorstate_callbacks.recording.channel_axis import ChannelAxis
-from tensorstate_callbacks.recording.masks import AUTO, Mask
+from tensorstate_callbacks.recording.masks import AUTO, Mask, has_rows
 from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Accuracy, Method
 from tensorstate_callbacks.torch.activations import OutputFn, count_samples
 from tensorstate_callbacks.torch.distributed.process_groups import send_failure, wait_for_ranks
 from tensorstate_callbacks.torch.distributed.ranks import describe_doubts, merge_passes
 from tensorstate_callbacks.torch.masks import NO_MASKS
 from tensorstate_callbacks.torch.record import Recording
 
+# Arguments of the callbacks that are for fits of other frameworks.
+_NOT_TAKEN = frozenset({"every_n_epochs", "every_n_train_steps", "log_extras", "on", "window"})
+
 
 class EvaluationRecording(RecordingCallback):
     """What `EfficiencyTrainerMixin` records, and with which arguments.
 
-    The arguments are those of `RecordingCallback`, but for those that only the callbacks have. A
-    key given as `accuracy` may stand with or without `eval_`; a callable gets the metrics of the
-    evaluation. An array given as `mask` holds for evaluations by one process.
+    The arguments are those of `RecordingCallback`, but for `on`, `every_n_train_steps`, `window`,
+    `every_n_epochs` and `log_extras`. A key given as `accuracy` may stand with or without `eval_`;
+    a callable gets the metrics of the evaluation.
 
     Args:
-        mask: As there, but `"auto"` by default.
+        attach_to: Which layers to probe; see there.
+        mask: Which positions count; see there. `"auto"` by default: the masks that layers are
+            called with.
         output_fn: `(name, output)` to the tensor to count; see `torch.record`.
+        options: The others that are there.
 
     Attributes:
         history: One `EfficiencyReport` per evaluation and prediction.
@@ -42,46 +46,22 @@ class EvaluationRecording(RecordingCallback):
         ValueError: An argument is out of its range.
     """
 
-    _NOT_COPIED = ("_settings", "_warn", "_reported", "_stage")
+    _NOT_COPIED = ("_settings", "_warn", "_reported", "_stage", "_window", "_window_report")
 
     def __init__(
         self,
         attach_to: Patterns | None = None,
         *,
-        exclude: Patterns = (),
-        method: Method = "after",
-        beta: float = 2,
-        accuracy: Accuracy = None,
-        threshold: float = 0.0,
-        alpha: float = 1,
-        group_size: int | None = None,
-        positions: int | None = None,
-        max_memory: float | None = None,
-        channel_axis: ChannelAxis = None,
         mask: Mask = AUTO,
-        prefix: str = "",
-        layer_metrics: bool | Sequence[str] = True,
-        missing_accuracy: Literal["warn", "ignore", "raise"] = "warn",
         output_fn: OutputFn | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            attach_to,
-            exclude=exclude,
-            method=method,
-            beta=beta,
-            accuracy=accuracy,
-            threshold=threshold,
-            alpha=alpha,
-            group_size=group_size,
-            positions=positions,
-            max_memory=max_memory,
-            channel_axis=channel_axis,
-            mask=mask,
-            prefix=prefix,
-            layer_metrics=layer_metrics,
-            missing_accuracy=missing_accuracy,
-            log_extras=None,
-        )
+        for name in _NOT_TAKEN & options.keys():
+            raise TypeError(
+                f"efficiency takes no {name}: the Trainer's own arguments say when it evaluates "
+                "and which reporters it has"
+            )
+        super().__init__(attach_to, mask=mask, log_extras=None, **options)
         self.output_fn = output_fn
 
     def _forget_the_run(self) -> None:
@@ -103,12 +83,18 @@ class EvaluationRecording(RecordingCallback):
             NoLayerMatchedError: Nothing matched; says what the model has.
             ProbeError: A layer's activations can't be counted; names the layer.
             RankError: Another process failed, is gone, or records otherwise; names its rank.
-            ValueError: The accuracy is missing, and `missing_accuracy` is `"raise"`.
+            ValueError: The accuracy is missing, and `missing_accuracy` is `"raise"`; or `mask` is
+                an array, and several processes evaluate.
         """
         self._take_settings()
         if not trainer.is_in_train or self._stage is None:
             self._warn.reset(silent=not trainer.is_world_process_zero())
         model, group = trainer.model, _find_group(trainer)
+        if group is not None and has_rows(self.mask):
+            raise ValueError(
+                "mask is an array of all samples, of which each process has some: give the key of "
+                "a mask in the batch, or (name, batch) -> mask"
+            )
         recording = Recording.of_model(model, self._settings, self.output_fn)
         entries = Overrides()
         try:
