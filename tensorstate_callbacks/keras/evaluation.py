@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import keras
 
 from tensorstate_callbacks.keras.backends import TapRefusedError, current_backend
-from tensorstate_callbacks.keras.probes import Flows, Probe, ShownStep, wrap_calls
-from tensorstate_callbacks.keras.watch import Watch
+from tensorstate_callbacks.keras.probes import Probe, ShownStep, wrap_calls
+from tensorstate_callbacks.keras.watch import Watch, new_flows
 from tensorstate_callbacks.recording.overrides import Overrides
 
 # By the model's id: what they hold is kept alive by the model's own entries, and dies with it.
@@ -182,15 +182,10 @@ class Evaluation:
                 watcher.watch.start_recording()
         watches = [watcher.watch for watcher in watching]
         probes = [probe for watch in watches for probe in watch.probes]
-        # Followed until all that is needed is known: from then on the probed layers are enough.
-        # No generator: one that isn't run to its end would lose an interrupt as it goes.
-        flow = next(filter(None, [watch.new_flow() for watch in watches]), None)
-        masks = next(filter(None, [watch.new_masks() for watch in watches]), None)
-        flows = Flows(flow, masks)
-        others = {id(each): each for watch in watches for each in watch.others}
+        flows, others = new_flows(watches)
         step = self._step = Overrides()
         with step, step:
-            wrap_calls(step, self._model, probes, others.values() if any(flows) else (), flows)
+            wrap_calls(step, self._model, probes, others, flows)
             function = self._function or self._find_function(watching[0], watches, probes, args)
             for watch in watches:
                 watch.counting.step = step

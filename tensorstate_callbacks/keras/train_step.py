@@ -16,8 +16,8 @@ import keras
 
 from tensorstate_callbacks.keras.backends import current_backend
 from tensorstate_callbacks.keras.evaluation import JOINS_RESULTS, FitBracket
-from tensorstate_callbacks.keras.probes import Flows, Probe, ShownStep, wrap_calls
-from tensorstate_callbacks.keras.watch import Watch
+from tensorstate_callbacks.keras.probes import Probe, ShownStep, wrap_calls
+from tensorstate_callbacks.keras.watch import Watch, new_flows
 from tensorstate_callbacks.recording.overrides import Overrides
 
 # By the model's id: what they hold is kept alive by the model's own entries, and dies with it.
@@ -127,13 +127,10 @@ class TrainStep:
     ) -> Any:
         watches = [watcher.watch for watcher in watching]
         probes = [probe for watch in watches for probe in watch.probes]
-        flow = next(filter(None, [watch.new_flow() for watch in watches]), None)
-        masks = next(filter(None, [watch.new_masks() for watch in watches]), None)
-        flows = Flows(flow, masks)
-        others = {id(each): each for watch in watches for each in watch.others}
+        flows, others = new_flows(watches)
         keeper, step = watching[0], Overrides()
         with step, step:
-            wrap_calls(step, self._model, probes, others.values() if any(flows) else (), flows)
+            wrap_calls(step, self._model, probes, others, flows)
             function = _take_built(keeper.built, own_function, probes)
             if function is None:
                 shown = ShownStep(self._model, "train", probes)

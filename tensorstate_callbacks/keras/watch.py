@@ -336,6 +336,19 @@ def hidden_message(names: list[str]) -> str:
     )
 
 
+def new_flows(watches: Sequence[Watch]) -> tuple[Flows, list[Any]]:
+    """Return what to note of tensors in a step, and the layers and operations to follow for it.
+
+    They are followed until all that is needed is known: from then on the probed layers are enough.
+    """
+    # No generator: one that isn't run to its end would lose an interrupt as it goes.
+    flow = next(filter(None, [watch.new_flow() for watch in watches]), None)
+    masks = next(filter(None, [watch.new_masks() for watch in watches]), None)
+    flows = Flows(flow, masks)
+    others = {id(each): each for watch in watches for each in watch.others}
+    return flows, list(others.values()) if any(flows) else []
+
+
 def _why_not(tensor: Any) -> str | None:
     """Return why a tensor has no neurons to count, if it has none."""
     if tensor is None:
