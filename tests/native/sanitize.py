@@ -160,9 +160,6 @@ def main(sanitizers: str, *arguments: str) -> int:
     # What stops all threads as the process ends, to look for leaks, crashes on a busy machine.
     if TRACER_DIED in report:
         code, report = sanitized.run(*command)
-    if TRACER_DIED in report:
-        print("leaks are not looked for: LeakSanitizer has crashed twice", file=sys.stderr)
-        code, report = sanitized.run(*command, ASAN_OPTIONS="detect_leaks=0")
     print(report, file=sys.stderr)
     return code
 
