@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -120,7 +121,9 @@ class Counting:
             The tensor to go on with, or None: with the same.
         """
         if isinstance(mask, Lost):
-            self._tap(mask.mask, WeakObserver(self._observe_lost, site.name))
+            # One number for all samples, which the first of several processes sees too.
+            keeps_all = keras.ops.all(mask.mask)
+            self._tap(keeps_all, WeakObserver(self._observe_lost, site.name))
             mask = None
         # What a mask leaves is chosen from by the host: how much it is differs from sample to
         # sample, which a compiled step can't have.
@@ -181,9 +184,9 @@ class Counting:
         if self.recorder is not None and self.step.active:
             self._masks.begin_batch(int(np.asarray(n_samples)))
 
-    def _observe_lost(self, name: str, mask: npt.ArrayLike) -> None:
-        if self.recorder is not None and self.step.active:
-            self._masks.note_lost(name, np.asarray(mask))
+    def _observe_lost(self, name: str, keeps_all: npt.ArrayLike) -> None:
+        if self.recorder is not None and self.step.active and not np.asarray(keeps_all):
+            self._masks.note_lost(name)
 
     def _observe(
         self, site: Site, decided: Decided, activations: npt.ArrayLike, mask: Any = None

@@ -51,10 +51,9 @@ class HostMasks:
             keep = self._array.keep[start : self._n_seen]
             self._rows = MaskedSamples(keep) if len(keep) == n_samples else None
 
-    def note_lost(self, name: str, mask: npt.NDArray[Any]) -> None:
+    def note_lost(self, name: str) -> None:
         """Take note that a probe counts all, though a mask hides some that may be among it."""
-        if not mask.all():
-            self._lost[name] = None
+        self._lost[name] = None
 
     def parts(
         self, name: str, activations: Any, channel_axis: Axis, mask: Any
