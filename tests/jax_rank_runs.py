@@ -56,6 +56,18 @@ class Rematerialized(layers.Layer):
         return jax.checkpoint(self.inner)(x)
 
 
+class LosesMask(keras.Model):
+    """Drops the mask of its tokens by a raw operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = layers.Embedding(9, 4, mask_zero=True)
+        self.behind, self.out = layers.Dense(5, name="behind"), layers.Dense(2, name="out")
+
+    def call(self, tokens: Any) -> Any:
+        return self.out(keras.ops.max(self.behind(self.embedding(tokens) + 1), axis=1))
+
+
 class Breaks(keras.callbacks.Callback):
     """Fails in an evaluation, on one process."""
 
@@ -148,6 +160,23 @@ def more_runs() -> dict[str, Any]:
     return found
 
 
+def lost() -> list[str]:
+    """Evaluate padded texts, all of which are the second process's."""
+    rank, told = jax.process_index(), []
+    model = LosesMask()
+    model.compile("sgd", "mse")
+    texts = np.full((8, 5), 3) * (np.arange(5) < 5 - 2 * rank)
+    with noted(told):
+        model.evaluate(
+            texts,
+            np.zeros((8, 2)),
+            batch_size=4,
+            verbose=0,
+            callbacks=[EfficiencyCallback("behind", missing_accuracy="ignore")],
+        )
+    return [text for text in told if "padding" in text]
+
+
 def raised(run: Callable[[], Any]) -> str:
     try:
         return f"returned {run()}"
@@ -206,6 +235,7 @@ def among_several() -> dict[str, Any]:
     keras.distribution.set_distribution(parallel)
     found["data parallel"], found["more"] = runs(), more_runs()
     found["failures"], found["absence"] = failures(), absence()
+    found["lost"] = lost()
     mesh = keras.distribution.DeviceMesh((1, len(devices)), ("batch", "model"), devices)
     layout = keras.distribution.LayoutMap(mesh)
     layout[".*fc/kernel"], layout[".*wide/kernel"] = (None, "model"), (None, None, None, "model")
