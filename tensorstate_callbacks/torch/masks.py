@@ -146,6 +146,8 @@ class Masks:
 
     def begin_run(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Take the model's call for the batch that comes."""
+        if not self.is_on:
+            return
         batch = args[0] if len(args) == 1 and not kwargs else _arguments(module, args, kwargs)
         self.begin_batch(batch, count_samples(args, kwargs))
 
