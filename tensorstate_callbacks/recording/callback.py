@@ -55,6 +55,9 @@ class RecordingCallback:
         max_memory: float | None = None,
         channel_axis: ChannelAxis = None,
         mask: Mask = None,
+        neurons: bool = False,
+        classes: Any = None,
+        probe_data: Any = None,
         every_n_epochs: int = 1,
         on: Watched | Sequence[Watched] = ("val",),
         every_n_train_steps: int = 50,
@@ -99,6 +102,9 @@ class RecordingCallback:
                 that returns a layer's mask, or an array for all samples in their order. A mask is
                 True, or 1, where a position counts, of shape `(samples, positions)`, or with more
                 axes of positions. `"auto"`: the masks that layers are called with.
+            neurons: NEURONS_DOC
+            classes: CLASSES_DOC
+            probe_data: PROBE_DATA_DOC
             every_n_epochs: Record every n-th epoch's validation only.
             on: What to record: `"val"` the evaluations, validation and tests; `"train"` the
                 training itself; `("val", "train")` both.
@@ -142,6 +148,9 @@ class RecordingCallback:
         self.max_memory = max_memory
         self.channel_axis = channel_axis
         self.mask = mask
+        self.neurons = neurons
+        self.classes = classes
+        self.probe_data = probe_data
         self.every_n_epochs = every_n_epochs
         self.on = on
         self.every_n_train_steps = every_n_train_steps

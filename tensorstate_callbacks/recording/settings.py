@@ -54,6 +54,9 @@ class Settings:
         missing_accuracy: `"warn"`, `"ignore"` or `"raise"` where no accuracy is found.
         channel_axis: Axis of the neurons where the rules are wrong; see `check_channel_axis`.
         mask: Which positions count; see `masks.check_mask`.
+        neurons: Whether to find the neurons that agree or oppose each other.
+        classes: The labels of the samples that states are counted by, or None.
+        probe_data: A few samples that the change of states is followed on, or None.
         log_extras: What TensorBoard and MLflow get besides scalars: `"charts"`, `"figures"`, None.
 
     Raises:
@@ -80,6 +83,9 @@ class Settings:
     missing_accuracy: Literal["warn", "ignore", "raise"] = "warn"
     channel_axis: ChannelAxis = None
     mask: Mask = None
+    neurons: bool = False
+    classes: Any = None
+    probe_data: Any = None
     log_extras: Literal["charts", "figures"] | None = "charts"
 
     def __post_init__(self) -> None:

@@ -96,6 +96,9 @@ class Recording:
             what the model is called with. A mask is True, or 1, where a position counts, of shape
             `(samples, positions)`, or with more axes of positions. `"auto"`: the masks that layers
             are called with under their usual names (`attention_mask`, `key_padding_mask`...).
+        neurons: NEURONS_DOC
+        classes: CLASSES_DOC
+        probe_data: PROBE_DATA_DOC
         output_fn: `(name, output)` to the tensor to count, for outputs that are no tensor, nor a
             tuple, list or dict whose first tensor (or `last_hidden_state`) is meant; None where
             that holds.
@@ -139,6 +142,9 @@ class Recording:
         max_memory: float | None = None,
         channel_axis: ChannelAxis = None,
         mask: Mask = None,
+        neurons: bool = False,
+        classes: Any = None,
+        probe_data: Any = None,
         output_fn: OutputFn | None = None,
     ) -> None:
         settings = Settings(
@@ -153,6 +159,9 @@ class Recording:
             max_memory=max_memory,
             channel_axis=channel_axis,
             mask=mask,
+            neurons=neurons,
+            classes=classes,
+            probe_data=probe_data,
         )
         layers = pick_layers(model, attach_to, exclude)
         self._prepare(model, layers, settings, ChannelAxes(channel_axis, layers), output_fn)
