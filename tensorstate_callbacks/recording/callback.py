@@ -135,7 +135,9 @@ class RecordingCallback:
                 that lay efficiency, aIQ and accuracy over each other, an MLflow run parameters,
                 table and figure. `"figures"`: TensorBoard also gets, with each recorded epoch, a
                 heat map of the layers' efficiencies over the epochs, and how often each layer's
-                states occur; needs the extra `plot`. None: nothing.
+                states occur; needs the extra `plot`. None: nothing. With `neurons=True`
+                TensorBoard's figures and MLflow's are joined by those of the neurons of the first
+                six layers (see `plot_neurons`), and MLflow gets a table of neurons.
 
         Raises:
             TypeError: An argument is of the wrong kind.

@@ -61,7 +61,7 @@ def _check_neurons(layer: LayerReport, neurons: NeuronCounts) -> None:
     columns = [neurons.fired, *(neurons.agreement or ())]
     if any(column.shape != shape for column in columns):
         raise ValueError(f"the counts of {name!r} must be lists of one entry for each neuron")
-    ends = len(neurons.never_fired()), len(neurons.always_fired(layer.n_states))
+    ends = len(neurons.never_fired), len(neurons.always_fired)
     if int(neurons.fired.max()) > layer.n_states or ends != (layer.n_never, layer.n_always):
         raise ValueError(f"the counts of the neurons of {name!r} are not those of its states")
     if neurons.agreement is not None:

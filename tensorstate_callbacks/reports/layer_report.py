@@ -159,7 +159,7 @@ class LayerReport(NeuronReadings):
             entropy=entropy,
             spectrum=spectrum,
             group_size=group_size,
-            neurons=NeuronCounts(fired, agreement, followed),
+            neurons=NeuronCounts(fired, spectrum.n_states, agreement, followed),
             **_of_neurons(fired, spectrum.n_states, alpha),
         )
 
@@ -215,7 +215,7 @@ class LayerReport(NeuronReadings):
             largest=int(units.largest.sum()),
             coverage=float(coverages.min()),
             mean_coverage=sum_of(coverages) / len(coverages),
-            neurons=NeuronCounts(fired, agreement, followed),
+            neurons=NeuronCounts(fired, n_states, agreement, followed),
             **_of_neurons(fired, n_states, alpha),
         )
 
@@ -393,7 +393,7 @@ class LayerReport(NeuronReadings):
         # Files of earlier versions have none, nor those of recordings that didn't ask for it.
         neurons = fields.get("neurons")
         if neurons is not None:
-            neurons = NeuronCounts.from_dict(neurons)
+            neurons = NeuronCounts.from_dict(neurons, fields["n_states"])
         return cls(**{**fields, "spectrum": spectrum, "units": units, "neurons": neurons})
 
 

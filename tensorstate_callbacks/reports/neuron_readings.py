@@ -16,7 +16,6 @@ class NeuronReadings:
     """What a layer's report says of single neurons: base of `LayerReport`, which has the fields."""
 
     name: str
-    n_states: int
     neurons: NeuronCounts | None
 
     @property
@@ -26,7 +25,7 @@ class NeuronReadings:
         Raises:
             StatesNotAvailableError: It isn't known any more; says how to keep it.
         """
-        return self._known_neurons().fired / self.n_states
+        return self._known_neurons().rates
 
     @property
     def never_fired(self) -> Group:
@@ -38,7 +37,7 @@ class NeuronReadings:
         Raises:
             StatesNotAvailableError: It isn't known any more; says how to keep it.
         """
-        return self._known_neurons().never_fired()
+        return self._known_neurons().never_fired
 
     @property
     def always_fired(self) -> Group:
@@ -47,7 +46,7 @@ class NeuronReadings:
         Raises:
             StatesNotAvailableError: It isn't known any more; says how to keep it.
         """
-        return self._known_neurons().always_fired(self.n_states)
+        return self._known_neurons().always_fired
 
     @property
     def agreeing(self) -> tuple[Group, ...]:
@@ -94,7 +93,7 @@ class NeuronReadings:
 
     def _known_sides(self) -> list[tuple[Group, Group]]:
         neurons = self.neurons
-        sides = None if neurons is None else neurons.sides(self.n_states)
+        sides = None if neurons is None else neurons.sides()
         if sides is None:
             way_out = (
                 "a checkpoint keeps that of its last evaluation only, and a train_history that of "

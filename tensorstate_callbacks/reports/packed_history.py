@@ -156,7 +156,7 @@ def _unpack(alike: Mapping[str, Any]) -> list[tuple[int, EfficiencyReport]]:
                 coverages = floats[len(_REAL) * len(layers) + number * len(_OF_UNITS) :]
                 values |= dict(zip(_OF_UNITS, coverages, strict=False))
             if name in fired:
-                values["neurons"] = NeuronCounts(fired[name], followed=True)
+                values["neurons"] = NeuronCounts(fired[name], values["n_states"], followed=True)
             parts[name] = LayerReport.from_metrics(name, n_neurons, group_size=group_size, **values)
         report = EfficiencyReport(
             layers=parts,
