@@ -43,6 +43,6 @@ def found_by_numpy(fires, group_size=None):
     return never, always, tuple(sorted(agreeing)), tuple(sorted(opposing))
 
 
-def told(layer):
+def neurons_of(layer):
     """What a layer's report says of the same."""
     return layer.never_fired, layer.always_fired, layer.agreeing, layer.opposing

@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from planted import activations, found_by_numpy, planted, told
+from planted import activations, found_by_numpy, neurons_of, planted
 
 from tensorstate_callbacks import (
     EfficiencyReport,
@@ -43,7 +43,7 @@ def report(fires, epoch=0, **options):
 def test_neurons_are_those_of_numpy_however_the_data_is_cut(group_size, n_neurons):
     fires = planted(150, n_neurons, seed=4)
     layers = [report(fires, parts=n, group_size=group_size).layers["a"] for n in (1, 4, 150)]
-    assert told(layers[0]) == found_by_numpy(fires, group_size)
+    assert neurons_of(layers[0]) == found_by_numpy(fires, group_size)
     assert layers[0].firing_rates.dtype == np.float64
     np.testing.assert_array_equal(layers[0].firing_rates, fires.mean(axis=0))
     assert len({*layers}) == 1
@@ -74,7 +74,7 @@ def test_what_was_asked_for_is_compared_copied_and_saved(made, group_size):
     found = made(given)
     assert found == given
     assert hash(found) == hash(given)
-    assert told(found.layers["a"]) == told(given.layers["a"])
+    assert neurons_of(found.layers["a"]) == neurons_of(given.layers["a"])
     with pytest.raises(ValueError, match="read-only"):
         found.layers["a"].neurons.fired[0] = 7
     # The same counts of states and as many firings, but of other neurons.
@@ -193,7 +193,9 @@ def test_windows_tell_the_neurons_of_their_batches(sampling):
         recorder.observe("a", shape(fires), 2)
         window.add(recorder)
     layer = window.counts().report(PassInfo(stage="train")).layers["a"]
-    assert told(layer) == found_by_numpy(np.concatenate(batches[-3:]), sampling.get("group_size"))
+    assert neurons_of(layer) == found_by_numpy(
+        np.concatenate(batches[-3:]), sampling.get("group_size")
+    )
 
 
 def test_without_memory_for_a_second_copy_of_the_states_the_rest_is_reported(monkeypatch):
