@@ -13,6 +13,7 @@ from tensorstate_callbacks.display.plots import (
     plot_heat_map,
     plot_history,
     plot_layers,
+    plot_neurons,
     plot_states,
 )
 from tensorstate_callbacks.errors import (
@@ -90,6 +91,7 @@ __all__ = [
     "plot_heat_map",
     "plot_history",
     "plot_layers",
+    "plot_neurons",
     "plot_states",
     "remove_state_layers",
     "reset_efficiency_model",

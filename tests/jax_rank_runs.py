@@ -38,6 +38,8 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "groups": {"group_size": 3},
     "positions": {"positions": 5, "method": "both"},
     "thinned": {"max_memory": 20_000},
+    "neurons": {"neurons": True},
+    "neurons of groups": {"neurons": True, "group_size": 8},
     "masked": {"mask": bright, "positions": 3},
 }
 

@@ -262,7 +262,7 @@ def windows_of_loops() -> list[list[dict[str, Any]]]:
     for options in ({}, *SAMPLED):
         if "max_memory" in options:
             # Half of it is for the batches, which share it.
-            options = {"max_memory": options["max_memory"] * 6}
+            options = {**options, "max_memory": options["max_memory"] * 6}
         training = record_training(
             model,
             ["Conv2d", "Linear"],
@@ -328,6 +328,35 @@ def windows() -> dict[str, Any]:
     }
 
 
+def planted_net() -> nn.Sequential:
+    """A layer of 14 neurons: 3 never fires, 5 always does, 7 is 2, 9 is 2 inverted, 10 is 4."""
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.Linear(6, 14))
+    with torch.no_grad():
+        net[0].bias[3], net[0].bias[5] = -1e3, 1e3
+        for neuron, like, sign in ((7, 2, 1), (9, 2, -1), (10, 4, 1)):
+            net[0].weight[neuron] = sign * net[0].weight[like]
+            net[0].bias[neuron] = sign * net[0].bias[like]
+    return net
+
+
+def neurons() -> dict[str, Any]:
+    """Which neurons agree, in a loop and in windows; of each rank's own data more do."""
+    own, given = {"neurons": True}, torch.randn(26, 6, generator=torch.Generator().manual_seed(6))
+    loops = [loop(planted_net(), given, **own, **more) for more in ({}, {"group_size": 8})]
+    training = record_training(
+        planted_net(), "0", every_n_train_steps=1, window=2, process_group=group(), **own
+    )
+    reports = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for (batch,) in dealt(given[:24], 6 // n_ranks()):
+            with training.batch():
+                training._recording._model(batch)
+            reports.append(training.report().to_dict())
+    return {"loops": [each["report"] for each in loops], "windows": reports}
+
+
 def two_ranks() -> dict[str, Any]:
     """All that works, on two ranks or on one."""
     return {
@@ -347,8 +376,14 @@ def two_ranks() -> dict[str, Any]:
         "unlike": unlike(),
         "windows": windows(),
         "windows_uneven": windows_of_uneven_fit(),
+        "neurons": neurons(),
         "windows_that_fail": windows_that_fail(),
     }
+
+
+def three_ranks() -> dict[str, Any]:
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    return neurons()
 
 
 def mesh() -> Any:
@@ -416,7 +451,10 @@ SAMPLED: list[dict[str, Any]] = [
     {"group_size": 1, "positions": 5},
     {"positions": 5},
     # Of one rank's own data all of it would fit; and of that of all ranks nothing but one position.
-    *({"max_memory": n_bytes} for n_bytes in (600_000, 250_000, 100_000, 30_000, 10_000, 1_000)),
+    *(
+        {"max_memory": n_bytes, "neurons": True}
+        for n_bytes in (600_000, 250_000, 100_000, 30_000, 10_000, 1_000)
+    ),
 ]
 
 
@@ -471,6 +509,7 @@ def unlike() -> dict[str, str]:
         "alpha": 2,
         "beta": 1,
         "channel_axis": {"Conv2d": -1},
+        "neurons": True,
         "output_fn": lambda name, output: output,
     }
 

@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 import rank_models
 import rank_runs
+import torch
 from lightning_models import QUIET
+from planted import found_by_numpy, neurons_of
 from rank_processes import TESTS, run
+
+from tensorstate_callbacks import LayerReport
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in QUIET]
 
@@ -117,6 +121,27 @@ def test_ranks_of_a_window_may_see_nothing_or_other_layers(
     assert [rank["windows"]["without_data"] for rank in two] == [expected] * 2
 
 
+def test_neurons_that_agree_are_those_of_all_ranks_data(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    expected = one["neurons"]
+    # Each rank has seen states in which more of them agree.
+    for found in (*(rank["neurons"] for rank in two), *run("three_ranks", 3)):
+        assert found == expected
+    with torch.no_grad():
+        inputs = torch.randn(26, 6, generator=torch.Generator().manual_seed(6))
+        fires = rank_runs.planted_net()(inputs).numpy() > 0
+    whole, groups = (LayerReport.from_dict(report["layers"]["0"]) for report in expected["loops"])
+    assert neurons_of(whole) == found_by_numpy(fires)
+    assert {(2, 7), (4, 10)} <= {*whole.agreeing}
+    assert ((2, 7), (9,)) in whole.opposing
+    assert neurons_of(groups) == found_by_numpy(fires, 8)
+    for n_batches, report in enumerate(expected["windows"], start=1):
+        last = slice(max(0, n_batches - 2) * 6, n_batches * 6)
+        layer = LayerReport.from_dict(report["layers"]["0"])
+        assert neurons_of(layer) == found_by_numpy(fires[last])
+
+
 def test_samples_that_a_sampler_repeats_in_training_count(
     one: dict[str, Any], two: list[dict[str, Any]]
 ) -> None:
@@ -189,6 +214,7 @@ def test_ranks_with_other_arguments_end_all_before_counts_are_added(
     two: list[dict[str, Any]],
 ) -> None:
     names = ["attach_to", "exclude", "method", "threshold", "alpha", "beta", "channel_axis"]
+    names += ["neurons"]
     names += ["output_fn", "fit attach_to", "fit every_n_epochs", "fit dataloader_idx"]
     names += ["fit window"]
     for name in names:

@@ -13,6 +13,7 @@ from tensorstate_callbacks.display.plot_style import (
     MOST_PANELS,
     SHARE,
     curve,
+    evaluation_ticks,
     grid_of,
     layer_labels,
     legend_below,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 _CELL = (0.5, 0.3)
 _WIDEST = 12.0
 _MOST_NUMBERS = 400
-_MOST_LABELS = 15
 
 
 def plot_history(history: Sequence[EvaluationView]) -> "Figure":
@@ -163,8 +163,7 @@ def _heat_map(
                     text = f"{value:.3f}".replace("0.", ".", 1)
                     axes.text(x, y, text, ha="center", va="center", color=color, fontsize=8)
     unit, where = positions(history)
-    every = math.ceil(len(where) / _MOST_LABELS)
-    axes.set_xticks(range(0, len(where), every), [str(at) for at in where[::every]])
+    evaluation_ticks(axes, where)
     name_rows(axes, names, height)
     axes.set_xlabel(unit)
     axes.set_title("Efficiency of the layers")

@@ -21,6 +21,7 @@ from tensorstate_callbacks.display.tables import (
     history_table,
     known_columns,
     layers_table,
+    neurons_table,
     scrolling,
 )
 from tensorstate_callbacks.display.view import (
@@ -73,7 +74,13 @@ def write_page(
         now=datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
         tiles=_tiles(history),
         sections="\n".join(
-            [_notes(history), _training(history), _layers(history), _states(history)]
+            [
+                _notes(history),
+                _training(history),
+                _layers(history),
+                _neurons(history),
+                _states(history),
+            ]
         ),
         meanings=_meanings(history[-1]),
     )
@@ -141,6 +148,17 @@ def _layers(history: Sequence[EvaluationView]) -> str:
         caption = f"Layers of {_last_place(history)}."
         parts.append(_figure(plot_layers(history[-1]), alt, caption))
     return _section("Layers", *parts) if parts else ""
+
+
+def _neurons(history: Sequence[EvaluationView]) -> str:
+    table = neurons_table(history[-1].layers, f"In {_last_place(history)}")
+    if table is None:
+        return ""
+    words = (
+        "= stands between neurons that fired in exactly the same states, != between those of which "
+        "one fired exactly where the other did not."
+    )
+    return _section("Neurons", scrolling(table), f'<p class="quiet">{words}</p>')
 
 
 def _states(history: Sequence[EvaluationView]) -> str:

@@ -36,6 +36,7 @@ EFFICIENCY = "efficiency (bits per neuron)"
 _MARKERS = "osD^vPX*"
 _STYLES = ("-", "--", "-.")
 _LEGEND_POINTS = 9
+_MOST_LABELS = 15
 _ROW_INCHES = 0.2  # of a layer's name
 # Of texts with names in them, whose `$` is no mathematics and whose `_` no TeX.
 _AS_WRITTEN: dict[str, Any] = {"parse_math": False, "usetex": False}
@@ -136,6 +137,12 @@ def name_rows(axes: "Axes", names: Iterable[str], height: float, fontsize: float
     labels = layer_labels(names)
     every = math.ceil(len(labels) * _ROW_INCHES / height)
     axes.set_yticks(range(0, len(labels), every), labels[::every], fontsize=fontsize, **_AS_WRITTEN)
+
+
+def evaluation_ticks(axes: "Axes", where: Sequence[int]) -> None:
+    """Write the numbers of evaluations below columns 0, 1, 2...: as many as fit."""
+    every = math.ceil(len(where) / _MOST_LABELS)
+    axes.set_xticks(range(0, len(where), every), [str(at) for at in where[::every]])
 
 
 def layer_labels(names: Iterable[str]) -> list[str]:

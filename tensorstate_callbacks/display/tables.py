@@ -18,6 +18,7 @@ from tensorstate_callbacks.display.view import (
     printable,
     short_names,
 )
+from tensorstate_callbacks.metrics.neurons import neuron_rows
 
 
 class Column(NamedTuple):
@@ -54,6 +55,9 @@ COLUMNS: dict[str, Column] = {
         "mean cov.", ".4f", "mean coverage of the units; the other is the least"
     ),
     "max_share": Column("max share", ".4f", "share of the most frequent state, 0 to 1"),
+    "effective_states": Column(
+        "effective", ",.1f", "so many states, used evenly, have the same entropy"
+    ),
     "entropy": Column("entropy", ".3f", "entropy of the states, bits"),
     "efficiency": Column("efficiency", ".4f", "entropy per neuron, bits, 0 to 1"),
     "ceiling": Column("ceiling", ".4f", "highest efficiency that so few states can show, 0 to 1"),
@@ -93,6 +97,7 @@ OF_STATES = (
     "coverage",
     "mean_coverage",
     "max_share",
+    "effective_states",
 )
 OF_NEURONS = (
     "entropy",
@@ -219,6 +224,26 @@ def layers_table(
     return Table(["layer", *(COLUMNS[name].heading for name in names)], cells, caption)
 
 
+def neurons_table(layers: Mapping[str, LayerView], caption: str = "") -> Table | None:
+    """Return a table of the neurons that never or always fired, that agree, that oppose each other.
+
+    Args:
+        layers: Layer name to layer.
+        caption: Text above the table.
+
+    Returns:
+        The table, of the layers for which that was asked for; None where there is nothing to say.
+    """
+    rows = [
+        [name, row.what, f"{row.number:,}", row.which]
+        for name, layer in layers.items()
+        if layer.neurons is not None and layer.neurons.followed
+        for row in neuron_rows(layer.neurons)
+    ]
+    headings = ["layer", "state", "neurons", "which"]
+    return Table(headings, rows, caption, n_left=4) if rows else None
+
+
 def history_table(
     history: Sequence[EvaluationView], caption: str = "", *, with_layers: bool = True
 ) -> Table:
@@ -250,7 +275,8 @@ def layers_text(layers: Mapping[str, LayerView], *, full: bool = False, width: i
 
     Args:
         layers: Layer name to layer.
-        full: Whether to show all metrics, in two tables one below the other.
+        full: Whether to show all metrics, in two tables one below the other, and where
+            `neurons=True` asked for it, the neurons there is something to say of.
         width: Characters a line may have; long layer names are shortened to keep to it.
     """
     parts = (OF_STATES, OF_NEURONS) if full else (BRIEF,)
@@ -260,13 +286,15 @@ def layers_text(layers: Mapping[str, LayerView], *, full: bool = False, width: i
     # The same names in both.
     left = min((width - table.width + longest for table in tables), default=width)
     names = short_names(layers, max(left, 12))
-    return "\n\n".join(
+    texts = [
         Table(
             table.headings,
             [[name, *row[1:]] for name, row in zip(names, table.rows, strict=True)],
         ).text()
         for table in tables
-    )
+    ]
+    neurons = neurons_table(dict(zip(names, layers.values(), strict=True))) if full else None
+    return "\n\n".join([*texts, *([neurons.text()] if neurons is not None else [])])
 
 
 def network_line(report: EvaluationView) -> str:
@@ -303,7 +331,9 @@ def report_html(report: EvaluationView) -> str:
     """Return what a notebook shows of a report: every metric, and what limits them."""
     notes = "".join(f"<p>{escape(printable(note))}</p>" for note in report.notes())
     table = scrolling(layers_table(report.layers))
-    return f"<div>{table}<p>{network_line(report)}</p>{notes}</div>"
+    neurons = neurons_table(report.layers)
+    more = "" if neurons is None else scrolling(neurons)
+    return f"<div>{table}{more}<p>{network_line(report)}</p>{notes}</div>"
 
 
 def history_html(history: Sequence[EvaluationView]) -> str:

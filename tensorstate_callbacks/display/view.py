@@ -4,6 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
+from tensorstate_callbacks.errors import StatesNotAvailableError, list_some
+from tensorstate_callbacks.metrics.lifelines import Lifelines
+from tensorstate_callbacks.metrics.neurons import NeuronCounts
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 # Below it, more than half of what the next sample shows was never seen.
@@ -32,6 +37,10 @@ class LayerView(Protocol):
     @property
     def spectrum(self) -> Spectrum | None:
         """Frequency spectrum of its states; None where it isn't known."""
+
+    @property
+    def neurons(self) -> NeuronCounts | None:
+        """How often each neuron fired, and which agree; None where it isn't known."""
 
     def metrics(self) -> dict[str, Any]:
         """Return its metrics under the names of `tables.COLUMNS`, as far as known."""
@@ -111,6 +120,51 @@ def efficiencies(history: Sequence[EvaluationView], layer: str) -> list[float | 
 def ceilings(history: Sequence[EvaluationView], layer: str) -> list[float | None]:
     """Return a layer's ceiling in each evaluation; None where it isn't known."""
     return [report.layers[layer].ceiling if layer in report.layers else None for report in history]
+
+
+def lifelines(history: Sequence[EvaluationView], layer: str) -> Lifelines:
+    """Return how often each neuron of a layer fired in each evaluation; see `History.lifelines`."""
+    found = [report.layers.get(layer) for report in history]
+    if not any(found):
+        raise ValueError(
+            f"no evaluation has a layer named {layer!r}; there are "
+            f"{list_some(layer_names(history)) or 'none'}"
+        )
+    unit, where = positions(history)
+    seen = [(at, each) for at, each in zip(where, found, strict=True) if each is not None]
+    lacking = [str(at) for at, each in seen if each.neurons is None]
+    if lacking:
+        raise StatesNotAvailableError(
+            f"how often each neuron of {layer!r} fired isn't known of {unit} {list_some(lacking)}: "
+            "checkpoints, files and copies keep that of recordings with neurons=True only. Give "
+            "neurons=True to the callback or recording, or ask for the lifelines of history[n:], "
+            "the evaluations of which it is known"
+        )
+    counts = [None if each is None else each.neurons for each in found]
+    widths = sorted({len(each.fired) for each in counts if each is not None})
+    if len(widths) > 1:
+        raise ValueError(
+            f"{layer!r} has {' and '.join(map(str, widths))} neurons in different evaluations, so "
+            "its neurons can't be followed: ask for the lifelines of a slice of the history"
+        )
+    rates = np.full((widths[0], len(history)), np.nan)
+    for place, each in enumerate(counts):
+        if each is not None:
+            rates[:, place] = each.rates
+    return Lifelines(layer, unit, np.array(where), rates)
+
+
+def followed_to_the_end(history: Sequence[EvaluationView], layer: str) -> list[EvaluationView]:
+    """Return the latest evaluations, all of which know of the same neurons of a layer."""
+    found: list[EvaluationView] = []
+    width = None
+    for report in reversed(history):
+        neurons = report.layers[layer].neurons if layer in report.layers else None
+        if neurons is None or len(neurons.fired) != (width or len(neurons.fired)):
+            break
+        width = len(neurons.fired)
+        found.append(report)
+    return found[::-1]
 
 
 def layers_of_low_coverage(layers: Mapping[str, LayerView]) -> dict[str, float]:

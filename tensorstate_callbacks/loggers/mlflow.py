@@ -15,6 +15,7 @@ from tensorstate_callbacks.display.plots import plot_history
 from tensorstate_callbacks.display.view import printable
 from tensorstate_callbacks.errors import MissingExtraError, TensorStateWarning
 from tensorstate_callbacks.loggers.mlflow_run import MlflowRun, RunPlace
+from tensorstate_callbacks.loggers.neurons import draw_neurons, neuron_columns
 from tensorstate_callbacks.loggers.tracker import describe_error
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.metric_keys import safe_key
@@ -85,7 +86,7 @@ class MlflowTracker:
                 self._note(error)
 
     def end(self, history: History) -> None:
-        """Log table and figure, and write the history to a file if anything didn't arrive."""
+        """Log tables and figures, and write the history to a file if anything didn't arrive."""
         run, self._run = self._run, None
         if run is not None:
             try:
@@ -131,14 +132,19 @@ class MlflowTracker:
         rows = history.to_dicts()
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         run.log_table(columns, self._name_artifact("layers.json"))
+        if settings.neurons:
+            run.log_table(neuron_columns(history[-1]), self._name_artifact("neurons.json"))
         try:
-            figure = plot_history(history)
+            figures = {"history": plot_history(history)}
+            if settings.neurons:
+                figures |= draw_neurons(history)
         except MissingExtraError as error:
             warnings.warn(
                 f"The MLflow run gets no figure. {error}", TensorStateWarning, stacklevel=2
             )
         else:
-            run.log_figure(figure, self._name_artifact("history.png"))
+            for name, figure in figures.items():
+                run.log_figure(figure, self._name_artifact(f"{name}.png"))
 
     def _name_artifact(self, name: str) -> str:
         return f"efficiency/{safe_key(self._settings.prefix + name)}"

@@ -15,6 +15,7 @@ from tensorstate_callbacks.display.history_plots import plot_heat_map
 from tensorstate_callbacks.display.plots import plot_states
 from tensorstate_callbacks.display.view import printable
 from tensorstate_callbacks.errors import TensorStateWarning, require
+from tensorstate_callbacks.loggers.neurons import draw_neurons
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.reports.metric_keys import check_layer_metrics
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
@@ -74,7 +75,8 @@ class Curves(NamedTuple):
 class TensorBoardTracker:
     """Lays efficiency, aIQ and accuracy over each other in one chart, and the layers in another.
 
-    With `log_extras="figures"` each recorded epoch gets two figures as well.
+    With `log_extras="figures"` each recorded epoch gets two figures as well, and with
+    `neurons=True` one more of each of the first layers.
 
     Args:
         run: The run.
@@ -108,6 +110,9 @@ class TensorBoardTracker:
             step = self._run.step(epoch, report)
             self._draw("efficiency_heat_map", plot_heat_map(history), step)
             self._draw("rank_abundance", plot_states(report), step)
+            if self._settings.neurons:
+                for name, figure in draw_neurons(history):
+                    self._draw(name, figure, step)
 
     def end(self, history: History) -> None:
         """Lay out the charts again where somebody did so later; see `Tracker.end`."""

@@ -64,6 +64,20 @@ def entropy(counts: npt.ArrayLike, alpha: float = 1) -> float:
     return spectrum_entropy(Spectrum.from_counts(counts), alpha)
 
 
+def effective_number(entropy_bits: float, n_distinct: int) -> float:
+    """Return how many states, used evenly, have that entropy: `2**entropy_bits`.
+
+    Args:
+        entropy_bits: Rényi entropy of the states, of any order.
+        n_distinct: Distinct states, at least 1: never less than that number.
+
+    Source: M. O. Hill, "Diversity and evenness: a unifying notation and its consequences", Ecology
+    54 (1973) 427-432.
+    """
+    # A logarithm and its inverse: rounding must not pass the bounds.
+    return min(math.pow(2, entropy_bits), float(n_distinct))
+
+
 Estimator: TypeAlias = Literal["plug-in", "miller-madow", "chao-shen", "grassberger", "jackknife"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 

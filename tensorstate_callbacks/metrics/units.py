@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tensorstate_callbacks.errors import StatesNotAvailableError
 from tensorstate_callbacks.metrics.entropy import Estimator, grassberger_number, spectrum_entropy
 from tensorstate_callbacks.metrics.intervals import Interval, n_observations, normal_quantile
 from tensorstate_callbacks.states.spectrum import Spectrum, check_alpha
@@ -114,6 +115,31 @@ class UnitMetrics(NamedTuple):
             error = z * np.sqrt(self.variance / (observations - 1))
             low, high = (least - error).clip(0), (2 * estimate - least + error).clip(None, most)
         return Interval(*(math.fsum(ends.tolist()) for ends in (estimate, low, high)))
+
+    def effective_states(self, order: float, n_states: int, name: str) -> float:
+        """Return the geometric mean of the units' effective numbers of states.
+
+        Args:
+            order: 0, 1 or infinity.
+            n_states: States seen of each unit.
+            name: The layer's, for the message.
+
+        Raises:
+            StatesNotAvailableError: Another order: nothing is kept that it could be made from.
+        """
+        if order == 1:
+            bits = self.plug_in
+        elif order == 0:
+            bits = np.log2(self.n_distinct)
+        elif math.isinf(order):
+            bits = math.log2(n_states) - np.log2(self.largest.astype(np.float64))
+        else:
+            raise StatesNotAvailableError(
+                f"the effective number of states of order {order:g} isn't known of the units of "
+                f"{name!r}: what is kept of them gives the orders 0, 1 and infinity. Record with "
+                f'alpha={order:g} and layer_metrics="effective_states"'
+            )
+        return float(2 ** (sum_of(bits) / len(bits)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the columns as lists; `from_dict` reads them back."""

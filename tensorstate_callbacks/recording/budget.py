@@ -131,18 +131,20 @@ def kept_levels(
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """What of a layer's states is counted, and how.
+    """What of a layer's states is counted, and how, and what is found in them.
 
     Args:
         group_size: Neurons of a unit, 1 to 22; None makes the layer one unit.
         positions: At most that many positions of each sample are read, at least 1; None reads all.
         max_memory: Bytes that the counters of one pass may hold together, at least 1; None sets no
             limit.
+        neurons: Whether to find the neurons that agree or oppose each other.
     """
 
     group_size: int | None = None
     positions: int | None = None
     max_memory: int | None = None
+    neurons: bool = False
 
 
 WHOLE = Sampling()

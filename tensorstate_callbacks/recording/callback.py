@@ -102,7 +102,11 @@ class RecordingCallback:
                 that returns a layer's mask, or an array for all samples in their order. A mask is
                 True, or 1, where a position counts, of shape `(samples, positions)`, or with more
                 axes of positions. `"auto"`: the masks that layers are called with.
-            neurons: NEURONS_DOC
+            neurons: Whether to find, at the end of each recorded pass, the neurons of a layer that
+                fired in exactly the same states, and those that fired exactly where another did not
+                (`layer.agreeing`, `layer.opposing`; with `group_size` within each unit only), and
+                to keep how often each neuron fired over all evaluations, in checkpoints and files
+                too (`layer.firing_rates`, `history.lifelines(layer)`).
             classes: CLASSES_DOC
             probe_data: PROBE_DATA_DOC
             every_n_epochs: Record every n-th epoch's validation only.
@@ -122,14 +126,18 @@ class RecordingCallback:
                 `"coverage"` (of units, the smallest) and `"mean_coverage"`, `"dead"` and
                 `"always"` (neurons that never and that always fired), `"firing_rate"`,
                 `"max_share"` (of the most frequent state). Numbers of states: `"states"`,
-                `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
+                `"distinct"`, `"singletons"` (seen once), `"effective_states"` (used evenly, so
+                many have the same entropy, of the order `alpha`; of units the geometric mean).
+                Bits: `"entropy"`.
             missing_accuracy: `"warn"` once, `"ignore"` or `"raise"` where no accuracy is found.
                 Efficiency is logged all the same.
             log_extras: What loggers get besides scalars. `"charts"`: a TensorBoard run gets charts
                 that lay efficiency, aIQ and accuracy over each other, an MLflow run parameters,
                 table and figure. `"figures"`: TensorBoard also gets, with each recorded epoch, a
                 heat map of the layers' efficiencies over the epochs, and how often each layer's
-                states occur; needs the extra `plot`. None: nothing.
+                states occur; needs the extra `plot`. None: nothing. With `neurons=True`
+                TensorBoard's figures and MLflow's are joined by those of the neurons of the first
+                six layers (see `plot_neurons`), and MLflow gets a table of neurons.
 
         Raises:
             TypeError: An argument is of the wrong kind.

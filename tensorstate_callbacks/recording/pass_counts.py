@@ -2,18 +2,20 @@
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from tensorstate_callbacks.errors import ProbeError, TensorStateWarning
+from tensorstate_callbacks.errors import ProbeError, TensorStateWarning, list_some
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.probe_counter import Counter
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.report import EfficiencyReport
+from tensorstate_callbacks.states.agreement import Agreement
 from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.spectrum import Spectrum, add_spectra
 
@@ -58,27 +60,57 @@ class ProbeCounts(NamedTuple):
         fired: How often each neuron fired in the states that this process counted, shape
             `(n_neurons,)`, uint64.
         group_size: Neurons of a unit; None where the layer is one unit.
+        agreement: Which neurons agree in the states of `counted`; None where nobody asked, where
+            that follows from the tables of groups, or where there was no memory to find it.
     """
 
     counted: Spectrum | npt.NDArray[np.uint64]
     fired: npt.NDArray[np.uint64]
     group_size: int | None = None
+    agreement: Agreement | None = None
 
     @classmethod
-    def of(cls, counter: "Counter | ProbeCounts") -> "ProbeCounts":
-        """Return what a counter has counted."""
+    def of(cls, counter: "Counter | ProbeCounts", *, neurons: bool = False) -> "ProbeCounts":
+        """Return what a counter has counted.
+
+        Args:
+            counter: The counter.
+            neurons: Whether to find the neurons that agree.
+        """
         if isinstance(counter, ProbeCounts):
             return counter
         if isinstance(counter, GroupCounter):
             return cls(*counter.snapshot(), counter.group_size)
-        return cls(counter.spectrum(), counter.fired())
+        found = cls(counter.spectrum(), counter.fired())
+        if neurons and counter.n_states:
+            # There may be no memory for a second copy of the states: all else is reported then.
+            with suppress(MemoryError):
+                states = counter.states()
+                agreement = Agreement.of_states(states, found.fired, counter.n_states)
+                return found._replace(agreement=agreement)
+        return found
 
-    def report(self, name: str, alpha: float) -> LayerReport:
-        """Return the report of the layer `name`."""
+    def report(self, name: str, alpha: float, *, neurons: bool = False) -> LayerReport:
+        """Return the report of the layer `name`.
+
+        Args:
+            name: The layer's name.
+            alpha: Order of the Rényi entropy.
+            neurons: Whether what is known of each neuron was asked for.
+        """
         if isinstance(self.counted, Spectrum):
-            return LayerReport.from_spectrum(name, self.counted, self.fired, alpha)
+            return LayerReport.from_spectrum(
+                name,
+                self.counted,
+                self.fired,
+                alpha,
+                agreement=self.agreement,
+                followed=neurons,
+            )
         size = self.group_size or len(self.fired)
-        return LayerReport.from_tables(name, self.counted, size, self.fired, alpha)
+        return LayerReport.from_tables(
+            name, self.counted, size, self.fired, alpha, followed=neurons
+        )
 
 
 class PassCounts(NamedTuple):
@@ -91,11 +123,13 @@ class PassCounts(NamedTuple):
             as the tables of all layers may take more memory than their counters.
         thinned: Where memory was short: the positions of a sample that a probe was read at in the
             end, and of how many; 0 where it could not be counted at all.
+        neurons: Whether the report is to tell which neurons agree.
     """
 
     names: tuple[str, ...]
     probes: Mapping[Width, Counter | ProbeCounts]
     thinned: Mapping[str, tuple[int, int]] = MappingProxyType({})
+    neurons: bool = False
 
     def seen(self) -> list[str]:
         """Return the probes that have seen a state, in forward order."""
@@ -110,13 +144,15 @@ class PassCounts(NamedTuple):
         """Return the report of all probes that saw a state; see `Recorder.report`.
 
         Warns:
-            TensorStateWarning: There is no memory to read what was counted of some.
+            TensorStateWarning: There is no memory to read what was counted of some, or to find the
+                neurons that agree.
         """
         layers: dict[str, LayerReport] = {}
         unread: dict[str, tuple[int, int]] = {}
         for name, counts in name_widths(self.probes).items():
             try:
-                layers[name] = ProbeCounts.of(counts).report(name, info.alpha)
+                found = ProbeCounts.of(counts, neurons=self.neurons)
+                layers[name] = found.report(name, info.alpha, neurons=self.neurons)
             except MemoryError:
                 unread[name] = 0, 0
         lost = {**self.thinned, **unread}
@@ -124,6 +160,9 @@ class PassCounts(NamedTuple):
             raise ProbeError(f"no layer could be counted: {describe_thinned(lost)}")
         if unread:
             warnings.warn(describe_thinned(unread), TensorStateWarning, stacklevel=3)
+        unknown = [name for name, layer in layers.items() if _lacks_agreement(layer)]
+        if unknown:
+            warnings.warn(_describe_unknown(unknown), TensorStateWarning, stacklevel=3)
         if not layers:
             raise ProbeError(
                 f"no probe saw any activations: {', '.join(self.names)}. Run the model on "
@@ -173,4 +212,25 @@ def merge_counts(parts: Iterable[ProbeCounts]) -> ProbeCounts:
     parts = list(parts)
     fired = np.stack([part.fired for part in parts]).sum(axis=0, dtype=np.uint64)
     spectra = [part.counted for part in parts if isinstance(part.counted, Spectrum)]
-    return ProbeCounts(add_spectra(spectra), fired)
+    # One without states has nothing to say of any two neurons.
+    found = [part.agreement for part in parts if not _is_empty(part)]
+    known = [agreement for agreement in found if agreement is not None]
+    agreement = Agreement.of_parts(known) if known and len(known) == len(found) else None
+    return ProbeCounts(add_spectra(spectra), fired, agreement=agreement)
+
+
+def _is_empty(part: ProbeCounts) -> bool:
+    return isinstance(part.counted, Spectrum) and not len(part.counted.values)
+
+
+def _lacks_agreement(layer: LayerReport) -> bool:
+    neurons = layer.neurons
+    return neurons is not None and neurons.followed and neurons.agreement is None
+
+
+def _describe_unknown(names: Sequence[str]) -> str:
+    return (
+        f"there is no memory to find the neurons that agree in {list_some(names)}: the rest is "
+        "reported. Count groups of neurons (group_size=8), of which it is known within each group; "
+        "or read fewer positions (positions=16); or leave neurons out"
+    )

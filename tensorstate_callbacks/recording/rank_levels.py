@@ -92,6 +92,7 @@ class RankPass(NamedTuple):
         weight: How much of the data that accuracy is of.
         doubts: What it had to assume, for each probe where that was so.
         failure: Why it can't go on, or None.
+        neurons: Whether reports are to tell which neurons agree.
     """
 
     settings: Mapping[str, str]
@@ -104,6 +105,7 @@ class RankPass(NamedTuple):
     weight: float
     doubts: Mapping[str, str]
     failure: str | None
+    neurons: bool
 
 
 def merge_levels(counters: Levels, passes: Sequence[RankPass], exchange: Exchange) -> PassCounts:
@@ -118,12 +120,13 @@ def merge_levels(counters: Levels, passes: Sequence[RankPass], exchange: Exchang
     budget = min((p.memory for p in passes if p.memory is not None), default=None)
     most_taken = sum(p.most_taken for p in passes)
     is_short = most_taken == math.inf or (budget is not None and most_taken > budget)
+    neurons = any(p.neurons for p in passes)
     own: dict[Level, ProbeCounts] = {}
     merged: dict[Level, ProbeCounts] = {}
     for width, group_size in widths.items():
         if group_size is None:
             for level, share in exchange_levels(width, counters, passes, exchange, every=is_short):
-                own[level] = ProbeCounts.of(share)
+                own[level] = ProbeCounts.of(share, neurons=neurons)
         elif all(None not in p.seen[width].distinct for p in passes if width in p.seen):
             tables = group_counter(width, group_size, counters)
             merged[Level(width, 0)] = exchange.sum_tables(tables)
@@ -141,6 +144,7 @@ def merge_levels(counters: Levels, passes: Sequence[RankPass], exchange: Exchang
         tuple(name for name in names if name not in left_out),
         {w: merged[Level(w, level)] for w, level in kept.items() if level is not None},
         name_widths(thinned),
+        neurons,
     )
 
 

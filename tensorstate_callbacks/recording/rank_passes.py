@@ -64,6 +64,7 @@ def pass_of(
         n_states if weight is None else weight,
         dict(doubts),
         None if failure is None else f"{type(failure).__name__}: {failure}",
+        recorder.finds_neurons,
     )
     return own, counters, failure
 

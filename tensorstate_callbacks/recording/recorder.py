@@ -45,6 +45,7 @@ class Recorder:
     Attributes:
         error: The first error that `observe_later` kept, or None.
         budget: Shares the memory out among the probes; None where there is no limit.
+        finds_neurons: Whether reports are to tell which neurons agree.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Recorder:
         self._n_threads = n_threads
         self._threshold = threshold
         self._sampling = sampling
+        self.finds_neurons = sampling.neurons
         self.budget = None if sampling.max_memory is None else Budget(sampling.max_memory)
         self._counters: dict[Width, ProbeCounter] = {}
         self._dropped: frozenset[str] = frozenset()
@@ -222,6 +224,7 @@ class Recorder:
             tuple(name for name in self.names if name not in left_out),
             {w: c.counter for w, c in counters.items() if c.level is not None},
             thinned,
+            self.finds_neurons,
         )
 
     def _counter(

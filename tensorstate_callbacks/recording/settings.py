@@ -54,7 +54,8 @@ class Settings:
         missing_accuracy: `"warn"`, `"ignore"` or `"raise"` where no accuracy is found.
         channel_axis: Axis of the neurons where the rules are wrong; see `check_channel_axis`.
         mask: Which positions count; see `masks.check_mask`.
-        neurons: Whether to find the neurons that agree or oppose each other.
+        neurons: Whether to find the neurons that agree or oppose each other, and to keep how often
+            each fired.
         classes: The labels of the samples that states are counted by, or None.
         probe_data: A few samples that the change of states is followed on, or None.
         log_extras: What TensorBoard and MLflow get besides scalars: `"charts"`, `"figures"`, None.
@@ -107,6 +108,11 @@ class Settings:
             raise TypeError(f"prefix takes a string; got {self.prefix!r}")
         check_channel_axis(self.channel_axis)
         check_mask(self.mask)
+        if not isinstance(self.neurons, bool):
+            raise TypeError(
+                "neurons takes True, to find the neurons that agree or oppose each other, or "
+                f"False; got {self.neurons!r}"
+            )
         _check_watched(self.on)
         if self.records("train") and has_rows(self.mask):
             raise ValueError(
@@ -145,7 +151,7 @@ class Settings:
             most = machine_memory() // 4
         else:
             most = None if self.max_memory == math.inf else int(self.max_memory)
-        return Sampling(self.group_size, self.positions, most)
+        return Sampling(self.group_size, self.positions, most, self.neurons)
 
     def of_train_batch(self) -> "Settings":
         """Return what one batch of a window is recorded with: the same, with its share of memory.

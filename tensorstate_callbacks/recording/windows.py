@@ -36,12 +36,14 @@ class BatchCounts(NamedTuple):
             in forward order, the counters at each level; None for those that were given up. See
             `recording.budget`.
         n_wanted: Positions of a sample that each was to be read at.
+        neurons: Whether reports are to tell which neurons agree.
     """
 
     names: tuple[str, ...]
     dropped: frozenset[str]
     levels: Mapping[Width, Sequence[Counter | None]]
     n_wanted: Mapping[Width, int]
+    neurons: bool
 
     @classmethod
     def of(cls, recorder: Recorder) -> "BatchCounts":
@@ -62,6 +64,7 @@ class BatchCounts(NamedTuple):
             recorder.dropped,
             {width: probe.levels() for width, probe in probes.items()},
             {width: probe.n_wanted for width, probe in probes.items()},
+            recorder.finds_neurons,
         )
 
 
@@ -132,7 +135,10 @@ class StateWindow:
         left_out = dropped | {width.probe for width in thinned if width not in probes}
         names = merge_orders(batch.names for batch in batches)
         return PassCounts(
-            tuple(name for name in names if name not in left_out), probes, name_widths(thinned)
+            tuple(name for name in names if name not in left_out),
+            probes,
+            name_widths(thinned),
+            any(batch.neurons for batch in batches),
         )
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tensorstate_callbacks.metrics.neurons import NeuronCounts
 from tensorstate_callbacks.metrics.units import unit_sizes
 from tensorstate_callbacks.reports.layer_report import LayerReport
 
@@ -51,6 +52,23 @@ def check_layer(layer: LayerReport) -> None:
         found = (int(units.n_distinct.sum()), int(units.n_singletons.sum()))
         if not np.array_equal(units.n_neurons, sizes) or found != expected:
             raise ValueError(f"the units of {name!r} are not those of its states")
+    if layer.neurons is not None:
+        _check_neurons(layer, layer.neurons)
+
+
+def _check_neurons(layer: LayerReport, neurons: NeuronCounts) -> None:
+    name, shape = layer.name, (layer.n_neurons,)
+    columns = [neurons.fired, *(neurons.agreement or ())]
+    if any(column.shape != shape for column in columns):
+        raise ValueError(f"the counts of {name!r} must be lists of one entry for each neuron")
+    ends = len(neurons.never_fired), len(neurons.always_fired)
+    if int(neurons.fired.max()) > layer.n_states or ends != (layer.n_never, layer.n_always):
+        raise ValueError(f"the counts of the neurons of {name!r} are not those of its states")
+    if neurons.agreement is not None:
+        firsts = neurons.agreement.firsts
+        own = np.arange(layer.n_neurons)
+        if not ((firsts >= 0) & (firsts <= own)).all() or (firsts[firsts] != firsts).any():
+            raise ValueError(f"the neurons of {name!r} that agree are no groups of its neurons")
 
 
 def check_count(name: str, value: object) -> int:

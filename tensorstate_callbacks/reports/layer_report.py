@@ -10,19 +10,27 @@ import numpy.typing as npt
 
 from tensorstate_callbacks.errors import StatesNotAvailableError
 from tensorstate_callbacks.metrics.efficiency import efficiency
-from tensorstate_callbacks.metrics.entropy import Estimator, estimate_entropy, spectrum_entropy
+from tensorstate_callbacks.metrics.entropy import (
+    Estimator,
+    effective_number,
+    estimate_entropy,
+    spectrum_entropy,
+)
 from tensorstate_callbacks.metrics.intervals import Interval, efficiency_interval
+from tensorstate_callbacks.metrics.neurons import NeuronCounts
 from tensorstate_callbacks.metrics.units import (
     UnitMetrics,
     independent_entropy,
     sum_of,
     unit_sizes,
 )
-from tensorstate_callbacks.states.spectrum import Spectrum
+from tensorstate_callbacks.reports.neuron_readings import NeuronReadings
+from tensorstate_callbacks.states.agreement import Agreement
+from tensorstate_callbacks.states.spectrum import Spectrum, check_alpha
 
 
-@dataclasses.dataclass(frozen=True)
-class LayerReport:
+@dataclasses.dataclass(frozen=True, eq=False)
+class LayerReport(NeuronReadings):
     """Firing states of one layer over one evaluation pass.
 
     The layer is one unit of neurons, as in the paper, or parts of it are units by themselves.
@@ -56,6 +64,11 @@ class LayerReport:
         mean_coverage: As `coverage`, the mean of the units.
         units: What is known of each unit, where they are smaller than the layer; None in a report
             from a checkpoint that has only its metrics.
+        neurons: How often each neuron fired, always there in a fresh report; and, with
+            `neurons=True`, which neurons agree. Without it they are not part of what is compared,
+            copied, pickled and saved: None there, and so in a report from a file or a checkpoint.
+            With it `without_states` keeps the counts, and with them a checkpoint and a
+            `train_history`, so that `History.lifelines` has every evaluation.
     """
 
     name: str
@@ -76,6 +89,7 @@ class LayerReport:
     group_size: int | None = None
     mean_coverage: float = 0.0
     units: UnitMetrics | None = dataclasses.field(default=None, repr=False)
+    neurons: NeuronCounts | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.spectrum is not None:
@@ -85,6 +99,24 @@ class LayerReport:
                 column.flags.writeable = False
             object.__setattr__(self, "spectrum", Spectrum(*columns))
             object.__setattr__(self, "largest", self.spectrum.largest)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LayerReport):
+            return NotImplemented
+        return self._lasting() == other._lasting()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._lasting().values()))
+
+    def _lasting(self) -> dict[str, Any]:
+        """Return the fields, without what only a fresh report has."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.neurons is not None and not self.neurons.followed:
+            fields["neurons"] = None
+        return fields
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._lasting()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Arrays come out of a copy writable.
@@ -100,6 +132,8 @@ class LayerReport:
         alpha: float = 1,
         *,
         group_size: int | None = None,
+        agreement: Agreement | None = None,
+        followed: bool = False,
     ) -> "LayerReport":
         """Compute the metrics of a layer that is one unit.
 
@@ -109,6 +143,8 @@ class LayerReport:
             fired: How often each neuron fired, shape `(n_neurons,)`, uint64.
             alpha: Order of the Rényi entropy.
             group_size: Neurons that a unit was to have, where there are no more.
+            agreement: Which neurons agree, where that is known.
+            followed: Whether that was asked for, with `neurons=True`.
 
         Raises:
             ValueError: No state was seen, or `alpha` is negative or NaN.
@@ -123,6 +159,7 @@ class LayerReport:
             entropy=entropy,
             spectrum=spectrum,
             group_size=group_size,
+            neurons=NeuronCounts(fired, spectrum.n_states, agreement, followed),
             **_of_neurons(fired, spectrum.n_states, alpha),
         )
 
@@ -134,6 +171,8 @@ class LayerReport:
         group_size: int,
         fired: npt.NDArray[np.uint64],
         alpha: float = 1,
+        *,
+        followed: bool = False,
     ) -> "LayerReport":
         """Compute the metrics of a layer whose units are groups of its neurons.
 
@@ -143,14 +182,24 @@ class LayerReport:
             group_size: Neurons of each unit but the last, which may have fewer.
             fired: How often each neuron fired, shape `(n_neurons,)`, uint64.
             alpha: Order of the Rényi entropy.
+            followed: Whether to find the neurons of each unit that agree.
 
         Raises:
             ValueError: No state was seen, or `alpha` is negative or NaN.
         """
         n_neurons = len(fired)
+        agreement = Agreement.of_tables(tables, n_neurons, group_size) if followed else None
         if group_size >= n_neurons:
             spectrum = Spectrum.from_counts(tables)
-            return cls.from_spectrum(name, spectrum, fired, alpha, group_size=group_size)
+            return cls.from_spectrum(
+                name,
+                spectrum,
+                fired,
+                alpha,
+                group_size=group_size,
+                agreement=agreement,
+                followed=followed,
+            )
         units = UnitMetrics.of_tables(tables, n_neurons, group_size, alpha)
         n_states = int(tables[: 1 << group_size].sum())
         coverages = 1 - units.n_singletons / n_states
@@ -166,6 +215,7 @@ class LayerReport:
             largest=int(units.largest.sum()),
             coverage=float(coverages.min()),
             mean_coverage=sum_of(coverages) / len(coverages),
+            neurons=NeuronCounts(fired, n_states, agreement, followed),
             **_of_neurons(fired, n_states, alpha),
         )
 
@@ -252,6 +302,41 @@ class LayerReport:
         spectrum = self._known_spectrum()
         return efficiency_interval(spectrum, self.n_neurons, level, n_samples=n_samples)
 
+    def effective_states(self, order: float = 1) -> float:
+        """Return the effective number of states: so many, used evenly, have the same entropy.
+
+        Hill's number, 2 to the power of the Rényi entropy in bits. Order 0 is the number of
+        distinct states, 1 weighs each by its share (Shannon), 2 is the inverse of the probability
+        that two states are the same, infinity the inverse of the most frequent one's share. Of
+        several units it is the geometric mean of theirs.
+
+        It is never more than the number of states seen, and that of distinct ones; states that
+        would be seen with more data are not in it, so compare layers and runs on the same data
+        only, and see `coverage`. It can't tell whether the states differ in something that
+        matters.
+
+        Args:
+            order: 0 to infinity. Of units smaller than the layer 0, 1 or infinity.
+
+        Raises:
+            StatesNotAvailableError: The report has no spectrum or units to compute it from.
+            ValueError: `order` is negative or NaN.
+
+        Source: M. O. Hill, "Diversity and evenness: a unifying notation and its consequences",
+        Ecology 54 (1973) 427-432.
+
+        Example:
+            >>> fired = np.array([4, 2], np.uint64)
+            >>> layer = LayerReport.from_spectrum("a", Spectrum.from_counts([2, 2, 4]), fired)
+            >>> [round(layer.effective_states(order), 3) for order in (0, 1, 2, math.inf)]
+            [3.0, 2.828, 2.667, 2.0]
+        """
+        check_alpha(order)
+        if self.units is not None:
+            return self.units.effective_states(order, self.n_states, self.name)
+        spectrum = self._known_spectrum()
+        return effective_number(spectrum_entropy(spectrum, order), spectrum.n_distinct)
+
     def _known_spectrum(self) -> Spectrum:
         if self.spectrum is None:
             raise StatesNotAvailableError(
@@ -262,13 +347,17 @@ class LayerReport:
         return self.spectrum
 
     def without_states(self) -> "LayerReport":
-        """Return the metrics alone, without the spectrum and the units that some are made from."""
-        return dataclasses.replace(self, spectrum=None, units=None)
+        """Return the metrics alone, without the spectrum and the units that some are made from.
+
+        With `neurons=True` it keeps how often each neuron fired, but not which of them agree.
+        """
+        neurons = None if self.neurons is None else self.neurons.counts_alone()
+        return dataclasses.replace(self, spectrum=None, units=None, neurons=neurons)
 
     def metrics(self) -> dict[str, Any]:
         """Return all metrics but those of single units, under their names: a row of a table."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in ("spectrum", "units", "largest"):
+        for name in ("spectrum", "units", "largest", "neurons"):
             del fields[name]
         if self.n_units == 1:
             # One unit is the layer, and its coverage its own mean.
@@ -277,8 +366,15 @@ class LayerReport:
         return {**fields, **{name: getattr(self, name) for name in more}}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field as plain numbers, strings and lists; `from_dict` reads it back."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Return every field as plain numbers, strings and lists; `from_dict` reads it back.
+
+        What is known of each neuron is there with `neurons=True` only.
+        """
+        fields = self._lasting()
+        if fields["neurons"] is None:
+            del fields["neurons"]
+        else:
+            fields["neurons"] = fields["neurons"].to_dict()
         if self.spectrum is not None:
             fields["spectrum"] = [column.tolist() for column in self.spectrum]
         if self.units is not None:
@@ -294,7 +390,11 @@ class LayerReport:
         units = fields["units"]
         if units is not None:
             units = UnitMetrics.from_dict(units)
-        return cls(**{**fields, "spectrum": spectrum, "units": units})
+        # Files of earlier versions have none, nor those of recordings that didn't ask for it.
+        neurons = fields.get("neurons")
+        if neurons is not None:
+            neurons = NeuronCounts.from_dict(neurons, fields["n_states"])
+        return cls(**{**fields, "spectrum": spectrum, "units": units, "neurons": neurons})
 
 
 def _of_neurons(fired: npt.NDArray[np.uint64], n_states: int, alpha: float) -> dict[str, Any]:

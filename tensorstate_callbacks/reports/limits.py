@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 
 from tensorstate_callbacks.display.view import LOW_COVERAGE, layers_of_low_coverage
+from tensorstate_callbacks.errors import list_some
+from tensorstate_callbacks.metrics.neurons import neuron_rows
 from tensorstate_callbacks.reports.layer_report import LayerReport
+
+_OF_NEURONS = {
+    "never fired": "Neurons that never fired:",
+    "always fired": "Neurons that fired in every state:",
+    "agree": "Neurons that fired in exactly the same states:",
+    "oppose": "Neurons of which one fired exactly where another did not:",
+}
 
 
 def describe_limits(
@@ -20,6 +29,7 @@ def describe_limits(
         One sentence or more per limit, naming the layers it holds for; empty where there is none.
     """
     found = [describe_low_coverage(layers, alpha), _one_state(layers), _constant(layers)]
+    found += [_few_units(layers), *_neurons(layers)]
     if accuracy is None:
         found.append("There is no accuracy, so there is no aIQ.")
     return [note for note in found if note is not None]
@@ -77,4 +87,31 @@ def _constant(layers: Mapping[str, LayerReport]) -> str | None:
     return (
         "More than half of the neurons never fired or always did, and carry no information, in "
         f"{shares}."
+    )
+
+
+def _neurons(layers: Mapping[str, LayerReport]) -> list[str]:
+    """Return a sentence of each thing there is to say of single neurons, where that was asked."""
+    found: dict[str, list[str]] = {}
+    for name, layer in layers.items():
+        if layer.neurons is not None and layer.neurons.followed:
+            for row in neuron_rows(layer.neurons):
+                found.setdefault(row.what, []).append(f"{name} ({row.number:,}: {row.which})")
+    return [
+        f"{_OF_NEURONS[what]} {list_some(found[what])}." for what in _OF_NEURONS if what in found
+    ]
+
+
+def _few_units(layers: Mapping[str, LayerReport]) -> str | None:
+    sizes = {
+        name: layer.group_size
+        for name, layer in layers.items()
+        if layer.n_units > 1 and layer.neurons is not None and layer.neurons.agreement is not None
+    }
+    if not sizes:
+        return None
+    return (
+        f"Which neurons agree or oppose each other is known within each unit only in "
+        f"{list_some(f'{name} (units of {size})' for name, size in sizes.items())}: leave "
+        "group_size out to compare all of a layer."
     )

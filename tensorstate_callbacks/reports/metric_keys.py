@@ -23,6 +23,7 @@ LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
     "always": lambda layer: layer.n_always / layer.n_neurons,
     "firing_rate": lambda layer: layer.firing_rate,
     "max_share": lambda layer: layer.max_share,
+    "effective_states": lambda layer: 2.0 ** (layer.entropy / layer.n_units),
     "states": lambda layer: float(layer.n_states),
     "distinct": lambda layer: float(layer.n_distinct),
     "singletons": lambda layer: float(layer.n_singletons),
@@ -76,7 +77,8 @@ def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
             (of the rate bound, what is lost), `"coverage"` (of units, the smallest) and
             `"mean_coverage"`, `"dead"` and `"always"` (neurons that never and that always fired),
             `"firing_rate"`, `"max_share"` (of the most frequent state). Numbers of states:
-            `"states"`, `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
+            `"states"`, `"distinct"`, `"singletons"` (seen once), `"effective_states"` (used evenly,
+            so many have the same entropy; see `LayerReport.effective_states`). Bits: `"entropy"`.
 
     Raises:
         ValueError: A name is none of these.

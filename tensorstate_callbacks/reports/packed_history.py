@@ -1,7 +1,8 @@
 """Pack a history so that the checkpoint of every epoch can hold it.
 
 The last report is kept whole, of those before it the metrics: a spectrum may have thousands of
-entries, and an epoch's checkpoint would have those of all epochs so far.
+entries, and an epoch's checkpoint would have those of all epochs so far. Where `neurons=True` asked
+for them, how often each neuron fired is kept of all reports; which of them agree, of the last.
 """
 
 import math
@@ -11,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from tensorstate_callbacks.metrics.neurons import NeuronCounts
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
@@ -45,7 +48,7 @@ class HistoryPacker:
 
 
 def unpack_history(packed: Mapping[str, Any]) -> History:
-    """Return the history; all of its reports but the last are without spectra."""
+    """Return the history; all of its reports but the last are without spectra and agreement."""
     history = History()
     for block in packed["earlier"]:
         placed = [pair for alike in block for pair in _unpack(alike)]
@@ -62,7 +65,12 @@ def _pack_block(block: Sequence[EfficiencyReport]) -> list[dict[str, Any]]:
         layers = tuple(
             (name, (layer.n_neurons, layer.group_size)) for name, layer in report.layers.items()
         )
-        kind = report.stage, report.alpha, report.beta, layers
+        followed = tuple(
+            name
+            for name, layer in report.layers.items()
+            if layer.neurons is not None and layer.neurons.followed
+        )
+        kind = report.stage, report.alpha, report.beta, layers, followed
         alike.setdefault(kind, []).append((place, report))
     return [
         {
@@ -71,8 +79,9 @@ def _pack_block(block: Sequence[EfficiencyReport]) -> list[dict[str, Any]]:
             "beta": beta,
             "layers": dict(layers),
             "metrics": _pack(reports),
+            **({"followed": followed, "fired": _pack_fired(reports, followed)} if followed else {}),
         }
-        for (stage, alpha, beta, layers), reports in alike.items()
+        for (stage, alpha, beta, layers, followed), reports in alike.items()
     ]
 
 
@@ -88,9 +97,36 @@ def _pack(reports: Sequence[tuple[int, EfficiencyReport]]) -> bytes:
         if any(layer["group_size"] for layer in layers):
             metrics += [layer[name] for layer in layers for name in _OF_UNITS]
         real.append([accuracy, *metrics])
-    columns = np.array(whole, "<u8").T.tobytes() + np.array(real, "<f8").T.tobytes()
+    return _compress(np.array(whole, "<u8").T.tobytes() + np.array(real, "<f8").T.tobytes())
+
+
+def _pack_fired(reports: Sequence[tuple[int, EfficiencyReport]], followed: Sequence[str]) -> bytes:
+    """Pack how often the neurons of some layers fired, each over all reports."""
+    layers = [[report.layers[name].neurons for name in followed] for _, report in reports]
+    rows = [np.concatenate([each.fired for each in row if each is not None]) for row in layers]
+    return _compress(np.array(rows, "<u8").T.tobytes())
+
+
+def _unpack_fired(
+    alike: Mapping[str, Any], n_reports: int
+) -> list[dict[str, npt.NDArray[np.uint64]]]:
+    """Return how often the neurons of layers fired, for each report; nothing where none asked."""
+    followed = alike.get("followed", ())
+    if not followed:
+        return [{} for _ in range(n_reports)]
+    rows = _decompress(alike["fired"]).view("<u8").reshape(-1, n_reports).T
+    cuts = np.cumsum([alike["layers"][name][0] for name in followed])[:-1]
+    return [dict(zip(followed, np.split(row, cuts), strict=True)) for row in rows]
+
+
+def _compress(numbers: bytes) -> bytes:
     # The first bytes of all numbers, then the second ones...: most are alike.
-    return zlib.compress(np.frombuffer(columns, np.uint8).reshape(-1, 8).T.tobytes(), 1)
+    return zlib.compress(np.frombuffer(numbers, np.uint8).reshape(-1, 8).T.tobytes(), 1)
+
+
+def _decompress(packed: bytes) -> npt.NDArray[np.uint8]:
+    numbers = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(8, -1)
+    return np.ascontiguousarray(numbers.T)
 
 
 def _unpack(alike: Mapping[str, Any]) -> list[tuple[int, EfficiencyReport]]:
@@ -99,23 +135,28 @@ def _unpack(alike: Mapping[str, Any]) -> list[tuple[int, EfficiencyReport]]:
     in_units = any(group_size for _, group_size in layers.values())
     if in_units:
         n_real += len(_OF_UNITS) * len(layers)
-    numbers = np.frombuffer(zlib.decompress(alike["metrics"]), np.uint8).reshape(8, -1)
-    columns = np.ascontiguousarray(numbers.T).reshape(n_whole + n_real, -1)
+    columns = _decompress(alike["metrics"]).reshape(n_whole + n_real, -1)
+    integer_columns = columns[:n_whole].view("<u8")
     found = []
-    for whole, real in zip(
-        columns[:n_whole].view("<u8").T.tolist(),
+    for whole, real, fired in zip(
+        integer_columns.T.tolist(),
         columns[n_whole:].view("<f8").T.tolist(),
+        _unpack_fired(alike, integer_columns.shape[1]),
         strict=True,
     ):
         place, epoch, step, *integers = whole
         accuracy, *floats = real
         parts = {}
         for number, (name, (n_neurons, group_size)) in enumerate(layers.items()):
-            values = dict(zip(_WHOLE, integers[number * len(_WHOLE) :], strict=False))
+            values: dict[str, Any] = dict(
+                zip(_WHOLE, integers[number * len(_WHOLE) :], strict=False)
+            )
             values |= dict(zip(_REAL, floats[number * len(_REAL) :], strict=False))
             if in_units:
                 coverages = floats[len(_REAL) * len(layers) + number * len(_OF_UNITS) :]
                 values |= dict(zip(_OF_UNITS, coverages, strict=False))
+            if name in fired:
+                values["neurons"] = NeuronCounts(fired[name], values["n_states"], followed=True)
             parts[name] = LayerReport.from_metrics(name, n_neurons, group_size=group_size, **values)
         report = EfficiencyReport(
             layers=parts,

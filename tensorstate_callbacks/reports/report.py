@@ -16,6 +16,7 @@ from tensorstate_callbacks.display.tables import (
     network_line,
     report_html,
 )
+from tensorstate_callbacks.display.view import lifelines
 from tensorstate_callbacks.errors import require
 from tensorstate_callbacks.metrics.efficiency import aIQ, check_beta, network_efficiency
 from tensorstate_callbacks.metrics.intervals import (
@@ -24,6 +25,7 @@ from tensorstate_callbacks.metrics.intervals import (
     aiq_interval,
     network_interval,
 )
+from tensorstate_callbacks.metrics.lifelines import Lifelines
 from tensorstate_callbacks.reports.checks import check_count, check_layer, check_number
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.limits import describe_limits
@@ -256,6 +258,21 @@ class History(list[EfficiencyReport]):
     def copy(self) -> "History":
         """Return a history of the same reports."""
         return History(self)
+
+    def lifelines(self, layer: str) -> Lifelines:
+        """Return how often each neuron of a layer fired in each evaluation: which died, and when.
+
+        It is known of fresh reports, and with `neurons=True` of all. Let the evaluations be of the
+        same data: take those of one stage, and of one fit, out of a history that has others too.
+
+        Args:
+            layer: Name of the layer.
+
+        Raises:
+            StatesNotAvailableError: It isn't known of some evaluation; names these.
+            ValueError: No evaluation has such a layer, or its number of neurons changes.
+        """
+        return lifelines(self, layer)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return one row per evaluation and layer; see `EfficiencyReport.to_dicts`."""

@@ -52,6 +52,11 @@ class RunLayer:
         """Frequency spectrum of the states, which no logger keeps."""
         return None
 
+    @property
+    def neurons(self) -> None:
+        """What is known of single neurons: nothing, as loggers keep metrics of layers."""
+        return None
+
     def metrics(self) -> dict[str, Any]:
         """Return the metrics that were logged."""
         return dict(self.values)

@@ -96,7 +96,11 @@ class Recording:
             what the model is called with. A mask is True, or 1, where a position counts, of shape
             `(samples, positions)`, or with more axes of positions. `"auto"`: the masks that layers
             are called with under their usual names (`attention_mask`, `key_padding_mask`...).
-        neurons: NEURONS_DOC
+        neurons: Whether to find, at the end of each recorded pass, the neurons of a layer that
+            fired in exactly the same states, and those that fired exactly where another did not
+            (`layer.agreeing`, `layer.opposing`; with `group_size` within each unit only), and to
+            keep how often each neuron fired over all evaluations, in checkpoints and files too
+            (`layer.firing_rates`, `history.lifelines(layer)`).
         classes: CLASSES_DOC
         probe_data: PROBE_DATA_DOC
         output_fn: `(name, output)` to the tensor to count, for outputs that are no tensor, nor a

@@ -87,6 +87,7 @@ def _share(counters: Levels, passes: list[RankPass], group: ProcessGroup) -> Bat
             for width, found in levels.items()
         },
         n_wanted(widths, passes),
+        any(p.neurons for p in passes),
     )
 
 
@@ -120,7 +121,11 @@ def _kept(
 def _sum(counts: PassCounts, group: ProcessGroup) -> PassCounts:
     """Sum up what the ranks' windows hold."""
     tables = {w: c for w, c in counts.probes.items() if isinstance(c, GroupCounter)}
-    states = {w: ProbeCounts.of(c) for w, c in counts.probes.items() if w not in tables}
+    states = {
+        w: ProbeCounts.of(c, neurons=counts.neurons)
+        for w, c in counts.probes.items()
+        if w not in tables
+    }
     exchange, merged = StateExchange(group), {}
     gathered = exchange.gather((states, [*tables], dict(counts.thinned)))
     # On some rank there may have been no memory for the sum of the batches.
@@ -133,4 +138,5 @@ def _sum(counts: PassCounts, group: ProcessGroup) -> PassCounts:
     thinned = {name: to for _, _, its in gathered for name, to in its.items()}
     gone = {width.probe for width in counts.probes if width not in merged}
     names = tuple(name for name in counts.names if name not in gone)
-    return PassCounts(names, merged, thinned | dict.fromkeys(gone, (0, 0)))
+    lost = dict.fromkeys(gone, (0, 0))
+    return PassCounts(names, merged, thinned | lost, counts.neurons)
