@@ -138,11 +138,13 @@ class Sampling:
         positions: At most that many positions of each sample are read, at least 1; None reads all.
         max_memory: Bytes that the counters of one pass may hold together, at least 1; None sets no
             limit.
+        keeps_rows: Whether states are kept in their order, all of them, in place of counts.
     """
 
     group_size: int | None = None
     positions: int | None = None
     max_memory: int | None = None
+    keeps_rows: bool = False
 
 
 WHOLE = Sampling()

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.metrics.units import unit_sizes
 from tensorstate_callbacks.reports.layer_report import LayerReport
 
@@ -36,6 +37,8 @@ def check_layer(layer: LayerReport) -> None:
         most = layer.n_neurons if field == "entropy" else 1
         if not 0 <= value <= most * (1 + 1e-9):  # rounding
             raise ValueError(f"{field} of {name!r} is out of its range: {value}")
+    if layer.probe is not None:
+        _check_probe(name, layer.probe)
     expected = (layer.n_distinct, layer.n_singletons)
     spectrum, units = layer.spectrum, layer.units
     if spectrum is not None:
@@ -51,6 +54,15 @@ def check_layer(layer: LayerReport) -> None:
         found = (int(units.n_distinct.sum()), int(units.n_singletons.sum()))
         if not np.array_equal(units.n_neurons, sizes) or found != expected:
             raise ValueError(f"the units of {name!r} are not those of its states")
+
+
+def _check_probe(name: str, probe: ProbeChange) -> None:
+    for field in ("since_previous", "since_first", "unchanged"):
+        value = getattr(probe, field)
+        if value is not None and not 0 <= check_number(f"{field} of {name!r}", value) <= 1:
+            raise ValueError(f"{field} of {name!r} is out of its range: {value}")
+    if probe.naswot is not None:
+        check_number(f"naswot of {name!r}", probe.naswot)
 
 
 def check_count(name: str, value: object) -> int:

@@ -12,6 +12,7 @@ from tensorstate_callbacks.errors import StatesNotAvailableError
 from tensorstate_callbacks.metrics.efficiency import efficiency
 from tensorstate_callbacks.metrics.entropy import Estimator, estimate_entropy, spectrum_entropy
 from tensorstate_callbacks.metrics.intervals import Interval, efficiency_interval
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.metrics.units import (
     UnitMetrics,
     independent_entropy,
@@ -56,6 +57,8 @@ class LayerReport:
         mean_coverage: As `coverage`, the mean of the units.
         units: What is known of each unit, where they are smaller than the layer; None in a report
             from a checkpoint that has only its metrics.
+        probe: How its states of `probe_data` have changed since earlier recordings; None where none
+            was given, or the layer wasn't called on it.
     """
 
     name: str
@@ -76,6 +79,7 @@ class LayerReport:
     group_size: int | None = None
     mean_coverage: float = 0.0
     units: UnitMetrics | None = dataclasses.field(default=None, repr=False)
+    probe: ProbeChange | None = None
 
     def __post_init__(self) -> None:
         if self.spectrum is not None:
@@ -268,8 +272,15 @@ class LayerReport:
     def metrics(self) -> dict[str, Any]:
         """Return all metrics but those of single units, under their names: a row of a table."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in ("spectrum", "units", "largest"):
+        for name in ("spectrum", "units", "largest", "probe"):
             del fields[name]
+        if self.probe is not None:
+            fields |= {
+                "turnover": self.probe.since_previous,
+                "turnover_from_first": self.probe.since_first,
+                "unchanged": self.probe.unchanged,
+                "naswot": self.probe.naswot,
+            }
         if self.n_units == 1:
             # One unit is the layer, and its coverage its own mean.
             fields |= {"group_size": None, "mean_coverage": None}
@@ -283,6 +294,8 @@ class LayerReport:
             fields["spectrum"] = [column.tolist() for column in self.spectrum]
         if self.units is not None:
             fields["units"] = self.units.to_dict()
+        if self.probe is not None:
+            fields["probe"] = self.probe.to_dict()
         return fields
 
     @classmethod
@@ -294,7 +307,11 @@ class LayerReport:
         units = fields["units"]
         if units is not None:
             units = UnitMetrics.from_dict(units)
-        return cls(**{**fields, "spectrum": spectrum, "units": units})
+        # Reports that were saved before there was any have none.
+        probe = fields.get("probe")
+        if probe is not None:
+            probe = ProbeChange.from_dict(probe)
+        return cls(**{**fields, "spectrum": spectrum, "units": units, "probe": probe})
 
 
 def _of_neurons(fired: npt.NDArray[np.uint64], n_states: int, alpha: float) -> dict[str, Any]:

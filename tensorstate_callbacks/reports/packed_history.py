@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
@@ -19,6 +20,8 @@ from tensorstate_callbacks.reports.report import EfficiencyReport, History
 _WHOLE = ("n_states", "n_distinct", "n_singletons", "n_never", "n_always", "largest")
 _REAL = ("entropy", "firing_rate", "rate_bound")
 _OF_UNITS = ("coverage", "mean_coverage")
+# Of layers that were followed on `probe_data`; NaN is None.
+_OF_PROBE = ("since_previous", "since_first", "unchanged", "naswot")
 # Reports that are packed together.
 _BLOCK = 128
 
@@ -62,7 +65,7 @@ def _pack_block(block: Sequence[EfficiencyReport]) -> list[dict[str, Any]]:
         layers = tuple(
             (name, (layer.n_neurons, layer.group_size)) for name, layer in report.layers.items()
         )
-        kind = report.stage, report.alpha, report.beta, layers
+        kind = report.stage, report.alpha, report.beta, layers, _followed(report)
         alike.setdefault(kind, []).append((place, report))
     return [
         {
@@ -71,9 +74,14 @@ def _pack_block(block: Sequence[EfficiencyReport]) -> list[dict[str, Any]]:
             "beta": beta,
             "layers": dict(layers),
             "metrics": _pack(reports),
+            **({"followed": list(followed)} if followed else {}),
         }
-        for (stage, alpha, beta, layers), reports in alike.items()
+        for (stage, alpha, beta, layers, followed), reports in alike.items()
     ]
+
+
+def _followed(report: EfficiencyReport) -> tuple[str, ...]:
+    return tuple(name for name, layer in report.layers.items() if layer.probe is not None)
 
 
 def _pack(reports: Sequence[tuple[int, EfficiencyReport]]) -> bytes:
@@ -87,6 +95,9 @@ def _pack(reports: Sequence[tuple[int, EfficiencyReport]]) -> bytes:
         metrics = [layer[name] for layer in layers for name in _REAL]
         if any(layer["group_size"] for layer in layers):
             metrics += [layer[name] for layer in layers for name in _OF_UNITS]
+        probes = [layer["probe"] for layer in layers if layer["probe"] is not None]
+        known = [getattr(probe, name) for probe in probes for name in _OF_PROBE]
+        metrics += [math.nan if value is None else value for value in known]
         real.append([accuracy, *metrics])
     columns = np.array(whole, "<u8").T.tobytes() + np.array(real, "<f8").T.tobytes()
     # The first bytes of all numbers, then the second ones...: most are alike.
@@ -99,6 +110,8 @@ def _unpack(alike: Mapping[str, Any]) -> list[tuple[int, EfficiencyReport]]:
     in_units = any(group_size for _, group_size in layers.values())
     if in_units:
         n_real += len(_OF_UNITS) * len(layers)
+    followed, n_before_probes = alike.get("followed", ()), n_real - 1
+    n_real += len(_OF_PROBE) * len(followed)
     numbers = np.frombuffer(zlib.decompress(alike["metrics"]), np.uint8).reshape(8, -1)
     columns = np.ascontiguousarray(numbers.T).reshape(n_whole + n_real, -1)
     found = []
@@ -116,6 +129,10 @@ def _unpack(alike: Mapping[str, Any]) -> list[tuple[int, EfficiencyReport]]:
             if in_units:
                 coverages = floats[len(_REAL) * len(layers) + number * len(_OF_UNITS) :]
                 values |= dict(zip(_OF_UNITS, coverages, strict=False))
+            if name in followed:
+                start = n_before_probes + followed.index(name) * len(_OF_PROBE)
+                known = [None if math.isnan(value) else value for value in floats[start:]]
+                values["probe"] = ProbeChange(**dict(zip(_OF_PROBE, known, strict=False)))
             parts[name] = LayerReport.from_metrics(name, n_neurons, group_size=group_size, **values)
         report = EfficiencyReport(
             layers=parts,
