@@ -150,7 +150,7 @@ def _begun(states: LayerStates) -> _Followed:
 
 def _compared(known: _Followed, states: LayerStates) -> tuple[_Followed, ProbeChange]:
     rows, n_neurons = states.rows, states.n_neurons
-    changed = np.bitwise_or(known.changed, changed_bits(known.first.rows, rows))
+    changed = known.changed | changed_bits(known.first.rows, rows)
     change = ProbeChange(
         since_previous=turnover(known.previous, rows, n_neurons),
         since_first=turnover(known.first.rows, rows, n_neurons),
@@ -181,8 +181,9 @@ def _unpacked(packed: Mapping[str, Any]) -> _Followed:
         for name in ("first", "previous")
     )
     states = LayerStates(packed["n_neurons"], first, packed["n_samples"])
+    previous: Rows = np.bitwise_xor(first, differing)
     changed = np.frombuffer(packed["changed"], np.uint8)
-    return _Followed(states, first ^ differing, changed, packed["naswot"])
+    return _Followed(states, previous, changed, packed["naswot"])
 
 
 class Outcome(NamedTuple):
