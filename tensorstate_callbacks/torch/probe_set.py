@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from tensorstate_callbacks.errors import WarnOnce
@@ -121,7 +122,9 @@ def run_probe(
     call = call or unwrap(model)
     untouched = Untouched(model)
     try:
-        with untouched, untouched:
+        # Not in inference mode: what a module would keep of it could not be trained with.
+        with untouched, untouched, torch.inference_mode(False):
+            untouched.begin()
             recording.open(trial=True)
             recording.pause()
             for batch in batches:

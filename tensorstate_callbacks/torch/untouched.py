@@ -20,7 +20,7 @@ class Untouched:
     `eval` aren't called: some change weights in them (LoRA merges its own).
 
     In `with untouched, untouched:` all is put back twice, and so also if an interrupt arrives while
-    it is put back.
+    it is put back; nothing is changed before `begin`.
 
     Args:
         model: The model.
@@ -30,35 +30,16 @@ class Untouched:
         self._modes = [(module, module.training) for module in model.modules()]
         self._buffers = list(_kept_buffers(model))
         self._generators = _Generators(model)
+        self._has_gradients = torch.is_grad_enabled()
         self._caches_casts = torch.is_autocast_cache_enabled()
-        self._no_grad: list[Any] = []
-        self._is_begun = False
 
     def __enter__(self) -> "Untouched":
-        """Begin, the first time."""
-        if not self._is_begun:
-            self._is_begun = True
-            try:
-                self._begin()
-            except BaseException:
-                self._put_back()
-                raise
+        """Do nothing yet."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Put all back; may be called again."""
-        try:
-            self._put_back()
-        finally:
-            while self._no_grad:
-                self._no_grad[-1].__exit__(None, None, None)
-                self._no_grad.pop()
-
-    def _begin(self) -> None:
-        # Not inference mode: what a module would keep of it could not be trained with.
-        for block in (torch.inference_mode(False), torch.no_grad()):
-            block.__enter__()
-            self._no_grad.append(block)
+    def begin(self) -> None:
+        """Be in evaluation mode from here on, without gradients."""
+        torch.set_grad_enabled(False)
         # Weights that are cast now have no gradient, and are not for the training that follows.
         torch.set_autocast_cache_enabled(False)
         self._generators.seed(_SEED)
@@ -66,14 +47,16 @@ class Untouched:
             if is_training:
                 module.training = False
 
-    def _put_back(self) -> None:
+    def __exit__(self, *_: object) -> None:
+        """Put all back; may be called again."""
+        torch.set_grad_enabled(self._has_gradients)
+        torch.set_autocast_cache_enabled(self._caches_casts)
         for module, is_training in self._modes:
             if module.training != is_training:
                 module.training = is_training
+        self._generators.put_back()
         for buffer in self._buffers:
             buffer.put_back()
-        self._generators.put_back()
-        torch.set_autocast_cache_enabled(self._caches_casts)
 
 
 class _Buffer(NamedTuple):
