@@ -17,6 +17,7 @@ from tensorstate_callbacks.display.plots import plot_layers, plot_states
 from tensorstate_callbacks.display.tables import (
     COLUMNS,
     OF_NEURONS,
+    OF_PROBE,
     OF_STATES,
     history_table,
     known_columns,
@@ -178,7 +179,7 @@ def _meanings(last: EvaluationView) -> str:
     rows = [layer.metrics() for layer in last.layers.values()]
     return "\n".join(
         f"<dt>{COLUMNS[name].heading}</dt><dd>{escape(COLUMNS[name].meaning)}</dd>"
-        for name in known_columns((*OF_STATES, *OF_NEURONS), rows)
+        for name in known_columns((*OF_STATES, *OF_NEURONS, *OF_PROBE), rows)
     )
 
 

@@ -73,6 +73,18 @@ COLUMNS: dict[str, Column] = {
     "n_always": Column("always", ",.0f", "neurons that fired in every state"),
     "dead": Column("never", ".4f", "share of the neurons that never fired, 0 to 1"),
     "always": Column("always", ".4f", "share of the neurons that fired in every state, 0 to 1"),
+    "turnover": Column(
+        "turnover", ".4f", "share of probe_data's bits that changed since the recording before"
+    ),
+    "turnover_from_first": Column(
+        "from first", ".4f", "share of probe_data's bits that changed since the first recording"
+    ),
+    "unchanged": Column(
+        "unchanged", ".4f", "share of the neurons that never changed on probe_data"
+    ),
+    "naswot": Column(
+        "NASWOT", ".1f", "log-determinant of probe_data's Hamming kernel in the first recording"
+    ),
 }
 # What fits in a terminal.
 BRIEF = (
@@ -87,7 +99,7 @@ BRIEF = (
     "coverage",
     "n_never",
 )
-# All of it, in two tables of which each fits.
+# All of it, in tables of which each fits.
 OF_STATES = (
     "n_neurons",
     "group_size",
@@ -112,6 +124,7 @@ OF_NEURONS = (
     "dead",
     "always",
 )
+OF_PROBE = ("turnover", "turnover_from_first", "unchanged", "naswot")
 
 
 def known_columns(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -205,7 +218,7 @@ class Table:
 
 def layers_table(
     layers: Mapping[str, LayerView],
-    metrics: Iterable[str] = (*OF_STATES, *OF_NEURONS),
+    metrics: Iterable[str] = (*OF_STATES, *OF_NEURONS, *OF_PROBE),
     caption: str = "",
 ) -> Table:
     """Return a table of one row per layer.
@@ -275,15 +288,15 @@ def layers_text(layers: Mapping[str, LayerView], *, full: bool = False, width: i
 
     Args:
         layers: Layer name to layer.
-        full: Whether to show all metrics, in two tables one below the other, and where
-            `neurons=True` asked for it, the neurons there is something to say of.
+        full: Whether to show all metrics, in tables one below the other, and where `neurons=True`
+            asked for it, the neurons there is something to say of.
         width: Characters a line may have; long layer names are shortened to keep to it.
     """
-    parts = (OF_STATES, OF_NEURONS) if full else (BRIEF,)
+    parts = (OF_STATES, OF_NEURONS, OF_PROBE) if full else (BRIEF,)
     tables = [layers_table(layers, part) for part in parts]
     tables = [table for table in tables if len(table.headings) > 1]
     longest = max(len(printable(name)) for name in ["layer", *layers])
-    # The same names in both.
+    # The same names in all.
     left = min((width - table.width + longest for table in tables), default=width)
     names = short_names(layers, max(left, 12))
     texts = [

@@ -7,18 +7,27 @@ from typing import Any
 
 import torch.distributed as dist
 
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.masks import AUTO, Mask, has_rows
 from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
+from tensorstate_callbacks.recording.probe_states import FollowedProbe
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.torch.activations import OutputFn, count_samples
 from tensorstate_callbacks.torch.distributed.process_groups import send_failure, wait_for_ranks
-from tensorstate_callbacks.torch.distributed.ranks import describe_doubts, merge_passes
+from tensorstate_callbacks.torch.distributed.ranks import (
+    describe_doubts,
+    gather_outcomes,
+    merge_passes,
+)
 from tensorstate_callbacks.torch.masks import NO_MASKS
+from tensorstate_callbacks.torch.probe_data import ProbeData
+from tensorstate_callbacks.torch.probe_set import ProbeSet, run_probe
 from tensorstate_callbacks.torch.record import Recording
+from tensorstate_callbacks.torch.untouched import is_built
 
 # Arguments of the callbacks that are for fits of other frameworks.
 _NOT_TAKEN = frozenset({"every_n_epochs", "every_n_train_steps", "log_extras", "on", "window"})
@@ -36,6 +45,8 @@ class EvaluationRecording(RecordingCallback):
         mask: Which positions count; see there. `"auto"` by default: the masks that layers are
             called with.
         output_fn: `(name, output)` to the tensor to count; see `torch.record`.
+        probe_data: A mapping of input tensors, or a loader of a few such batches; see
+            `torch.ProbeSet`. A training begins anew with it.
         options: The others that are there.
 
     Attributes:
@@ -46,7 +57,10 @@ class EvaluationRecording(RecordingCallback):
         ValueError: An argument is out of its range.
     """
 
-    _NOT_COPIED = ("_settings", "_warn", "_reported", "_stage", "_window", "_window_report")
+    _NOT_COPIED = (
+        *("_settings", "_warn", "_reported", "_stage", "_window", "_window_report"),
+        *("_probe", "_probe_data", "_given_probe"),
+    )
 
     def __init__(
         self,
@@ -67,6 +81,48 @@ class EvaluationRecording(RecordingCallback):
     def _forget_the_run(self) -> None:
         super()._forget_the_run()
         self._stage: str | None = None
+        # The samples that are followed, and what was given as such.
+        self._probe_data: ProbeData | None = None
+        self._given_probe: Any = None
+
+    def begin_training(self, trainer: Any) -> None:
+        """Follow the probe data from the weights that a training begins with.
+
+        Args:
+            trainer: The Trainer, whose model is ready to be trained.
+
+        Raises:
+            TypeError: `probe_data` is of the wrong kind.
+            ValueError: It has too many samples, or none.
+        """
+        self._take_settings()
+        self._warn.reset(silent=not trainer.is_world_process_zero())
+        self._probe = FollowedProbe(self._warn)
+        self._take_probe_data()
+        if self._probe_data is not None and is_built(trainer.model):
+            _ = self._probe_data.batches
+            self._record_probe(trainer, is_beginning=True)
+
+    def _take_probe_data(self) -> None:
+        if self._given_probe is not self.probe_data:
+            self._given_probe, self._probe = self.probe_data, FollowedProbe(self._warn)
+            given = self.probe_data
+            self._probe_data = None if given is None else ProbeSet.of(given).data
+
+    def _record_probe(self, trainer: Any, *, is_beginning: bool = False) -> dict[str, ProbeChange]:
+        """Run the model on the probe data, and return how its layers' states have changed."""
+        data, group = self._probe_data, _find_group(trainer)
+        if data is None:
+            return {}
+
+        def run() -> Recorder:
+            model = trainer.model
+            recording = Recording.of_model(model, self._settings, self.output_fn).of_probe()
+            context = trainer.compute_loss_context_manager
+            return run_probe(model, data.batches, recording, context=context)
+
+        gather = None if group is None else partial(gather_outcomes, group=group)
+        return self._probe.record(run, gather, is_beginning=is_beginning)
 
     def watch(self, trainer: Any, stage: str, evaluate: Callable[[], Any]) -> Any:
         """Run an evaluation, and add what it shows to its metrics.
@@ -89,6 +145,7 @@ class EvaluationRecording(RecordingCallback):
         self._take_settings()
         if not trainer.is_in_train or self._stage is None:
             self._warn.reset(silent=not trainer.is_world_process_zero())
+        self._take_probe_data()
         model, group = trainer.model, _find_group(trainer)
         if group is not None and has_rows(self.mask):
             raise ValueError(
@@ -142,14 +199,11 @@ class EvaluationRecording(RecordingCallback):
         counts: Recorder | PassCounts = recording.recorder
         if group is not None:
             wait_for_ranks(group)
+            given = recording.settings
+            if self._probe_data is not None:
+                given = {**given, "probe_data": self._probe_data.digest}
             merged = merge_passes(
-                recording.recorder,
-                group,
-                found,
-                None,
-                failure,
-                recording.doubts,
-                recording.settings,
+                recording.recorder, group, found, None, failure, recording.doubts, given
             )
             counts, found = merged.sums, merged.accuracy
             if merged.doubts:
@@ -161,7 +215,8 @@ class EvaluationRecording(RecordingCallback):
             step=int(state.global_step),
             stage=stage,
         )
-        report = self._conclude(counts, found, info, compare=stage == self._stage)
+        changes = self._record_probe(trainer)
+        report = self._conclude(counts, found, info, compare=stage == self._stage, changes=changes)
         self._stage = stage
         if report is None:
             return {}

@@ -70,6 +70,8 @@ class EfficiencyTrainerMixin:
             efficiency = EvaluationRecording(**(efficiency or {}))
         self.efficiency = efficiency
         super().__init__(*args, **kwargs)
+        if efficiency.probe_data is not None:
+            _follow_from_the_beginning(self)
 
     def evaluation_loop(
         self,
@@ -106,3 +108,14 @@ class EfficiencyTrainerMixin:
 
 def _is_trainer(kind: type) -> bool:
     return kind is not EfficiencyTrainerMixin and _LOOP in vars(kind)
+
+
+def _follow_from_the_beginning(trainer: Any) -> None:
+    """Have probe data followed from the weights that a training begins with."""
+    from transformers import TrainerCallback
+
+    class BeginProbe(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            trainer.efficiency.begin_training(trainer)
+
+    trainer.add_callback(BeginProbe())

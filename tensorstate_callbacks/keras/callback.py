@@ -15,14 +15,18 @@ from tensorstate_callbacks.keras.picking import (
     ids_of_layers,
     pick_probes,
 )
+from tensorstate_callbacks.keras.probe_data import ProbeData
+from tensorstate_callbacks.keras.probe_run import is_built, run_probe
 from tensorstate_callbacks.keras.trackers import find_trackers
 from tensorstate_callbacks.keras.training import WatchedTraining, count_steps
 from tensorstate_callbacks.keras.watch import Watch
 from tensorstate_callbacks.loggers.tensorboard import check_drawing
 from tensorstate_callbacks.loggers.tracker import Trackers
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
+from tensorstate_callbacks.recording.probe_states import FollowedProbe
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.reports.report import EfficiencyReport
 
@@ -64,6 +68,12 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     these are symbolic, and it returns a tensor made by `keras.ops`, or None to count all. An array
     has a row for each sample of the validation data, in their order; one row is for all samples.
 
+    `probe_data` is what `fit` takes as data: arrays, which are run by 32 samples; `(x, y)`, of
+    which x is run; or a `tf.data.Dataset`, a `PyDataset` or another iterable of batches. The model
+    is called on it by itself, `model(x, training=False)`, uncompiled, and its variables are put
+    back afterwards. A subclassed model that isn't built yet is followed from its first recorded
+    evaluation on. Each fit begins anew with it.
+
     Attributes:
         history: One `EfficiencyReport` per recorded evaluation, over all fits.
 
@@ -77,7 +87,8 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             TF_CONFIG names several TensorFlow workers. As training begins: a layer is the cell of a
             recurrent one, a key of `channel_axis` matches no probed layer, TensorFlow's workers
             share the model, JAX runs in several processes that `keras.distribution` doesn't
-            connect, or replicas or processes share the model and `mask` is an array of all samples.
+            connect, replicas or processes share the model and `mask` is an array of all samples, or
+            JAX's processes share it and there is `probe_data`; or that has too many samples.
         RankError: JAX's processes share the evaluations, and another one failed, has other
             arguments, or didn't come within five minutes; the message names it.
 
@@ -100,6 +111,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         *("_finished", "_trackers", "_layer_ids", "_reported", "_settings", "_ranks"),
         *("_model", "params"),
         *("_window", "_window_report", "training"),
+        *("_probe", "_probe_data", "_given_probe"),
     )
 
     def _check_framework(self) -> None:
@@ -125,6 +137,9 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         # The processes that share the evaluations, None where there is but this one.
         self._ranks: Ranks | None = None
         self._layer_ids: list[int] = []
+        # The samples that are followed, and what was given as such.
+        self._probe_data: ProbeData | None = None
+        self._given_probe: Any = None
         # Keras's own.
         self._model: Any = None
         self.params: Any = None
@@ -143,6 +158,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             self._end_training()
             if self._settings.records("val"):
                 self._pick_probes()
+                self._begin_probe()
             if self._settings.records("train"):
                 self._begin_training()
         if self._ranks is not None:
@@ -178,6 +194,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         if not self._in_fit:
             with self._begun():
                 self._pick_probes(keep=finished)
+                self._take_probe_data()
         elif self._layer_ids != ids_of_layers(self.model):
             # Layers were added since, or built with their first batch.
             self._pick_probes()
@@ -242,7 +259,8 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             stage="val" if self._in_fit else "test",
         )
         counted, found = self._counted(recorder, logs)
-        report = self._conclude(counted, found, info, compare=self._in_fit)
+        changes = self._record_probe()
+        report = self._conclude(counted, found, info, compare=self._in_fit, changes=changes)
         self._finished = True
         if report is None:
             return {}
@@ -303,6 +321,42 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             self.watch, self.built = watch, None
         self.watch.defers = self._ranks is not None
         self._layer_ids = layer_ids
+
+    def _take_probe_data(self) -> None:
+        """Take the samples that are to be followed; others than before are followed anew.
+
+        Raises:
+            TypeError: They are of the wrong kind.
+            ValueError: They are too many, or none, or JAX's processes share the model.
+        """
+        given = self.probe_data
+        if self._given_probe is not given:
+            self._probe_data = None if given is None else ProbeData(given)
+            self._given_probe, self._probe = given, FollowedProbe(self._warn)
+        if self._probe_data is None:
+            return
+        if self._ranks is not None:
+            raise ValueError(
+                "probe_data can't be followed in a model that several processes of JAX share: "
+                "leave it out, or train in one process"
+            )
+        _ = self._probe_data.batches
+
+    def _begin_probe(self) -> None:
+        """Follow the samples from the weights that the fit begins with."""
+        self._take_probe_data()
+        self._probe = FollowedProbe(self._warn)
+        if is_built(self.model):
+            self._record_probe(is_beginning=True)
+
+    def _record_probe(self, *, is_beginning: bool = False) -> dict[str, ProbeChange]:
+        """Run the model on the probe data, and return how its layers' states have changed."""
+        data, settings = self._probe_data, self._settings
+        if data is None:
+            return {}
+        return self._probe.record(
+            lambda: run_probe(self.model, data.batches, settings), is_beginning=is_beginning
+        )
 
     def _conclude_step(self, recorder: Recorder, info: PassInfo) -> EfficiencyReport | None:
         self._window.add(recorder)

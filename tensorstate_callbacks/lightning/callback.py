@@ -15,26 +15,35 @@ from tensorstate_callbacks.lightning.evaluation import (
     is_fast_dev_run,
 )
 from tensorstate_callbacks.lightning.logged_metrics import MetricLog
+from tensorstate_callbacks.lightning.probes import run_module
 from tensorstate_callbacks.lightning.ranks import (
     add_to_window,
     announce_failure,
     check_ranks,
+    find_group,
     find_ranks,
 )
 from tensorstate_callbacks.lightning.steps import WatchedBatch, count_batches
 from tensorstate_callbacks.lightning.trackers import find_trackers
 from tensorstate_callbacks.loggers.tracker import Trackers
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.masks import Mask, has_rows
+from tensorstate_callbacks.recording.probe_states import FollowedProbe
+from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, Watched, describe_value
 from tensorstate_callbacks.reports.packed_history import HistoryPacker, unpack_history
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 from tensorstate_callbacks.torch.activations import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
+from tensorstate_callbacks.torch.distributed.ranks import gather_outcomes
 from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers
+from tensorstate_callbacks.torch.probe_data import ProbeData
+from tensorstate_callbacks.torch.probe_set import ProbeSet, load_series, saved_series
 from tensorstate_callbacks.torch.record import Recording
+from tensorstate_callbacks.torch.untouched import is_built
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -77,6 +86,12 @@ class EfficiencyHooks(RecordingCallback):
     how many of a batch to count instead. Where it differs over the processes, being logged without
     `sync_dist`, the mean by their samples is taken.
 
+    `probe_data` is a batch as a dataloader gives it, or a dataloader of a few batches; see
+    `torch.ProbeSet`. The module's own `forward` is called on it, at the beginning of the training
+    and with each recorded pass, also by each of several processes; what it logs is passed over.
+    Checkpoints keep what is needed to compare with, up to 16 MiB: a fit that goes on from one goes
+    on with the same probe data as if it hadn't been interrupted, and begins anew with other.
+
     The other arguments are those of `RecordingCallback`. The layer that makes the output is the one
     that the first evaluation calls last. A key given as `accuracy` may be logged in a step, at the
     end of the epoch or by another callback; a callable gets what the pass has logged.
@@ -114,6 +129,7 @@ class EfficiencyHooks(RecordingCallback):
         *("_settings", "_warn", "_reported", "_layers", "_axes", "_modules"),
         *("_evaluation", "_batch", "_log", "_recorded", "_trackers", "_packer"),
         *("_window", "_window_report"),
+        *("_probe", "_probe_data", "_given_probe", "_saved_probe"),
     )
 
     def __init__(
@@ -191,6 +207,10 @@ class EfficiencyHooks(RecordingCallback):
         self._recorded = False
         self._trackers = Trackers()
         self._packer = HistoryPacker()
+        # The samples that are followed, and what a checkpoint has of them.
+        self._probe_data: ProbeData | None = None
+        self._given_probe: Any = None
+        self._saved_probe: dict[str, Any] | None = None
 
     @property
     def state_key(self) -> str:
@@ -199,7 +219,10 @@ class EfficiencyHooks(RecordingCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the metrics of all evaluations and the last one's report; see `HistoryPacker`."""
-        return self._packer.pack(self.history)
+        packed = self._packer.pack(self.history)
+        if self._probe_data is not None:
+            packed["probe"] = saved_series(self._probe_data, self._probe)
+        return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the history of a checkpoint: its last report whole, others without spectra."""
@@ -208,6 +231,7 @@ class EfficiencyHooks(RecordingCallback):
             self.history = History(map(EfficiencyReport.from_dict, state_dict["history"]))
         else:
             self.history = unpack_history(state_dict)
+        self._saved_probe = state_dict.get("probe")
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Begin a run."""
@@ -220,6 +244,9 @@ class EfficiencyHooks(RecordingCallback):
         own = {
             name: describe_value(getattr(self, name)) for name in ("output_fn", "dataloader_idx")
         }
+        self._take_probe_data(stage)
+        if self._probe_data is not None and stage != "predict":
+            own["probe_data"] = self._probe_data.digest
         check_ranks(trainer, {**self._settings.comparable(), **own})
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
@@ -255,6 +282,8 @@ class EfficiencyHooks(RecordingCallback):
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin to track, now that the sanity check has shown which layers are probed."""
         self._begin_windows()
+        if self._settings.records("val") and not self._load_probe() and not len(self._probe.series):
+            self._record_probe(trainer, pl_module, is_beginning=True)
         layers = self._pick_layers(pl_module).expected()
         self._trackers.begin(
             self._settings,
@@ -394,10 +423,57 @@ class EfficiencyHooks(RecordingCallback):
         stage = evaluation.info.stage
         find_accuracy = partial(self._find_accuracy, stage=stage)
         counts, found = evaluation.merge(find_accuracy, self._warn)
-        report = self._conclude(counts, found, evaluation.info)
+        self._load_probe()
+        changes = self._record_probe(trainer, module)
+        report = self._conclude(counts, found, evaluation.info, changes=changes)
         self._log.write(trainer, module, stage, report, self._settings)
         if report is not None and trainer.state.fn == "fit":
             self._trackers.add(report)
+
+    def _take_probe_data(self, stage: str) -> None:
+        """Take the samples that are to be followed in the run that begins; a fit begins anew."""
+        given = None if self.probe_data is None else ProbeSet.of(self.probe_data).data
+        is_new = (
+            given is None or self._probe_data is None or self._given_probe is not self.probe_data
+        )
+        if is_new:
+            self._probe_data, self._given_probe = given, self.probe_data
+        if is_new or stage == "fit":
+            self._probe = FollowedProbe(self._warn)
+        # Lightning loads a checkpoint after this.
+        self._saved_probe = None
+
+    def _load_probe(self) -> bool:
+        """Go on from what a checkpoint has of the probe data, if there is one."""
+        saved, self._saved_probe = self._saved_probe, None
+        if self._probe_data is None or not saved:
+            return False
+        is_loaded = load_series(self._probe_data, self._probe, saved)
+        if not is_loaded:
+            self._warn(
+                "saved probe_data",
+                "the checkpoint has the states of other samples than probe_data: they are followed "
+                "anew from here on. Give the same samples to go on with them",
+            )
+        return is_loaded
+
+    def _record_probe(
+        self, trainer: "pl.Trainer", module: "pl.LightningModule", *, is_beginning: bool = False
+    ) -> dict[str, ProbeChange]:
+        """Run the module on the probe data, and return how its layers' states have changed."""
+        data = self._probe_data
+        if data is None or (is_beginning and not is_built(module)):
+            return {}
+        group = find_group(trainer)
+
+        def run() -> Recorder:
+            recording = Recording.of_layers(
+                module, self._pick_layers(module), self._settings, self._axes, self.output_fn
+            )
+            return run_module(trainer, module, data, recording.of_probe())
+
+        gather = None if group is None else partial(gather_outcomes, group=group)
+        return self._probe.record(run, gather, is_beginning=is_beginning)
 
     def _begin_batch(self, trainer: "pl.Trainer", module: "pl.LightningModule") -> None:
         self._close_batch()

@@ -139,12 +139,14 @@ class Sampling:
         max_memory: Bytes that the counters of one pass may hold together, at least 1; None sets no
             limit.
         neurons: Whether to find the neurons that agree or oppose each other.
+        keeps_rows: Whether states are kept in their order, all of them, in place of counts.
     """
 
     group_size: int | None = None
     positions: int | None = None
     max_memory: int | None = None
     neurons: bool = False
+    keeps_rows: bool = False
 
 
 WHOLE = Sampling()

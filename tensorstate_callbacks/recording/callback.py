@@ -2,14 +2,17 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from tensorstate_callbacks.errors import StatesNotAvailableError, WarnOnce
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.masks import Mask
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
+from tensorstate_callbacks.recording.probe_states import FollowedProbe
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import Accuracy, Method, Settings, Watched
@@ -108,7 +111,15 @@ class RecordingCallback:
                 to keep how often each neuron fired over all evaluations, in checkpoints and files
                 too (`layer.firing_rates`, `history.lifelines(layer)`).
             classes: CLASSES_DOC
-            probe_data: PROBE_DATA_DOC
+            probe_data: A few samples, at most 1,024, whose states are followed over the training:
+                how many of their bits change from one recorded evaluation to the next, and since
+                the beginning; see `ProbeChange`, under `report.layers[name].probe`. The model is
+                run on them once more as a fit begins, if it is built by then, and at the end of
+                each recorded evaluation, without gradients, as in evaluations. They are read once.
+                Their packed states of the first and the latest run are held, and may take 128 MiB
+                a run, a bit for each neuron and position; `positions` takes fewer. A mask that is
+                an array of all samples isn't applied to them. If the model fails on them, a
+                warning says so, and training goes on without.
             every_n_epochs: Record every n-th epoch's validation only.
             on: What to record: `"val"` the evaluations, validation and tests; `"train"` the
                 training itself; `("val", "train")` both.
@@ -128,7 +139,9 @@ class RecordingCallback:
                 `"max_share"` (of the most frequent state). Numbers of states: `"states"`,
                 `"distinct"`, `"singletons"` (seen once), `"effective_states"` (used evenly, so
                 many have the same entropy, of the order `alpha`; of units the geometric mean).
-                Bits: `"entropy"`.
+                Bits: `"entropy"`. With `probe_data`, shares: `"turnover"` (of its bits that changed
+                since the recording before), `"turnover_from_first"`, `"unchanged"` (of the neurons
+                that never did).
             missing_accuracy: `"warn"` once, `"ignore"` or `"raise"` where no accuracy is found.
                 Efficiency is logged all the same.
             log_extras: What loggers get besides scalars. `"charts"`: a TensorBoard run gets charts
@@ -204,6 +217,7 @@ class RecordingCallback:
         """Be as before the first fit, but for the history."""
         self._take_settings()
         self._warn = WarnOnce()
+        self._probe = FollowedProbe(self._warn)
         # Layers of the latest report of this run.
         self._reported: tuple[str, ...] | None = None
         self._begin_windows()
@@ -229,6 +243,7 @@ class RecordingCallback:
         info: PassInfo,
         *,
         compare: bool = True,
+        changes: Mapping[str, ProbeChange] = MappingProxyType({}),
     ) -> EfficiencyReport | None:
         """Put the report of a pass into the history; see `conclude`.
 
@@ -237,10 +252,12 @@ class RecordingCallback:
             found: Its accuracy, or why there is none.
             info: Its epoch, step and stage.
             compare: Whether the layers are to be those of the report before.
+            changes: How the layers' states of `probe_data` have changed.
         """
         before = self._reported if compare else None
         report = conclude(recorder, found, self._settings, self._warn, info, before=before)
         if report is not None:
+            report = report.with_probe(changes) if changes else report
             self.history.append(report)
             if compare:
                 self._reported = tuple(report.layers)

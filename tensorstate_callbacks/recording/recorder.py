@@ -23,6 +23,7 @@ from tensorstate_callbacks.recording.pass_counts import (
     name_widths,
 )
 from tensorstate_callbacks.recording.probe_counter import Counter, Grid, ProbeCounter, Rows
+from tensorstate_callbacks.recording.probe_rows import RowKeeper, RowLimit
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.states.counter import Memory
 from tensorstate_callbacks.states.row_counter import memory_or_array
@@ -46,6 +47,8 @@ class Recorder:
         error: The first error that `observe_later` kept, or None.
         budget: Shares the memory out among the probes; None where there is no limit.
         finds_neurons: Whether reports are to tell which neurons agree.
+        row_limit: Limits the memory of states that are kept in their order; None where they are
+            counted.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Recorder:
         self._sampling = sampling
         self.finds_neurons = sampling.neurons
         self.budget = None if sampling.max_memory is None else Budget(sampling.max_memory)
+        self.row_limit = RowLimit() if sampling.keeps_rows else None
         self._counters: dict[Width, ProbeCounter] = {}
         self._dropped: frozenset[str] = frozenset()
         self.error: ProbeError | None = None
@@ -246,9 +250,12 @@ class Recorder:
         if width.probe not in self.names:
             raise KeyError(f"no probe is named {width.probe!r}; there are {', '.join(self.names)}")
         width = Width(width.probe, int(width.n_neurons))
-        counter = ProbeCounter(
-            width.n_neurons, self._sampling, self.budget, n_threads or self._n_threads
-        )
+        n_threads = n_threads or self._n_threads
+        counter: ProbeCounter
+        if self.row_limit is None:
+            counter = ProbeCounter(width.n_neurons, self._sampling, self.budget, n_threads)
+        else:
+            counter = RowKeeper(width.n_neurons, self._sampling, self.row_limit, n_threads)
         # One step, without a lock that an interrupt could leave: all threads get the same.
         taken = self._counters.setdefault(width, counter)
         if taken is counter and self.budget is not None:

@@ -12,7 +12,7 @@ from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_chan
 from tensorstate_callbacks.recording.machine import machine_memory
 from tensorstate_callbacks.recording.masks import Mask, check_mask, has_rows, is_array
 from tensorstate_callbacks.recording.selection import Patterns, check_patterns
-from tensorstate_callbacks.reports.metric_keys import check_layer_metrics
+from tensorstate_callbacks.reports.metric_keys import PROBE_METRICS, check_layer_metrics
 from tensorstate_callbacks.states.spectrum import check_alpha
 
 Method: TypeAlias = Literal["after", "before", "both"]
@@ -57,7 +57,8 @@ class Settings:
         neurons: Whether to find the neurons that agree or oppose each other, and to keep how often
             each fired.
         classes: The labels of the samples that states are counted by, or None.
-        probe_data: A few samples that the change of states is followed on, or None.
+        probe_data: A few samples that the change of states is followed on, or None; read by each
+            framework's own part.
         log_extras: What TensorBoard and MLflow get besides scalars: `"charts"`, `"figures"`, None.
 
     Raises:
@@ -99,7 +100,12 @@ class Settings:
         check_beta(_real("beta", self.beta))
         check_alpha(_real("alpha", self.alpha))
         check_threshold(self.threshold)
-        check_layer_metrics(self.layer_metrics)
+        asked = [name for name in check_layer_metrics(self.layer_metrics) if name in PROBE_METRICS]
+        if asked and self.probe_data is None:
+            raise ValueError(
+                f"layer_metrics has {asked[0]!r}, which is of probe_data: give probe_data, a few "
+                "samples to follow the states of"
+            )
         if not (self.accuracy is None or isinstance(self.accuracy, str) or callable(self.accuracy)):
             raise TypeError(
                 f"accuracy takes a log key, a callable on the logs, or None; got {self.accuracy!r}"
@@ -163,12 +169,25 @@ class Settings:
         share = math.inf if most is None else max(most // (2 * self.window), 1)
         return dataclasses.replace(self, max_memory=share)
 
+    def of_probe(self) -> "ProbeSettings":
+        """Return what a run over the probe data is recorded with: its states are kept in order.
+
+        The rows of a mask are of other samples.
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        mask = None if has_rows(self.mask) else self.mask
+        changed = {"mask": mask, "neurons": False, "classes": None, "group_size": None}
+        return ProbeSettings(**{**values, **changed})
+
     def comparable(self) -> dict[str, str]:
         """Return what processes that merge their counts must have in common, as texts."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if is_array(self.mask):
             # Each process has one of its own samples.
             values["mask"] = "an array"
+        if self.probe_data is not None:
+            # What it holds is told of by a digest.
+            values["probe_data"] = "given"
         return {
             name: describe_value(value)
             for name, value in values.items()
@@ -180,6 +199,17 @@ class Settings:
         before = f"{layer}.input" if self.method in ("before", "both") else None
         after = layer if self.method in ("after", "both") else None
         return before, after
+
+
+class ProbeSettings(Settings):
+    """How a run over the probe data is recorded: the states are kept in their order, not counted.
+
+    Of layers and of groups these are the same.
+    """
+
+    def sampling(self) -> Sampling:
+        """Return what of a layer's states is kept."""
+        return Sampling(positions=self.positions, keeps_rows=True)
 
 
 def describe_value(value: Any) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tensorstate_callbacks.metrics.neurons import NeuronCounts
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.metrics.units import unit_sizes
 from tensorstate_callbacks.reports.layer_report import LayerReport
 
@@ -37,6 +38,8 @@ def check_layer(layer: LayerReport) -> None:
         most = layer.n_neurons if field == "entropy" else 1
         if not 0 <= value <= most * (1 + 1e-9):  # rounding
             raise ValueError(f"{field} of {name!r} is out of its range: {value}")
+    if layer.probe is not None:
+        _check_probe(name, layer.probe)
     expected = (layer.n_distinct, layer.n_singletons)
     spectrum, units = layer.spectrum, layer.units
     if spectrum is not None:
@@ -69,6 +72,15 @@ def _check_neurons(layer: LayerReport, neurons: NeuronCounts) -> None:
         own = np.arange(layer.n_neurons)
         if not ((firsts >= 0) & (firsts <= own)).all() or (firsts[firsts] != firsts).any():
             raise ValueError(f"the neurons of {name!r} that agree are no groups of its neurons")
+
+
+def _check_probe(name: str, probe: ProbeChange) -> None:
+    for field in ("since_previous", "since_first", "unchanged"):
+        value = getattr(probe, field)
+        if value is not None and not 0 <= check_number(f"{field} of {name!r}", value) <= 1:
+            raise ValueError(f"{field} of {name!r} is out of its range: {value}")
+    if probe.naswot is not None:
+        check_number(f"naswot of {name!r}", probe.naswot)
 
 
 def check_count(name: str, value: object) -> int:

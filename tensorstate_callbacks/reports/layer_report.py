@@ -18,6 +18,7 @@ from tensorstate_callbacks.metrics.entropy import (
 )
 from tensorstate_callbacks.metrics.intervals import Interval, efficiency_interval
 from tensorstate_callbacks.metrics.neurons import NeuronCounts
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.metrics.units import (
     UnitMetrics,
     independent_entropy,
@@ -69,6 +70,8 @@ class LayerReport(NeuronReadings):
             copied, pickled and saved: None there, and so in a report from a file or a checkpoint.
             With it `without_states` keeps the counts, and with them a checkpoint and a
             `train_history`, so that `History.lifelines` has every evaluation.
+        probe: How its states of `probe_data` have changed since earlier recordings; None where none
+            was given, or the layer wasn't called on it.
     """
 
     name: str
@@ -90,6 +93,7 @@ class LayerReport(NeuronReadings):
     mean_coverage: float = 0.0
     units: UnitMetrics | None = dataclasses.field(default=None, repr=False)
     neurons: NeuronCounts | None = dataclasses.field(default=None, repr=False)
+    probe: ProbeChange | None = None
 
     def __post_init__(self) -> None:
         if self.spectrum is not None:
@@ -357,8 +361,15 @@ class LayerReport(NeuronReadings):
     def metrics(self) -> dict[str, Any]:
         """Return all metrics but those of single units, under their names: a row of a table."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in ("spectrum", "units", "largest", "neurons"):
+        for name in ("spectrum", "units", "largest", "neurons", "probe"):
             del fields[name]
+        if self.probe is not None:
+            fields |= {
+                "turnover": self.probe.since_previous,
+                "turnover_from_first": self.probe.since_first,
+                "unchanged": self.probe.unchanged,
+                "naswot": self.probe.naswot,
+            }
         if self.n_units == 1:
             # One unit is the layer, and its coverage its own mean.
             fields |= {"group_size": None, "mean_coverage": None}
@@ -379,6 +390,8 @@ class LayerReport(NeuronReadings):
             fields["spectrum"] = [column.tolist() for column in self.spectrum]
         if self.units is not None:
             fields["units"] = self.units.to_dict()
+        if self.probe is not None:
+            fields["probe"] = self.probe.to_dict()
         return fields
 
     @classmethod
@@ -391,10 +404,13 @@ class LayerReport(NeuronReadings):
         if units is not None:
             units = UnitMetrics.from_dict(units)
         # Files of earlier versions have none, nor those of recordings that didn't ask for it.
-        neurons = fields.get("neurons")
+        neurons, probe = fields.get("neurons"), fields.get("probe")
         if neurons is not None:
             neurons = NeuronCounts.from_dict(neurons, fields["n_states"])
-        return cls(**{**fields, "spectrum": spectrum, "units": units, "neurons": neurons})
+        if probe is not None:
+            probe = ProbeChange.from_dict(probe)
+        known = {"spectrum": spectrum, "units": units, "neurons": neurons, "probe": probe}
+        return cls(**{**fields, **known})
 
 
 def _of_neurons(fired: npt.NDArray[np.uint64], n_states: int, alpha: float) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What limits the metrics of an evaluation, in sentences."""
 
+import math
 from collections.abc import Mapping
 
 from tensorstate_callbacks.display.view import LOW_COVERAGE, layers_of_low_coverage
@@ -28,8 +29,14 @@ def describe_limits(
     Returns:
         One sentence or more per limit, naming the layers it holds for; empty where there is none.
     """
-    found = [describe_low_coverage(layers, alpha), _one_state(layers), _constant(layers)]
-    found += [_few_units(layers), *_neurons(layers)]
+    found = [
+        describe_low_coverage(layers, alpha),
+        _one_state(layers),
+        _constant(layers),
+        _few_units(layers),
+        *_neurons(layers),
+        _alike_on_probe(layers),
+    ]
     if accuracy is None:
         found.append("There is no accuracy, so there is no aIQ.")
     return [note for note in found if note is not None]
@@ -114,4 +121,19 @@ def _few_units(layers: Mapping[str, LayerReport]) -> str | None:
         f"Which neurons agree or oppose each other is known within each unit only in "
         f"{list_some(f'{name} (units of {size})' for name, size in sizes.items())}: leave "
         "group_size out to compare all of a layer."
+    )
+
+
+def _alike_on_probe(layers: Mapping[str, LayerReport]) -> str | None:
+    names = [
+        name
+        for name, layer in layers.items()
+        if layer.probe is not None and layer.probe.naswot == -math.inf
+    ]
+    if not names:
+        return None
+    return (
+        f"NASWOT's score is minus infinity in {', '.join(names)}: at the beginning two samples of "
+        "probe_data had the same states there, or there are more samples than the layer can tell "
+        "apart. Give fewer samples, or others, to compare it."
     )

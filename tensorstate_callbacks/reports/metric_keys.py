@@ -10,7 +10,7 @@ from tensorstate_callbacks.reports.layer_report import LayerReport
 _MAX_LENGTH = 250
 _UNSAFE = re.compile(r"[^\w\-. :/]", re.ASCII)
 
-LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
+LAYER_METRICS: dict[str, Callable[[LayerReport], float | None]] = {
     "efficiency": lambda layer: layer.efficiency,
     "entropy": lambda layer: layer.entropy,
     "rate_bound": lambda layer: layer.rate_bound,
@@ -27,7 +27,12 @@ LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
     "states": lambda layer: float(layer.n_states),
     "distinct": lambda layer: float(layer.n_distinct),
     "singletons": lambda layer: float(layer.n_singletons),
+    "turnover": lambda layer: None if layer.probe is None else layer.probe.since_previous,
+    "turnover_from_first": lambda layer: None if layer.probe is None else layer.probe.since_first,
+    "unchanged": lambda layer: None if layer.probe is None else layer.probe.unchanged,
 }
+PROBE_METRICS = ("turnover", "turnover_from_first", "unchanged")
+"""Those that are known where there is `probe_data`."""
 
 
 def safe_key(key: str) -> str:
@@ -79,6 +84,8 @@ def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
             `"firing_rate"`, `"max_share"` (of the most frequent state). Numbers of states:
             `"states"`, `"distinct"`, `"singletons"` (seen once), `"effective_states"` (used evenly,
             so many have the same entropy; see `LayerReport.effective_states`). Bits: `"entropy"`.
+            With `probe_data`, shares: `"turnover"` (of the bits that changed since the recording
+            before), `"turnover_from_first"`, `"unchanged"` (of the neurons that never did).
 
     Raises:
         ValueError: A name is none of these.
@@ -98,10 +105,15 @@ def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
 def layer_scalars(
     layers: Mapping[str, LayerReport], layer_metrics: bool | Sequence[str]
 ) -> dict[str, float]:
-    """Return the metrics of `check_layer_metrics` under their keys, `efficiency/<layer>`..."""
+    """Return the metrics of `check_layer_metrics` under their keys, `efficiency/<layer>`...
+
+    Those that aren't known of a layer, such as the change since a recording before the first, are
+    left out.
+    """
     keys = layer_keys(layers)
-    return {
+    found = {
         f"{name}/{key}": LAYER_METRICS[name](layer)
         for name in check_layer_metrics(layer_metrics)
         for key, layer in zip(keys, layers.values(), strict=True)
     }
+    return {key: value for key, value in found.items() if value is not None}

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.metrics.neurons import NeuronCounts
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 
@@ -22,6 +23,8 @@ from tensorstate_callbacks.reports.report import EfficiencyReport, History
 _WHOLE = ("n_states", "n_distinct", "n_singletons", "n_never", "n_always", "largest")
 _REAL = ("entropy", "firing_rate", "rate_bound")
 _OF_UNITS = ("coverage", "mean_coverage")
+# Of layers that were followed on `probe_data`; NaN is None.
+_OF_PROBE = ("since_previous", "since_first", "unchanged", "naswot")
 # Reports that are packed together.
 _BLOCK = 128
 
@@ -70,7 +73,8 @@ def _pack_block(block: Sequence[EfficiencyReport]) -> list[dict[str, Any]]:
             for name, layer in report.layers.items()
             if layer.neurons is not None and layer.neurons.followed
         )
-        kind = report.stage, report.alpha, report.beta, layers, followed
+        probed = tuple(n for n, layer in report.layers.items() if layer.probe is not None)
+        kind = report.stage, report.alpha, report.beta, layers, followed, probed
         alike.setdefault(kind, []).append((place, report))
     return [
         {
@@ -80,8 +84,9 @@ def _pack_block(block: Sequence[EfficiencyReport]) -> list[dict[str, Any]]:
             "layers": dict(layers),
             "metrics": _pack(reports),
             **({"followed": followed, "fired": _pack_fired(reports, followed)} if followed else {}),
+            **({"probed": list(probed)} if probed else {}),
         }
-        for (stage, alpha, beta, layers, followed), reports in alike.items()
+        for (stage, alpha, beta, layers, followed, probed), reports in alike.items()
     ]
 
 
@@ -96,6 +101,9 @@ def _pack(reports: Sequence[tuple[int, EfficiencyReport]]) -> bytes:
         metrics = [layer[name] for layer in layers for name in _REAL]
         if any(layer["group_size"] for layer in layers):
             metrics += [layer[name] for layer in layers for name in _OF_UNITS]
+        probes = [layer["probe"] for layer in layers if layer["probe"] is not None]
+        known = [getattr(probe, name) for probe in probes for name in _OF_PROBE]
+        metrics += [math.nan if value is None else value for value in known]
         real.append([accuracy, *metrics])
     return _compress(np.array(whole, "<u8").T.tobytes() + np.array(real, "<f8").T.tobytes())
 
@@ -135,6 +143,8 @@ def _unpack(alike: Mapping[str, Any]) -> list[tuple[int, EfficiencyReport]]:
     in_units = any(group_size for _, group_size in layers.values())
     if in_units:
         n_real += len(_OF_UNITS) * len(layers)
+    probed, n_before_probes = alike.get("probed", ()), n_real - 1
+    n_real += len(_OF_PROBE) * len(probed)
     columns = _decompress(alike["metrics"]).reshape(n_whole + n_real, -1)
     integer_columns = columns[:n_whole].view("<u8")
     found = []
@@ -157,6 +167,10 @@ def _unpack(alike: Mapping[str, Any]) -> list[tuple[int, EfficiencyReport]]:
                 values |= dict(zip(_OF_UNITS, coverages, strict=False))
             if name in fired:
                 values["neurons"] = NeuronCounts(fired[name], values["n_states"], followed=True)
+            if name in probed:
+                start = n_before_probes + probed.index(name) * len(_OF_PROBE)
+                known = [None if math.isnan(value) else value for value in floats[start:]]
+                values["probe"] = ProbeChange(**dict(zip(_OF_PROBE, known, strict=False)))
             parts[name] = LayerReport.from_metrics(name, n_neurons, group_size=group_size, **values)
         report = EfficiencyReport(
             layers=parts,

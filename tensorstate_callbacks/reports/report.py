@@ -26,6 +26,7 @@ from tensorstate_callbacks.metrics.intervals import (
     network_interval,
 )
 from tensorstate_callbacks.metrics.lifelines import Lifelines
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.reports.checks import check_count, check_layer, check_number
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.limits import describe_limits
@@ -158,6 +159,18 @@ class EfficiencyReport:
         layers = {name: layer.without_states() for name, layer in self.layers.items()}
         return dataclasses.replace(self, layers=layers)
 
+    def with_probe(self, changes: Mapping[str, ProbeChange]) -> "EfficiencyReport":
+        """Return a report that says how the layers' states of `probe_data` have changed.
+
+        Args:
+            changes: Layer name to change; those of other layers are passed over.
+        """
+        layers = {
+            name: dataclasses.replace(layer, probe=changes[name]) if name in changes else layer
+            for name, layer in self.layers.items()
+        }
+        return dataclasses.replace(self, layers=layers)
+
     def to_dict(self) -> dict[str, Any]:
         """Return every metric as plain numbers, strings, dicts; `from_dict` reads it back."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -187,7 +200,7 @@ class EfficiencyReport:
         """Return the layers' metrics as a text table, with a line for the network below.
 
         Args:
-            full: Whether to show all metrics of each layer, in two tables.
+            full: Whether to show all metrics of each layer, in tables one below the other.
         """
         return f"{layers_text(self.layers, full=full)}\n{network_line(self)}"
 

@@ -8,6 +8,7 @@ from tensorstate_callbacks.errors import require
 require("torch", extra="lightning", purpose="tensorstate_callbacks.torch")
 
 from tensorstate_callbacks.torch.distributed.own_samples import own_samples  # noqa: E402
+from tensorstate_callbacks.torch.probe_set import ProbeSet  # noqa: E402
 from tensorstate_callbacks.torch.record import Recording, record  # noqa: E402
 from tensorstate_callbacks.torch.record_training import (  # noqa: E402
     TrainingRecording,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tensorstate_callbacks.tensorstate.torch_hook import StateCaptureHook
 
 __all__ = [
+    "ProbeSet",
     "Recording",
     "StateCaptureHook",
     "TrainingRecording",

@@ -45,6 +45,12 @@ class PickedLayers(dict[str, nn.Module]):
         names = list(self)
         return names[:-1] if self.is_default and self.output is None else names
 
+    def copied(self) -> "PickedLayers":
+        """Return the same layers, of which something may be found out without this knowing."""
+        made = PickedLayers(self, is_default=self.is_default)
+        made.output, made.tentative, made.aside = self.output, {*self.tentative}, dict(self.aside)
+        return made
+
     def leave_out(self, name: str) -> None:
         """Forget a layer that turned out to be none of those that are meant."""
         self.pop(name, None)

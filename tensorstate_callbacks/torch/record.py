@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tensorstate_callbacks.errors import TensorStateWarning, WarnOnce
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.masks import Mask
@@ -29,11 +30,12 @@ from tensorstate_callbacks.torch.distributed.own_samples import (
     BatchSamples,
     own_batches,
 )
-from tensorstate_callbacks.torch.distributed.ranks import merge_report
+from tensorstate_callbacks.torch.distributed.ranks import merge_report, share_changes
 from tensorstate_callbacks.torch.hooks import Hooks, forced_eager
 from tensorstate_callbacks.torch.masks import Masks
 from tensorstate_callbacks.torch.padding import watch_for_padding
 from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers, refuse_split_layers
+from tensorstate_callbacks.torch.probe_set import ProbeSet
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 from tensorstate_callbacks.torch.watch import Watch
 
@@ -102,7 +104,12 @@ class Recording:
             keep how often each neuron fired over all evaluations, in checkpoints and files too
             (`layer.firing_rates`, `history.lifelines(layer)`).
         classes: CLASSES_DOC
-        probe_data: PROBE_DATA_DOC
+        probe_data: A few samples whose states are followed from one recording to the next: a
+            `ProbeSet` that each evaluation's recording is given. Of other data, such as a batch or
+            a loader, a set is made that ends with this recording: it has NASWOT's score and no
+            change. The model is run on them as the block ends without an error; a `report` inside
+            the block doesn't know of it. A mask that is an array of all samples isn't applied to
+            them. If the model fails on them, a warning says so.
         output_fn: `(name, output)` to the tensor to count, for outputs that are no tensor, nor a
             tuple, list or dict whose first tensor (or `last_hidden_state`) is meant; None where
             that holds.
@@ -167,8 +174,10 @@ class Recording:
             classes=classes,
             probe_data=probe_data,
         )
+        probe = None if probe_data is None else ProbeSet.of(probe_data)
         layers = pick_layers(model, attach_to, exclude)
-        self._prepare(model, layers, settings, ChannelAxes(channel_axis, layers), output_fn)
+        axes = ChannelAxes(channel_axis, layers)
+        self._prepare(model, layers, settings, axes, output_fn, probe)
 
     @classmethod
     def of_layers(
@@ -208,6 +217,7 @@ class Recording:
         settings: Settings,
         axes: ChannelAxes,
         output_fn: OutputFn | None,
+        probe: ProbeSet | None = None,
     ) -> None:
         refuse_split_layers(model, layers)
         self._layers, self._axes = layers, axes
@@ -216,8 +226,10 @@ class Recording:
             names, threshold=settings.threshold, sampling=settings.sampling()
         )
         self._model = model
-        self._settings, self._output_fn = settings, output_fn
+        self._settings, self._output_fn, self._probe = settings, output_fn, probe
         self._padding: str | None = None
+        # How the states of probe data have changed up to the latest block.
+        self._changes: Mapping[str, ProbeChange] = {}
         self._warn = WarnOnce()
         self._eager = forced_eager(warn=False)
         # The exit that was last asked for, weakly held: `with` asks before it enters, and holds it.
@@ -241,6 +253,15 @@ class Recording:
     def anew(self, settings: Settings) -> "Recording":
         """Return a recording of the same layers and of what is known of them, without counts."""
         return self.of_layers(self._model, self._layers, settings, self._axes, self._output_fn)
+
+    def of_probe(self) -> "Recording":
+        """Return a recording of the same layers that keeps the states of probe data in order.
+
+        What it finds out about the layers it finds out for itself.
+        """
+        layers, settings = self._layers.copied(), self._settings.of_probe()
+        axes = ChannelAxes(settings.channel_axis, {})
+        return self.of_layers(self._model, layers, settings, axes, self._output_fn)
 
     @property
     def counters(self) -> Mapping[str, Counter]:
@@ -271,6 +292,8 @@ class Recording:
         self.close(error)
         if kind is not None:
             return
+        if self._probe is not None:
+            self._changes = self._probe.record(self._model, self.of_probe())
         for text in self.conclude().values():
             warnings.warn(text, TensorStateWarning, stacklevel=2)
         thinned = self.recorder.thinned()
@@ -313,7 +336,8 @@ class Recording:
         # What an interrupt may have left of an earlier block.
         self.close()
         watch, model = self._watch, self._model
-        watch.rows.loader = ActiveLoader()
+        # Probe data comes from no loader that is under way.
+        watch.rows.loader = None if self.recorder.row_limit is not None else ActiveLoader()
         watch.open(model)
         # Padding after the probes, whose hooks show which modules are hooked anyway.
         if self._settings.mask is None:
@@ -386,8 +410,10 @@ class Recording:
     @property
     def settings(self) -> Mapping[str, str]:
         """What ranks that merge their counts must have in common, as texts."""
-        output_fn = describe_value(self._output_fn)
-        return {**self._settings.comparable(), "output_fn": output_fn}
+        own = {"output_fn": describe_value(self._output_fn)}
+        if self._probe is not None:
+            own["probe_data"] = self._probe.data.digest
+        return {**self._settings.comparable(), **own}
 
     def batches(self, loader: Iterable[Batch], process_group: Any = None) -> Iterator[Batch]:
         """Yield a data loader's batches, and count of each only what is this rank's own.
@@ -445,6 +471,9 @@ class Recording:
             counted, accuracy = merge_report(
                 self.recorder, process_group, accuracy, self.doubts, self.settings
             )
+        changes = self._changes
+        if self._probe is not None and process_group is not None:
+            changes = share_changes(changes, process_group)
         report = counted.report(
             PassInfo(
                 accuracy=accuracy,
@@ -455,6 +484,7 @@ class Recording:
                 stage=stage,
             )
         )
+        report = report.with_probe(changes) if changes else report
         limited = describe_low_coverage(report.layers, report.alpha)
         if limited is not None and (process_group is None or dist.get_rank(process_group) == 0):
             self._warn("coverage", limited)

@@ -36,7 +36,8 @@ class TrainingRecording:
         process_group: Ranks that train together, each on its part of every batch: for example
             `torch.distributed.group.WORLD`. Their states are merged at the end of each recorded
             batch, to which all of them have to come. None: this process alone.
-        options: The other arguments of `record`.
+        options: The other arguments of `record`, but for `probe_data`, which is followed from one
+            evaluation to the next.
 
     Attributes:
         n_batches: Batches so far; set it where a training goes on from a checkpoint.
@@ -70,6 +71,11 @@ class TrainingRecording:
         process_group: Any = None,
         **options: Any,
     ) -> None:
+        if options.get("probe_data") is not None:
+            raise ValueError(
+                "record_training takes no probe_data: its states are followed from one evaluation "
+                "to the next. Give it to the record of the evaluations"
+            )
         self._recording = Recording(model, attach_to, **options)
         self._settings = dataclasses.replace(
             self._recording.given,

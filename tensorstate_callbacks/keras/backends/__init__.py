@@ -136,6 +136,15 @@ class Backend(Operations, Protocol):
     def is_recomputing(self) -> bool:
         """Tell whether a layer is called for a gradient, as it was before for its output."""
 
+    def run_aside(self, model: keras.Model, function: Callable[[], object]) -> None:
+        """Call a function that runs the model outside of its steps, and have its taps observed.
+
+        There are no gradients, and nothing is compiled.
+        """
+
+    def keep_values(self, model: keras.Model, variables: list[Any]) -> Callable[[], None]:
+        """Return what puts back the values of variables; it may be called several times."""
+
     def keep_state(self, model: keras.Model, outputs: Any) -> None:
         """Let the model have what a train function gave, where its caller won't get that far."""
 

@@ -177,6 +177,24 @@ def is_recomputing() -> bool:
     return False
 
 
+def run_aside(model: keras.Model, function: Callable[[], object]) -> None:
+    """Call a function that runs the model outside of its steps, and have its taps observed."""
+    ProbedStep(lambda state, batch: (function(), state), compiled=False)((), None)
+    jax.effects_barrier()  # type: ignore[no-untyped-call]
+
+
+def keep_values(model: keras.Model, variables: list[Any]) -> Callable[[], None]:
+    """Return what puts back the values of variables, arrays that nobody can write to."""
+    kept = [(variable, variable._value) for variable in variables]
+
+    def put_back() -> None:
+        for variable, value in kept:
+            if variable._value is not value:
+                variable.assign(value)
+
+    return put_back
+
+
 def keep_state(model: keras.Model, outputs: Any) -> None:
     """Let the model have what a train function gave, where its caller won't get that far."""
     keep_variables(model, outputs[1])

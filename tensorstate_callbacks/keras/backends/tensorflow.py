@@ -199,6 +199,23 @@ def is_recomputing() -> bool:
     return False
 
 
+def run_aside(model: keras.Model, function: Callable[[], object]) -> None:
+    """Call a function that runs the model outside of its steps, and have its taps observed."""
+    function()
+
+
+def keep_values(model: keras.Model, variables: list[Any]) -> Callable[[], None]:
+    """Return what puts back the values of variables."""
+    kept = [(variable, tf.identity(variable.value)) for variable in variables]
+
+    def put_back() -> None:
+        for variable, value in kept:
+            if not tf.reduce_all(tf.equal(variable.value, value)):
+                variable.assign(value)
+
+    return put_back
+
+
 def keep_state(model: keras.Model, outputs: Any) -> None:
     """Do nothing: a step changes the model's variables in place."""
 

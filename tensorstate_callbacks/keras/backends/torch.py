@@ -17,6 +17,7 @@ from tensorstate_callbacks.torch.activations import to_host
 from tensorstate_callbacks.torch.hooks import forced_eager, is_first_run
 from tensorstate_callbacks.torch.module_axis import rule_axis
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
+from tensorstate_callbacks.torch.untouched import Untouched
 
 TAPS_END_XLA = False
 RECOMPUTES_UNSEEN = False
@@ -123,6 +124,28 @@ def build_train_function(model: keras.Model) -> Callable[..., Any]:
 def is_recomputing() -> bool:
     """Tell whether a layer is called within a backward pass, by a checkpoint."""
     return not is_first_run()
+
+
+def run_aside(model: keras.Model, function: Callable[[], object]) -> None:
+    """Call a function that runs the model outside of its steps, and have its taps observed."""
+    # Also what torch's own modules have, that layers may hold.
+    untouched = Untouched(model)
+    with untouched, untouched:
+        untouched.begin()
+        _run_eagerly(function)()
+
+
+def keep_values(model: keras.Model, variables: list[Any]) -> Callable[[], None]:
+    """Return what puts back the values of variables."""
+    kept = [(variable, variable.value.detach().clone()) for variable in variables]
+
+    def put_back() -> None:
+        with torch.no_grad():
+            for variable, value in kept:
+                if not torch.equal(variable.value, value):
+                    variable.assign(value)
+
+    return put_back
 
 
 def keep_state(model: keras.Model, outputs: Any) -> None:

@@ -9,8 +9,10 @@ import torch.distributed as dist
 
 from tensorstate_callbacks.errors import ProbeError, RankError, TensorStateWarning
 from tensorstate_callbacks.metrics.efficiency import aIQ
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.pass_counts import PassCounts
+from tensorstate_callbacks.recording.probe_states import Outcome
 from tensorstate_callbacks.recording.rank_levels import RankPass
 from tensorstate_callbacks.recording.rank_passes import (
     MergedPass,
@@ -131,6 +133,35 @@ def check_settings(settings: Mapping[str, str], group: ProcessGroup) -> None:
     with host_group(group) as carrier:
         gathered = StateExchange(carrier).gather(dict(settings))
     check_alike(ranks_of(group), gathered)
+
+
+def gather_outcomes(outcome: Outcome, group: ProcessGroup) -> list[Outcome]:
+    """Return what each rank of a group made of its run over the probe data, by rank: a collective.
+
+    What went wrong says on which rank.
+
+    Raises:
+        RankError: A rank failed, or didn't come within the group's timeout; names it.
+    """
+    wait_for_ranks(group)
+    with host_group(group) as carrier:
+        gathered: list[Outcome] = StateExchange(carrier).gather(outcome)
+    return [
+        each if each.problem is None else each._replace(problem=f"on rank {rank}, {each.problem}")
+        for rank, each in zip(ranks_of(group), gathered, strict=True)
+    ]
+
+
+def share_changes(
+    changes: Mapping[str, ProbeChange], group: ProcessGroup
+) -> Mapping[str, ProbeChange]:
+    """Return how states of probe data have changed on the first rank: a collective.
+
+    Nothing where they aren't known on all of them.
+    """
+    outcomes = gather_outcomes(Outcome(dict(changes)), group)
+    found = [each.changes or {} for each in outcomes]
+    return found[0] if all(found) else {}
 
 
 def describe_doubts(doubts: Iterable[str]) -> str:
