@@ -134,10 +134,12 @@ def marks(axes):
 
 
 def test_figure_has_a_row_for_each_neuron_the_dead_ones_below():
-    axes, _ = plot_neurons(history(), "fc").axes
+    # The neuron that never fired is the first.
+    fired = FIRED[[3, 0, 1, 2]]
+    axes, _ = plot_neurons(history(fired), "fc").axes
     rows = axes.get_images()[0].get_array()
-    np.testing.assert_array_equal(rows, FIRED[[0, 2, 1, 3]] / 10)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "2", "1", "3"]
+    np.testing.assert_array_equal(rows, fired[[1, 3, 2, 0]] / 10)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["1", "3", "2", "0"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "3", "4", "5"]
     # Column and row, from 0.
     assert marks(axes) == {
