@@ -16,7 +16,9 @@ from tensorstate_callbacks import (
 )
 from tensorstate_callbacks.display.plot_style import COLORS
 from tensorstate_callbacks.loggers.neurons import draw_neurons, neuron_columns
+from tensorstate_callbacks.metrics.neurons import NeuronCounts
 from tensorstate_callbacks.runs.finished_run import RunEvaluation, RunLayer
+from tensorstate_callbacks.states.agreement import Agreement
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 # Four neurons over five epochs: one lives, one dies, one comes back, one never fired.
@@ -132,10 +134,12 @@ def marks(axes):
 
 
 def test_figure_has_a_row_for_each_neuron_the_dead_ones_below():
-    axes, _ = plot_neurons(history(), "fc").axes
+    # The neuron that never fired is the first.
+    fired = FIRED[[3, 0, 1, 2]]
+    axes, _ = plot_neurons(history(fired), "fc").axes
     rows = axes.get_images()[0].get_array()
-    np.testing.assert_array_equal(rows, FIRED[[0, 2, 1, 3]] / 10)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "2", "1", "3"]
+    np.testing.assert_array_equal(rows, fired[[1, 3, 2, 0]] / 10)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["1", "3", "2", "0"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "3", "4", "5"]
     # Column and row, from 0.
     assert marks(axes) == {
@@ -178,6 +182,20 @@ def test_loggers_draw_the_first_layers_and_what_was_seen_since_a_width_changed()
     drawn = dict(draw_neurons(reports))
     assert list(drawn) == [f"neurons/layer_{n}_" for n in range(6)]
     assert drawn["neurons/layer_0_"].axes[0].get_images()[0].get_array().shape == (3, 2)
+
+
+def test_neurons_are_described_by_the_first_that_they_agree_with_and_oppose():
+    found = Agreement(np.array([0, 0, 0, 3, 0, 3, 6]), np.array([0, 0, 1, 0, 0, 0, 0]))
+    counts = NeuronCounts(np.array([5, 5, 4, 2, 5, 2, 0]), 9, found)
+    assert counts.describe() == [
+        "agrees with 1, opposes 2",
+        "agrees with 0, opposes 2",
+        "opposes 0",
+        "agrees with 5",
+        "agrees with 0, opposes 2",
+        "agrees with 3",
+        "never fired",
+    ]
 
 
 def test_the_table_of_neurons_is_bounded_and_says_so(monkeypatch):

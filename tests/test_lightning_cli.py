@@ -87,6 +87,7 @@ def written(folder: Path, **arguments: Any) -> Path:
         {"attach_to": ["Linear"], "group_size": 4, "positions": 3, "max_memory": 10_000_000},
         {"attach_to": "Linear", "channel_axis": {"net.0": 1, "Linear": [-1]}, "prefix": "g4_"},
         {"layer_metrics": True, "dataloader_idx": 0},
+        {"neurons": True, "layer_metrics": ["effective_states"]},
     ],
     ids=str,
 )

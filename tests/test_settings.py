@@ -34,6 +34,7 @@ from tensorstate_callbacks.reports.metric_keys import LAYER_METRICS
         ({"attach_to": 3}, TypeError, "attach_to takes"),
         ({"exclude": [None]}, TypeError, "exclude takes"),
         ({"prefix": 1}, TypeError, "prefix takes a string"),
+        ({"neurons": "all"}, TypeError, "neurons takes True, to find .* or False; got 'all'"),
     ],
 )
 def test_arguments_are_checked_by_name(arguments, error, words):

@@ -79,3 +79,48 @@ def test_overlap_of_classes_is_the_sum_of_smaller_shares(monkeypatch):
     counts = np.array([[2, 2, 0, 0], [1, 0, 3, 0], [0, 0, 0, 5]], np.uint64)
     expected = [[1, 0.25, 0], [0.25, 1, 0], [0, 0, 1]]
     np.testing.assert_allclose(overlaps(counts), expected, atol=1e-15)
+
+
+def test_pruning_tells_what_stays_and_what_does_not(tmp_path):
+    words = run("pruning", tmp_path)
+    never = re.findall(
+        r"^Layer (\d): (\d+) of (\d+) never fired\n  indices (.*)$", words, re.MULTILINE
+    )
+    assert [(name, int(width)) for name, _, width, _ in never] == [("0", 64), ("2", 32)]
+    for _, number, _, indices in never:
+        assert len(re.findall(r"\d+", indices)) == int(number)
+    assert int(never[0][1]) > 0
+    assert "on the digits that they were found with: outputs exactly as before" in words
+    # Copies go without a difference but that of rounding, twice as strong ones don't.
+    planted = re.findall(r"^5 copies planted, (\d) times as strong: (.*)$", words, re.MULTILINE)
+    equal = re.findall(r"With equal activations: (\d+) of (\d+) groups", words)
+    changes = [
+        float(x) for x in re.findall(r"removed.*: outputs differ by up to ([\d.e-]+)", words)
+    ]
+    assert [strength for strength, _ in planted] == ["1", "2"]
+    for _, pairs in planted:
+        copies = {tuple(map(int, pair)) for pair in re.findall(r"\((\d+), (\d+)\)", pairs)}
+        assert len(copies) == 5
+    assert equal == [("5", "5"), ("0", "5")]
+    assert changes[0] < 1e-4 < 0.1 < min(changes[1:])
+    assert len(changes) == 3
+
+
+@pytest.mark.parametrize("strength", [1, 2])
+def test_widened_networks_compute_the_same_and_their_copies_agree(monkeypatch, strength):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from pruning import are_copies, keep_first, make_network, record_layer, widen
+
+    torch.manual_seed(0)
+    network, images = make_network(), torch.randn(500, 784)
+    wide, copies = widen(network, [3, 8], strength)
+    with torch.no_grad():
+        torch.testing.assert_close(wide(images), network(images), rtol=1e-4, atol=1e-5)
+        assert copies == [(3, 64), (8, 65)]
+        assert record_layer(wide, images).agreeing == ((3, 64), (8, 65))
+        assert are_copies(wide, images, (3, 64)) is (strength == 1)
+        before = wide(images)
+        assert keep_first(wide, copies) == 2
+        assert not wide[0].weight[64:].any()
+        difference = float((wide(images) - before).abs().max())
+    assert (difference < 1e-5) is (strength == 1)

@@ -80,7 +80,8 @@ def plot_neurons(history: Sequence[EvaluationView], layer: str) -> "Figure":
     else:
         axes.set_yticks([])
         axes.set_ylabel(f"{n_neurons:,} neurons, {at_once} a row")
-    title = f"Neurons of {layer_labels([layer])[0]}: {len(lines.died):,} of {n_neurons:,} dead in the end"
+    dead = f"{len(lines.died):,} of {n_neurons:,} dead in the end"
+    title = f"Neurons of {layer_labels([layer])[0]}: {dead}"
     axes.set_title(title, fontsize=10, parse_math=False, usetex=False)
     if marks:
         legend_below(axes, marks, 1)

@@ -102,11 +102,11 @@ class NeuronCounts:
         for one, other in self.sides() or ():
             for side, opposed in ((one, other), (other, one)):
                 for neuron in side:
-                    # The first of the others: a group may be all of a layer.
-                    like = next((each for each in side if each != neuron), None)
-                    parts = [f"agrees with {like}"] * (like is not None)
-                    parts += [f"opposes {opposed[0]}"] * bool(opposed)
-                    words[neuron] = ", ".join(parts)
+                    # Of a group, which may be a whole layer, one is named.
+                    likes = [f"agrees with {like}" for like in side[:2] if like != neuron]
+                    words[neuron] = ", ".join(
+                        [*likes[:1], *(f"opposes {first}" for first in opposed[:1])]
+                    )
         return words
 
     def to_dict(self) -> dict[str, Any]:

@@ -31,8 +31,8 @@ class NeuronReadings:
     def never_fired(self) -> Group:
         """The neurons that fired in no state, by index.
 
-        On other data they may. One that is dead for good has no way back: its gradient is 0 on
-        whatever it is trained with.
+        Whether they are dead for good it can't tell: on other data, or later in training, they may
+        fire. See `History.lifelines`.
 
         Raises:
             StatesNotAvailableError: It isn't known any more; says how to keep it.
@@ -52,10 +52,10 @@ class NeuronReadings:
     def agreeing(self) -> tuple[Group, ...]:
         """Groups of neurons that fired in exactly the same states, by index, two at least.
 
-        Exact, for the states that were seen. Neurons that never or always fired are in no group.
-        In units smaller than the layer those of each unit are compared, and not those of two. It
-        says nothing of how strongly they fire: to replace one by another, look at their
-        activations.
+        Exact, for the states that were seen: in few states neurons agree by chance. Those that
+        never or always fired are in no group. In units smaller than the layer the neurons of each
+        unit are compared, and not those of two. It says nothing of how strongly they fire: to
+        replace one by another, look at their activations.
 
         Raises:
             StatesNotAvailableError: It wasn't asked for, or isn't known any more; says how to.
