@@ -180,9 +180,12 @@ def _digest_of(batches: Any) -> str:
 
 
 def _texts(value: Any) -> Iterator[bytes]:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and value.is_nested:
+        yield from _texts(value.unbind())
+    elif isinstance(value, torch.Tensor):
         yield f"{value.dtype}{tuple(value.shape)}".encode()
-        plain = value.cpu().contiguous().resolve_conj().resolve_neg()
+        dense = value if value.layout is torch.strided else value.to_dense()
+        plain = dense.cpu().resolve_conj().resolve_neg().contiguous()
         yield plain.reshape(-1).view(torch.uint8).numpy().tobytes()
     elif isinstance(value, np.ndarray):
         yield f"{value.dtype}{value.shape}".encode()
