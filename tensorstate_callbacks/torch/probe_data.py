@@ -78,7 +78,7 @@ class ProbeData:
         """
         if self._batches is None:
             self._batches = list(_read(self._data))
-            self._digest = _digest_of([batch.given for batch in self._batches])
+            self._digest = _digest_of([_input_of(batch.given) for batch in self._batches])
             # What was read is held, what it was read from isn't.
             self._data = None
         return self._batches
