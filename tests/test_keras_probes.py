@@ -345,6 +345,6 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_acts():
 
     checks = Checks()
     followed = EfficiencyCallback(probe_data=X[:5])
-    most = None if os.environ.get("TENSORSTATE_SOAK") else 25
+    most = None if os.environ.get("TENSORSTATE_SOAK") else 15
     for where in each_line(FILES, lambda: fit_small(checks.model, followed), most=most):
         checks.check(where, gone=False)
