@@ -30,6 +30,7 @@ from tensorstate_callbacks.metrics.efficiency import aIQ, efficiency, network_ef
 from tensorstate_callbacks.metrics.entropy import entropy, estimate_entropy
 from tensorstate_callbacks.metrics.intervals import Interval
 from tensorstate_callbacks.metrics.lifelines import Lifelines
+from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 from tensorstate_callbacks.states.counter import StateCounter, available_kernels, use_kernel
@@ -73,6 +74,7 @@ __all__ = [
     "Lifelines",
     "MissingExtraError",
     "NoLayerMatchedError",
+    "ProbeChange",
     "ProbeError",
     "RankError",
     "RunError",

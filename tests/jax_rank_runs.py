@@ -200,6 +200,7 @@ def failures() -> dict[str, str]:
         "another": raised(lambda: fit([EfficiencyCallback("fc"), Breaks()])),
     }
     found["training"] = raised(lambda: fit([EfficiencyCallback(on=("val", "train"))]))
+    found["probe_data"] = raised(lambda: fit([EfficiencyCallback(probe_data=X[:4])]))
     found["rows"] = raised(lambda: fit([EfficiencyCallback(mask=np.ones((N, 4)))]))
     odd = EfficiencyCallback(["fc", "inner"])
     evaluate = build(Rematerialized()).evaluate

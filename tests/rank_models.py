@@ -148,6 +148,22 @@ def tokens() -> torch.Tensor:
     return torch.randn(13, 7, 6, generator=torch.Generator().manual_seed(8))
 
 
+class Learning(ExactClassifier):
+    """Its weights change, alike on all ranks."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.5)
+
+
+class FailsOnOne(Learning):
+    """Fails on rank 1 alone, where it is run outside of Lightning's steps."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if rank() == 1 and len(x) == 20:
+            raise FloatingPointError("not here")
+        return super().forward(x)
+
+
 def ended(run: Callable[[], Any]) -> str:
     try:
         run()

@@ -17,7 +17,9 @@ from rank_models import (
     ODD,
     ExactClassifier,
     Failing,
+    FailsOnOne,
     Flattening,
+    Learning,
     OneSided,
     Stream,
     dealt,
@@ -37,7 +39,7 @@ from torch_models import images, small_net
 
 from tensorstate_callbacks import EfficiencyReport, ProbeError, RankError
 from tensorstate_callbacks.lightning import EfficiencyCallback
-from tensorstate_callbacks.torch import record, record_training
+from tensorstate_callbacks.torch import ProbeSet, record, record_training
 from tensorstate_callbacks.torch.distributed import process_groups
 from tensorstate_callbacks.torch.distributed.state_exchange import StateExchange
 
@@ -357,6 +359,44 @@ def neurons() -> dict[str, Any]:
     return {"loops": [each["report"] for each in loops], "windows": reports}
 
 
+def followed(model: nn.Module, layer: nn.Module, **options: Any) -> Any:
+    """How states of probe data change as one of five and more neurons is inverted."""
+    probe = ProbeSet(images(4))
+    for _ in range(2):
+        with record(model, "Conv2d", probe_data=probe, **options) as recording, torch.no_grad():
+            model(images(2))
+            # Of sharded weights, also those that other ranks have.
+            layer.weight.mul_(-1)
+            layer.bias.mul_(-1)
+    report = recording.report(process_group=group())
+    return {name: found.to_dict()["probe"] for name, found in report.layers.items()}
+
+
+def probes() -> dict[str, Any]:
+    """Probe data in loops of one's own and in fits, and that which ranks don't share."""
+    plain, split = small_net(), small_net()
+    if n_ranks() > 1:
+        from torch.distributed.fsdp import fully_shard
+
+        for layer in (split[0], split[4]):
+            fully_shard(layer, mesh=mesh())
+        fully_shard(split, mesh=mesh())
+    found = {"loop": followed(plain, plain[0]), "sharded": followed(split, split[0])}
+
+    def fit(model: Any, probe_data: Any) -> tuple[Any, list[str]]:
+        callback = EfficiencyCallback(probe_data=probe_data, layer_metrics=["turnover"])
+        fitted = many(callback, max_epochs=2)
+        _, told = quietly(lambda: fitted.fit(model, loader(TRAIN, 64), loader(ODD, 8)))
+        layers = [report.layers.items() for report in callback.history]
+        return [{name: layer.to_dict()["probe"] for name, layer in each} for each in layers], told
+
+    found["fit"] = fit(Learning(), TRAIN[:20])
+    if n_ranks() > 1:
+        found["unlike"] = ended(lambda: fit(Learning(), TRAIN[rank() : 20]))
+        found["failed"] = fit(FailsOnOne(), TRAIN[:20])
+    return found
+
+
 def two_ranks() -> dict[str, Any]:
     """All that works, on two ranks or on one."""
     return {
@@ -374,6 +414,7 @@ def two_ranks() -> dict[str, Any]:
         "sampled": sampled(),
         "accuracies": accuracies(),
         "unlike": unlike(),
+        "probes": probes(),
         "windows": windows(),
         "windows_uneven": windows_of_uneven_fit(),
         "neurons": neurons(),

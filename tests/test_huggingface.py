@@ -300,3 +300,36 @@ def test_two_processes_give_what_one_gives() -> None:
     for found in run("hugging_face", 2):
         assert found["told"] == []
         assert found["figures"] == expected
+
+
+def test_probe_data_is_followed_from_the_beginning_and_changes_nothing() -> None:
+    keep = torch.ones(5, 6, dtype=torch.long)
+    keep[1, 3:] = 0
+    probe = {"input_ids": torch.arange(5, 35).reshape(5, 6), "attention_mask": keep}
+    weights, lasts = [], []
+    for probe_data in (None, probe):
+        training = trainer(
+            classifier(hidden_dropout_prob=0.3),
+            texts(),
+            options={"num_train_epochs": 2, "eval_strategy": "epoch", "learning_rate": 0.01},
+            efficiency={"probe_data": probe_data, "layer_metrics": bool(probe_data) and METRICS},
+        )
+        training.train()
+        weights.append([each.clone() for each in training.model.state_dict().values()])
+        lasts.append({name: layer.probe for name, layer in training.efficiency.last.layers.items()})
+    assert all(map(torch.equal, *weights))
+    assert {*lasts[0].values()} == {None}
+    first, second = training.efficiency.history
+    # From the beginning to the first evaluation, and from there to the second.
+    name = next(iter(lasts[1]))
+    assert first.layers[name].probe.since_previous == first.layers[name].probe.since_first > 0
+    assert 0 < second.layers[name].probe.since_first != second.layers[name].probe.since_previous
+    metrics = training.evaluate()
+    assert {v for k, v in metrics.items() if k.startswith("eval_turnover/")} == {0.0}
+    # Padding doesn't count: of 5 x 6 tokens 27 do.
+    states = training.efficiency._probe.series._layers[name].first
+    assert len(states.rows) == 27
+    assert untouched(training)
+
+
+METRICS = ["turnover"]

@@ -169,6 +169,7 @@ def test_what_processes_cannot_share_is_refused_with_the_way_out(two):
     for rank in two:
         assert 'leave "train" out of on' in rank["failures"]["training"]
         assert "2 replicas of the model share the batches" in rank["failures"]["rows"]
+        assert "probe_data can't be followed in a model" in rank["failures"]["probe_data"]
 
 
 def test_padding_of_another_process_is_told_of_by_the_first(two):

@@ -284,3 +284,29 @@ def test_spawned_processes_give_what_one_gives(one: dict[str, Any], tmp_path: Pa
     assert reports == [expected, expected]
     logged = json.loads((tmp_path / "logged.json").read_text())
     assert logged["val_aiq"] == pytest.approx(expected["aiq"], abs=1e-7)
+
+
+def test_probe_data_has_the_same_changes_on_all_ranks(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    first, second = (rank["probes"] for rank in two)
+    for loops in (first, second):
+        # Of what the inverted layer shows all has changed.
+        assert loops["loop"] == loops["sharded"] == one["probes"]["loop"]
+        assert loops["loop"]["0"]["since_previous"] == 1.0
+    fit, told = first["fit"]
+    assert told == []
+    assert second["fit"] == [fit, told]
+    assert fit[0].keys() == {"net.0", "net.2"}
+    assert all(report["net.0"]["since_first"] > 0 for report in fit)
+
+
+def test_probe_data_that_differs_or_fails_on_one_rank_is_said(two: list[dict[str, Any]]) -> None:
+    first, second = (rank["probes"] for rank in two)
+    assert first["unlike"] == second["unlike"]
+    assert re.match(r"RankError: .*probe_data: \w+ on rank 0; \w+ on rank 1", first["unlike"])
+    no_changes = [{"net.0": None, "net.2": None}] * 2
+    assert first["failed"][0] == second["failed"][0] == no_changes
+    (text,) = first["failed"][1]
+    assert "on rank 1, the run over it failed with FloatingPointError: not here" in text
+    assert second["failed"][1] == []

@@ -140,8 +140,9 @@ def _layers(history: Sequence[EvaluationView]) -> str:
     parts = []
     for index, kind in best_and_last(history):
         caption = f"{unit.capitalize()} {where[index]} ({kind})" if len(history) > 1 else ""
-        # Two tables: each fits on paper.
-        tables = [layers_table(history[index].layers, x, caption) for x in (OF_STATES, OF_NEURONS)]
+        # Tables of which each fits on paper.
+        kinds = (OF_STATES, OF_NEURONS, OF_PROBE)
+        tables = [layers_table(history[index].layers, kind, caption) for kind in kinds]
         parts += [scrolling(table) for table in tables if len(table.headings) > 1]
     layers = history[-1].layers.values()
     if any(layer.efficiency is not None and layer.ceiling is not None for layer in layers):

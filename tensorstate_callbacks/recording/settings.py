@@ -101,6 +101,11 @@ class Settings:
         check_alpha(_real("alpha", self.alpha))
         check_threshold(self.threshold)
         asked = [name for name in check_layer_metrics(self.layer_metrics) if name in PROBE_METRICS]
+        if isinstance(self.probe_data, (str, bytes, bool, int, float)):
+            raise TypeError(
+                "probe_data takes a few samples as the model takes them, or an iterable of their "
+                f"batches; got {self.probe_data!r}"
+            )
         if asked and self.probe_data is None:
             raise ValueError(
                 f"layer_metrics has {asked[0]!r}, which is of probe_data: give probe_data, a few "

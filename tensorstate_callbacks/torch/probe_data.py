@@ -78,7 +78,7 @@ class ProbeData:
         """
         if self._batches is None:
             self._batches = list(_read(self._data))
-            self._digest = _digest_of([batch.given for batch in self._batches])
+            self._digest = _digest_of([_input_of(batch.given) for batch in self._batches])
             # What was read is held, what it was read from isn't.
             self._data = None
         return self._batches
@@ -180,9 +180,12 @@ def _digest_of(batches: Any) -> str:
 
 
 def _texts(value: Any) -> Iterator[bytes]:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and value.is_nested:
+        yield from _texts(value.unbind())
+    elif isinstance(value, torch.Tensor):
         yield f"{value.dtype}{tuple(value.shape)}".encode()
-        plain = value.cpu().contiguous().resolve_conj().resolve_neg()
+        dense = value if value.layout is torch.strided else value.to_dense()
+        plain = dense.cpu().resolve_conj().resolve_neg().contiguous()
         yield plain.reshape(-1).view(torch.uint8).numpy().tobytes()
     elif isinstance(value, np.ndarray):
         yield f"{value.dtype}{value.shape}".encode()

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.probe_states import FollowedProbe, end_batch
 from tensorstate_callbacks.recording.recorder import Recorder
-from tensorstate_callbacks.torch.layers import unwrap
 from tensorstate_callbacks.torch.probe_data import ProbeBatch, ProbeData, device_of
 from tensorstate_callbacks.torch.untouched import Untouched
 
@@ -113,13 +113,14 @@ def run_probe(
         model: The model.
         batches: The samples.
         recording: Keeps the states; see `Recording.of_probe`.
-        call: Runs it; None: itself, without what parallelizes it over processes.
+        call: Runs it; None: itself, without what would exchange buffers between processes.
         context: Made for each batch, around the run.
 
     Returns:
         What has kept the states.
     """
-    call = call or unwrap(model)
+    if call is None:
+        call = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
     untouched = Untouched(model)
     try:
         # Not in inference mode: what a module would keep of it could not be trained with.
