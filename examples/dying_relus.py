@@ -1,8 +1,8 @@
 """A learning rate that kills neurons, and how it shows: accuracy recovers, they don't.
 
 Two trainings of one network on handwritten digits differ in one epoch, in which the learning rate
-of the second is seven times as high. In the end both have the same accuracy. That more than half of a
-layer has died, and when, is seen in the firing rates of its neurons. Run it with
+of the second is seven times as high. In the end both have the same accuracy. That more than half of
+a layer has died, and when, is seen in the firing rates of its neurons. Run it with
 `python examples/dying_relus.py`.
 """
 

@@ -136,8 +136,7 @@ def test_each_argument_is_kept_under_its_own_name() -> None:
     given = {
         **{"attach_to": "net.0", "exclude": "net.2", "method": "both", "beta": 3, "alpha": 4},
         **{"accuracy": "top1", "threshold": 0.5, "channel_axis": 1, "every_n_epochs": 6},
-        **{"mask": "attention_mask"},
-        **{"neurons": True, "classes": None, "probe_data": None},
+        **{"mask": "attention_mask", "neurons": True, "classes": True, "probe_data": [[1.0]]},
         **{"group_size": 8, "positions": 64, "max_memory": 10**9},
         **{"on": ("val", "train"), "every_n_train_steps": 9, "window": 5},
         **{"prefix": "x_", "layer_metrics": False, "missing_accuracy": "ignore"},

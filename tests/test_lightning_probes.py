@@ -1,6 +1,7 @@
 """Probe data in Lightning: a fit is the same to the bit, and its changes are those of NumPy."""
 
 import copy
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -198,6 +199,8 @@ def test_bfloat16_is_run_as_in_steps() -> None:
     assert changes(callback)[0] is not None
 
 
+# All lines: `make soak`.
+MOST = None if os.environ.get("TENSORSTATE_SOAK") else 40
 FILES = ["lightning/probes.py", *(f"torch/{name}.py" for name in ("probe_set", "untouched"))]
 
 
@@ -205,7 +208,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_acts() -> None:
     checks = Checks()
     followed = EfficiencyCallback(probe_data=TRAIN[:5])
     modes = [module.training for module in checks.model.modules()]
-    for where in each_line(FILES, lambda: run(checks.model, followed), most=40):
+    for where in each_line(FILES, lambda: run(checks.model, followed), most=MOST):
         assert not torch.is_inference_mode_enabled(), where
         checks.model.train()
         assert [module.training for module in checks.model.modules()] == modes, where

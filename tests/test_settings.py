@@ -26,6 +26,9 @@ from tensorstate_callbacks.reports.metric_keys import LAYER_METRICS
         ({"every_n_epochs": 1.5}, ValueError, "every_n_epochs"),
         ({"every_n_epochs": True}, ValueError, "every_n_epochs"),
         ({"layer_metrics": ("efficency",)}, ValueError, "'efficency'"),
+        ({"layer_metrics": ["turnover"]}, ValueError, "'turnover', which is of probe_data: give"),
+        ({"probe_data": "x_val"}, TypeError, "probe_data takes a few samples.*got 'x_val'"),
+        ({"probe_data": 16}, TypeError, "got 16"),
         ({"missing_accuracy": "cry"}, ValueError, "missing_accuracy must be one of"),
         ({"log_extras": True}, ValueError, "log_extras must be one of charts, figures, None"),
         ({"channel_axis": "last"}, TypeError, "channel_axis takes an axis.*got 'last'"),
@@ -40,6 +43,20 @@ from tensorstate_callbacks.reports.metric_keys import LAYER_METRICS
 def test_arguments_are_checked_by_name(arguments, error, words):
     with pytest.raises(error, match=words):
         Settings(**arguments)
+
+
+def test_probe_data_is_recorded_whole_and_with_a_mask_that_is_its_own():
+    given = {"group_size": 4, "positions": 3, "max_memory": 10, "threshold": 0.5}
+    settings = Settings(probe_data=[[1.0]], mask=np.ones((9, 2)), **given).of_probe()
+    sampling = settings.sampling()
+    assert (sampling.group_size, sampling.positions, sampling.max_memory) == (None, 3, None)
+    assert sampling.keeps_rows
+    assert not Settings(**given).sampling().keeps_rows
+    assert (settings.threshold, settings.mask) == (0.5, None)
+    # One row is for all samples.
+    for mask in ("keep", "auto", abs, [1, 0]):
+        assert Settings(mask=mask).of_probe().mask == mask
+    assert Settings(probe_data=np.ones(3)).comparable()["probe_data"] == "given"
 
 
 def test_every_n_epochs():

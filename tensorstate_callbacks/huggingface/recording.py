@@ -13,7 +13,6 @@ from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.masks import AUTO, Mask, has_rows
 from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
-from tensorstate_callbacks.recording.probe_states import FollowedProbe
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.torch.activations import OutputFn, count_samples
@@ -24,8 +23,7 @@ from tensorstate_callbacks.torch.distributed.ranks import (
     merge_passes,
 )
 from tensorstate_callbacks.torch.masks import NO_MASKS
-from tensorstate_callbacks.torch.probe_data import ProbeData
-from tensorstate_callbacks.torch.probe_set import ProbeSet, run_probe
+from tensorstate_callbacks.torch.probe_set import read_data, run_probe
 from tensorstate_callbacks.torch.record import Recording
 from tensorstate_callbacks.torch.untouched import is_built
 
@@ -59,7 +57,7 @@ class EvaluationRecording(RecordingCallback):
 
     _NOT_COPIED = (
         *("_settings", "_warn", "_reported", "_stage", "_window", "_window_report"),
-        *("_probe", "_probe_data", "_given_probe"),
+        "_probe",
     )
 
     def __init__(
@@ -81,9 +79,6 @@ class EvaluationRecording(RecordingCallback):
     def _forget_the_run(self) -> None:
         super()._forget_the_run()
         self._stage: str | None = None
-        # The samples that are followed, and what was given as such.
-        self._probe_data: ProbeData | None = None
-        self._given_probe: Any = None
 
     def begin_training(self, trainer: Any) -> None:
         """Follow the probe data from the weights that a training begins with.
@@ -97,21 +92,14 @@ class EvaluationRecording(RecordingCallback):
         """
         self._take_settings()
         self._warn.reset(silent=not trainer.is_world_process_zero())
-        self._probe = FollowedProbe(self._warn)
-        self._take_probe_data()
-        if self._probe_data is not None and is_built(trainer.model):
-            _ = self._probe_data.batches
+        self._probe.take(self.probe_data, read_data, begins=True)
+        if self._probe.data is not None and is_built(trainer.model):
+            _ = self._probe.data.batches
             self._record_probe(trainer, is_beginning=True)
-
-    def _take_probe_data(self) -> None:
-        if self._given_probe is not self.probe_data:
-            self._given_probe, self._probe = self.probe_data, FollowedProbe(self._warn)
-            given = self.probe_data
-            self._probe_data = None if given is None else ProbeSet.of(given).data
 
     def _record_probe(self, trainer: Any, *, is_beginning: bool = False) -> dict[str, ProbeChange]:
         """Run the model on the probe data, and return how its layers' states have changed."""
-        data, group = self._probe_data, _find_group(trainer)
+        data, group = self._probe.data, _find_group(trainer)
         if data is None:
             return {}
 
@@ -145,7 +133,7 @@ class EvaluationRecording(RecordingCallback):
         self._take_settings()
         if not trainer.is_in_train or self._stage is None:
             self._warn.reset(silent=not trainer.is_world_process_zero())
-        self._take_probe_data()
+        self._probe.take(self.probe_data, read_data)
         model, group = trainer.model, _find_group(trainer)
         if group is not None and has_rows(self.mask):
             raise ValueError(
@@ -200,8 +188,8 @@ class EvaluationRecording(RecordingCallback):
         if group is not None:
             wait_for_ranks(group)
             given = recording.settings
-            if self._probe_data is not None:
-                given = {**given, "probe_data": self._probe_data.digest}
+            if self._probe.data is not None:
+                given = {**given, "probe_data": self._probe.data.digest}
             merged = merge_passes(
                 recording.recorder, group, found, None, failure, recording.doubts, given
             )

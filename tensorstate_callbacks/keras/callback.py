@@ -26,7 +26,6 @@ from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
-from tensorstate_callbacks.recording.probe_states import FollowedProbe
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.reports.report import EfficiencyReport
 
@@ -111,7 +110,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         *("_finished", "_trackers", "_layer_ids", "_reported", "_settings", "_ranks"),
         *("_model", "params"),
         *("_window", "_window_report", "training"),
-        *("_probe", "_probe_data", "_given_probe"),
+        "_probe",
     )
 
     def _check_framework(self) -> None:
@@ -137,9 +136,6 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         # The processes that share the evaluations, None where there is but this one.
         self._ranks: Ranks | None = None
         self._layer_ids: list[int] = []
-        # The samples that are followed, and what was given as such.
-        self._probe_data: ProbeData | None = None
-        self._given_probe: Any = None
         # Keras's own.
         self._model: Any = None
         self.params: Any = None
@@ -158,7 +154,7 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
             self._end_training()
             if self._settings.records("val"):
                 self._pick_probes()
-                self._begin_probe()
+                self._take_probe_data(begins=True)
             if self._settings.records("train"):
                 self._begin_training()
         if self._ranks is not None:
@@ -322,40 +318,35 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         self.watch.defers = self._ranks is not None
         self._layer_ids = layer_ids
 
-    def _take_probe_data(self) -> None:
-        """Take the samples that are to be followed; others than before are followed anew.
+    def _take_probe_data(self, *, begins: bool = False) -> None:
+        """Read the samples that are to be followed.
+
+        Args:
+            begins: Whether a fit begins, and with it what is compared.
 
         Raises:
             TypeError: They are of the wrong kind.
             ValueError: They are too many, or none, or JAX's processes share the model.
         """
-        given = self.probe_data
-        if self._given_probe is not given:
-            self._probe_data = None if given is None else ProbeData(given)
-            self._given_probe, self._probe = given, FollowedProbe(self._warn)
-        if self._probe_data is None:
+        self._probe.take(self.probe_data, ProbeData, begins=begins)
+        if self._probe.data is None:
             return
         if self._ranks is not None:
             raise ValueError(
                 "probe_data can't be followed in a model that several processes of JAX share: "
                 "leave it out, or train in one process"
             )
-        _ = self._probe_data.batches
-
-    def _begin_probe(self) -> None:
-        """Follow the samples from the weights that the fit begins with."""
-        self._take_probe_data()
-        self._probe = FollowedProbe(self._warn)
-        if is_built(self.model):
+        _ = self._probe.data.batches
+        if begins and is_built(self.model):
             self._record_probe(is_beginning=True)
 
     def _record_probe(self, *, is_beginning: bool = False) -> dict[str, ProbeChange]:
         """Run the model on the probe data, and return how its layers' states have changed."""
-        data, settings = self._probe_data, self._settings
+        data = self._probe.data
         if data is None:
             return {}
         return self._probe.record(
-            lambda: run_probe(self.model, data.batches, settings), is_beginning=is_beginning
+            lambda: run_probe(self.model, data.batches, self._settings), is_beginning=is_beginning
         )
 
     def _conclude_step(self, recorder: Recorder, info: PassInfo) -> EfficiencyReport | None:

@@ -15,12 +15,11 @@ from tensorstate_callbacks.lightning.evaluation import (
     is_fast_dev_run,
 )
 from tensorstate_callbacks.lightning.logged_metrics import MetricLog
-from tensorstate_callbacks.lightning.probes import run_module
+from tensorstate_callbacks.lightning.probes import follow_module
 from tensorstate_callbacks.lightning.ranks import (
     add_to_window,
     announce_failure,
     check_ranks,
-    find_group,
     find_ranks,
 )
 from tensorstate_callbacks.lightning.steps import WatchedBatch, count_batches
@@ -30,20 +29,21 @@ from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.masks import Mask, has_rows
-from tensorstate_callbacks.recording.probe_states import FollowedProbe
-from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import Patterns
-from tensorstate_callbacks.recording.settings import Accuracy, Method, Watched, describe_value
+from tensorstate_callbacks.recording.settings import (
+    Accuracy,
+    Method,
+    Settings,
+    Watched,
+    describe_value,
+)
 from tensorstate_callbacks.reports.packed_history import HistoryPacker, unpack_history
 from tensorstate_callbacks.reports.report import EfficiencyReport, History
 from tensorstate_callbacks.torch.activations import OutputFn
 from tensorstate_callbacks.torch.channel_axis import ChannelAxes
-from tensorstate_callbacks.torch.distributed.ranks import gather_outcomes
 from tensorstate_callbacks.torch.picking import PickedLayers, pick_layers
-from tensorstate_callbacks.torch.probe_data import ProbeData
-from tensorstate_callbacks.torch.probe_set import ProbeSet, load_series, saved_series
+from tensorstate_callbacks.torch.probe_set import load_series, read_data, saved_series
 from tensorstate_callbacks.torch.record import Recording
-from tensorstate_callbacks.torch.untouched import is_built
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -129,7 +129,7 @@ class EfficiencyHooks(RecordingCallback):
         *("_settings", "_warn", "_reported", "_layers", "_axes", "_modules"),
         *("_evaluation", "_batch", "_log", "_recorded", "_trackers", "_packer"),
         *("_window", "_window_report"),
-        *("_probe", "_probe_data", "_given_probe", "_saved_probe"),
+        *("_probe", "_saved_probe"),
     )
 
     def __init__(
@@ -207,9 +207,7 @@ class EfficiencyHooks(RecordingCallback):
         self._recorded = False
         self._trackers = Trackers()
         self._packer = HistoryPacker()
-        # The samples that are followed, and what a checkpoint has of them.
-        self._probe_data: ProbeData | None = None
-        self._given_probe: Any = None
+        # What a checkpoint has of the probe data.
         self._saved_probe: dict[str, Any] | None = None
 
     @property
@@ -220,8 +218,8 @@ class EfficiencyHooks(RecordingCallback):
     def state_dict(self) -> dict[str, Any]:
         """Return the metrics of all evaluations and the last one's report; see `HistoryPacker`."""
         packed = self._packer.pack(self.history)
-        if self._probe_data is not None:
-            packed["probe"] = saved_series(self._probe_data, self._probe)
+        if self._probe.data is not None:
+            packed["probe"] = saved_series(self._probe)
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -244,9 +242,11 @@ class EfficiencyHooks(RecordingCallback):
         own = {
             name: describe_value(getattr(self, name)) for name in ("output_fn", "dataloader_idx")
         }
-        self._take_probe_data(stage)
-        if self._probe_data is not None and stage != "predict":
-            own["probe_data"] = self._probe_data.digest
+        self._probe.take(self.probe_data, read_data, begins=stage == "fit")
+        # Lightning loads a checkpoint after this.
+        self._saved_probe = None
+        if self._probe.data is not None and stage != "predict":
+            own["probe_data"] = self._probe.data.digest
         check_ranks(trainer, {**self._settings.comparable(), **own})
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
@@ -282,7 +282,8 @@ class EfficiencyHooks(RecordingCallback):
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin to track, now that the sanity check has shown which layers are probed."""
         self._begin_windows()
-        if self._settings.records("val") and not self._load_probe() and not len(self._probe.series):
+        self._load_probe()
+        if self._settings.records("val") and not len(self._probe.series):
             self._record_probe(trainer, pl_module, is_beginning=True)
         layers = self._pick_layers(pl_module).expected()
         self._trackers.begin(
@@ -399,9 +400,7 @@ class EfficiencyHooks(RecordingCallback):
         )
         index = self.dataloader_idx
         ranks = find_ranks(trainer, index, self._warn)
-        recording = Recording.of_layers(
-            module, self._pick_layers(module), self._settings, self._axes, self.output_fn
-        )
+        recording = self._new_recording(module, self._settings)
         self._evaluation = WatchedEvaluation(
             trainer, module, recording, stage, index, ranks, finish, trial=trial
         )
@@ -430,57 +429,34 @@ class EfficiencyHooks(RecordingCallback):
         if report is not None and trainer.state.fn == "fit":
             self._trackers.add(report)
 
-    def _take_probe_data(self, stage: str) -> None:
-        """Take the samples that are to be followed in the run that begins; a fit begins anew."""
-        given = None if self.probe_data is None else ProbeSet.of(self.probe_data).data
-        is_new = (
-            given is None or self._probe_data is None or self._given_probe is not self.probe_data
-        )
-        if is_new:
-            self._probe_data, self._given_probe = given, self.probe_data
-        if is_new or stage == "fit":
-            self._probe = FollowedProbe(self._warn)
-        # Lightning loads a checkpoint after this.
-        self._saved_probe = None
-
-    def _load_probe(self) -> bool:
+    def _load_probe(self) -> None:
         """Go on from what a checkpoint has of the probe data, if there is one."""
         saved, self._saved_probe = self._saved_probe, None
-        if self._probe_data is None or not saved:
-            return False
-        is_loaded = load_series(self._probe_data, self._probe, saved)
-        if not is_loaded:
+        if self._probe.data is not None and saved and not load_series(self._probe, saved):
             self._warn(
                 "saved probe_data",
                 "the checkpoint has the states of other samples than probe_data: they are followed "
                 "anew from here on. Give the same samples to go on with them",
             )
-        return is_loaded
 
     def _record_probe(
         self, trainer: "pl.Trainer", module: "pl.LightningModule", *, is_beginning: bool = False
     ) -> dict[str, ProbeChange]:
-        """Run the module on the probe data, and return how its layers' states have changed."""
-        data = self._probe_data
-        if data is None or (is_beginning and not is_built(module)):
-            return {}
-        group = find_group(trainer)
+        return follow_module(
+            self._probe,
+            trainer,
+            module,
+            lambda: self._new_recording(module, self._settings),
+            is_beginning=is_beginning,
+        )
 
-        def run() -> Recorder:
-            recording = Recording.of_layers(
-                module, self._pick_layers(module), self._settings, self._axes, self.output_fn
-            )
-            return run_module(trainer, module, data, recording.of_probe())
-
-        gather = None if group is None else partial(gather_outcomes, group=group)
-        return self._probe.record(run, gather, is_beginning=is_beginning)
+    def _new_recording(self, module: nn.Module, settings: Settings) -> Recording:
+        layers = self._pick_layers(module)
+        return Recording.of_layers(module, layers, settings, self._axes, self.output_fn)
 
     def _begin_batch(self, trainer: "pl.Trainer", module: "pl.LightningModule") -> None:
         self._close_batch()
-        settings = self._settings.of_train_batch()
-        recording = Recording.of_layers(
-            module, self._pick_layers(module), settings, self._axes, self.output_fn
-        )
+        recording = self._new_recording(module, self._settings.of_train_batch())
         self._batch = WatchedBatch(trainer, module, recording)
         # Not before it is known here, and so closed if an interrupt breaks this off.
         self._batch.open()

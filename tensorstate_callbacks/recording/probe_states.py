@@ -207,14 +207,31 @@ class FollowedProbe:
         warn: Takes the warnings.
 
     Attributes:
+        data: The samples, as the framework's own part has read them; None where there are none.
         series: The recordings.
         is_off: It has failed.
     """
 
     def __init__(self, warn: WarnOnce) -> None:
         self._warn = warn
+        self._given: Any = None
+        self.data: Any = None
         self.series = ProbeSeries()
         self.is_off = False
+
+    def take(self, given: Any, read: Callable[[Any], Any], *, begins: bool = False) -> None:
+        """Take the samples of a run that begins; others than before are followed anew.
+
+        Args:
+            given: The argument `probe_data`.
+            read: Makes `data` of it.
+            begins: Whether the same ones are followed anew, too.
+        """
+        if given is not self._given:
+            self.data, self._given = None if given is None else read(given), given
+            begins = True
+        if begins:
+            self.series, self.is_off = ProbeSeries(), False
 
     def record(
         self,

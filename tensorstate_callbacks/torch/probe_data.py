@@ -77,8 +77,9 @@ class ProbeData:
             ValueError: There are no samples.
         """
         if self._batches is None:
-            self._batches = list(_read(self._data))
-            self._digest = _digest_of([_input_of(batch.given) for batch in self._batches])
+            batches = _read(self._data)
+            self._digest = _digest_of([_input_of(batch.given) for batch in batches])
+            self._batches = batches
             # What was read is held, what it was read from isn't.
             self._data = None
         return self._batches
@@ -109,12 +110,13 @@ def moved(value: Any, device: torch.device | None) -> Any:
     return value if device is None or move is None else move(device)
 
 
-def _read(data: Any) -> Iterator[ProbeBatch]:
-    untouched = UntouchedLoader(data)
+def _read(data: Any) -> list[ProbeBatch]:
+    untouched, batches = UntouchedLoader(data), []
     n_samples = 0
-    with untouched, untouched, torch.inference_mode(False), torch.no_grad():
+    # What is copied in inference mode could be used in it only.
+    with untouched, untouched, torch.inference_mode(False):
         for given in [data] if _is_batch(data) else data:
-            # A dataset's own tensors may be overwritten.
+            # What a loader gives may be overwritten.
             held = _copied(given)
             n_batch = count_samples((_input_of(held),), {})
             if n_batch is None:
@@ -125,9 +127,10 @@ def _read(data: Any) -> Iterator[ProbeBatch]:
             n_samples += n_batch
             check_n_samples(n_samples)
             if n_batch:
-                yield ProbeBatch(held, n_batch)
+                batches.append(ProbeBatch(held, n_batch))
     if not n_samples:
         raise ValueError("probe_data has no samples")
+    return batches
 
 
 def _is_batch(data: Any) -> bool:

@@ -59,6 +59,7 @@ class ProbeSet:
     def __init__(self, data: Any) -> None:
         self.data = ProbeData(data)
         self._followed = FollowedProbe(WarnOnce())
+        self._followed.data = self.data
 
     @classmethod
     def of(cls, data: Any) -> "ProbeSet":
@@ -79,22 +80,27 @@ class ProbeSet:
 
         Beyond 16 MiB they are left out: a training that goes on from there begins anew.
         """
-        return saved_series(self.data, self._followed)
+        return saved_series(self._followed)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave, if it is of the same samples."""
-        load_series(self.data, self._followed, state_dict)
+        load_series(self._followed, state_dict)
 
 
-def saved_series(data: ProbeData, followed: FollowedProbe) -> dict[str, Any]:
+def read_data(given: Any) -> ProbeData:
+    """Return the samples that a callback is given, which may be those of a `ProbeSet`."""
+    return ProbeSet.of(given).data
+
+
+def saved_series(followed: FollowedProbe) -> dict[str, Any]:
     """Return the recordings of probe data for a checkpoint; empty where there are none."""
     layers = followed.series.state_dict() if len(followed.series) else {}
-    return {"digest": data.digest, "layers": layers} if layers else {}
+    return {"digest": followed.data.digest, "layers": layers} if layers else {}
 
 
-def load_series(data: ProbeData, followed: FollowedProbe, saved: Mapping[str, Any]) -> bool:
+def load_series(followed: FollowedProbe, saved: Mapping[str, Any]) -> bool:
     """Go on from the recordings of a checkpoint; tell whether they are of the same samples."""
-    if saved.get("digest") != data.digest:
+    if saved.get("digest") != followed.data.digest:
         return False
     followed.series.load_state_dict(saved["layers"])
     return True
@@ -123,25 +129,35 @@ def run_probe(
         call = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
     untouched = Untouched(model)
     try:
-        # Not in inference mode: what a module would keep of it could not be trained with.
-        with untouched, untouched, torch.inference_mode(False):
-            untouched.begin()
-            recording.open(trial=True)
-            recording.pause()
-            for batch in batches:
-                args, kwargs = batch.call(model, device_of(model))
-                recording.resume(None, batch.n_samples, batch.given)
-                try:
-                    with context():
-                        call(*args, **kwargs)
-                finally:
-                    recording.pause()
-                end_batch(recording.recorder, batch.n_samples)
-            recording.conclude()
-            return recording.recorder
-    finally:
         try:
-            recording.close()
+            # Not in inference mode: what a module would keep of it could not be trained with.
+            with untouched, untouched, torch.inference_mode(False):
+                untouched.begin()
+                recording.open(trial=True)
+                recording.pause()
+                for batch in batches:
+                    _run_batch(model, batch, recording, call, context)
+                recording.conclude()
+                return recording.recorder
         finally:
-            # Again, should an interrupt have arrived in the line above.
             recording.close()
+    finally:
+        # Again, should an interrupt have arrived in the line above.
+        recording.close()
+
+
+def _run_batch(
+    model: nn.Module,
+    batch: ProbeBatch,
+    recording: "Recording",
+    call: Callable[..., object],
+    context: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    args, kwargs = batch.call(model, device_of(model))
+    recording.resume(None, batch.n_samples, batch.given)
+    try:
+        with context():
+            call(*args, **kwargs)
+    finally:
+        recording.pause()
+    end_batch(recording.recorder, batch.n_samples)

@@ -72,17 +72,16 @@ class _Buffer(NamedTuple):
         if self.module._buffers.get(self.name) is not self.tensor:
             self.module._buffers[self.name] = self.tensor
         if self.tensor._version != self.version and not torch.equal(self.tensor, self.copy):
-            with torch.no_grad():
-                self.tensor.copy_(self.copy)
+            self.tensor.detach().copy_(self.copy)
 
 
 def _kept_buffers(model: nn.Module) -> Iterator[_Buffer]:
-    with torch.no_grad():
-        for module in model.modules():
-            for name, tensor in module._buffers.items():
-                # One of inference mode can't be written to by what trains.
-                if tensor is not None and not tensor.is_inference() and not tensor.is_meta:
-                    yield _Buffer(module, name, tensor, tensor._version, tensor.clone())
+    for module in model.modules():
+        for name, tensor in module._buffers.items():
+            # One of inference mode can't be written to by what trains.
+            if tensor is not None and not tensor.is_inference() and not tensor.is_meta:
+                copy = tensor.detach().clone()
+                yield _Buffer(module, name, tensor, tensor._version, copy)
 
 
 class _Generators:
