@@ -15,6 +15,7 @@ from test_keras_interrupts import Checks
 
 from tensorstate_callbacks import ProbeChange, TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
+from tensorstate_callbacks.keras.probe_data import ProbeData
 
 PROBE = data(40, 9)[0]
 METRICS = ("efficiency", "turnover", "turnover_from_first", "unchanged")
@@ -212,6 +213,21 @@ def test_data_of_any_form_is_read_alike(form):
 
 def fit_once(probe):
     return score(bits_of(model(), "conv"))
+
+
+def test_reading_a_loader_leaves_its_order_as_it_was():
+    torch = pytest.importorskip("torch")
+    dataset = torch.utils.data.TensorDataset(torch.tensor(PROBE), torch.zeros(40))
+    orders = []
+    for is_read in (False, True):
+        torch.manual_seed(1)
+        generator = torch.Generator().manual_seed(2)
+        loader = torch.utils.data.DataLoader(dataset, 40, shuffle=True, generator=generator)
+        if is_read:
+            assert len(ProbeData(loader).batches) == 1
+        ((x, _),) = loader
+        orders.append((x.tolist(), torch.rand(1).item()))
+    assert orders[0] == orders[1]
 
 
 def test_inputs_by_name_and_masks():

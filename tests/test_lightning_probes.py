@@ -189,6 +189,27 @@ def test_what_forward_logs_joins_no_metrics() -> None:
     assert logged[0] == logged[1]
 
 
+class Heads(Classifier):
+    """Has its last layer outside of `forward`."""
+
+    def __init__(self) -> None:
+        super().__init__("never")
+        self.head = nn.Linear(3, 3)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.head(self(batch[0]))
+
+
+@pytest.mark.filterwarnings("ignore:aIQ can't be computed")
+def test_layers_that_are_evaluated_do_not_depend_on_it() -> None:
+    found = []
+    for given in ({}, {"probe_data": PROBE}):
+        callback = EfficiencyCallback(**given)
+        fit(callback, Heads(), max_epochs=1, num_sanity_val_steps=0)
+        found.append(list(callback.last.layers))
+    assert found[0] == found[1] == ["net.0", "net.2", "net.4"]
+
+
 def test_bfloat16_is_run_as_in_steps() -> None:
     callback = EfficiencyCallback("Linear", probe_data=PROBE)
     seen = []

@@ -28,6 +28,7 @@ from tensorstate_callbacks.reports.metric_keys import LAYER_METRICS
         ({"layer_metrics": ("efficency",)}, ValueError, "'efficency'"),
         ({"layer_metrics": ["turnover"]}, ValueError, "'turnover', which is of probe_data: give"),
         ({"probe_data": "x_val"}, TypeError, "probe_data takes a few samples.*got 'x_val'"),
+        ({"probe_data": [[1.0]], "on": "train"}, ValueError, 'on has no "val"'),
         ({"probe_data": 16}, TypeError, "got 16"),
         ({"missing_accuracy": "cry"}, ValueError, "missing_accuracy must be one of"),
         ({"log_extras": True}, ValueError, "log_extras must be one of charts, figures, None"),

@@ -300,6 +300,26 @@ def test_states_of_positions_masks_and_shared_layers() -> None:
     assert change(found, "dense") == ProbeChange(0.0, 0.0, 1.0, None)
 
 
+def test_a_mask_is_asked_for_with_the_batch_as_it_was_given() -> None:
+    tokens, keep = torch.randn(3, 4, 6), torch.ones(3, 4)
+    keep[0, 1:] = 0
+    model, seen = nn.Sequential(nn.Linear(6, 5), nn.ReLU()), []
+
+    def mask(name: str, batch: Any) -> Any:
+        seen.append(batch)
+        return batch[1]
+
+    batches = DataLoader(TensorDataset(tokens, keep), 2)
+    recording = record(model, "0", probe_data=batches, mask=mask)
+    with recording, torch.no_grad():
+        for batch in recording.batches(batches):
+            model(batch[0])
+    assert recording.report().layers["0"].n_states == 9
+    assert recording.report().layers["0"].probe == ProbeChange()
+    assert len(seen) == 4
+    assert torch.equal(seen[2][1], keep[:2])
+
+
 def test_a_set_goes_on_from_its_state() -> None:
     model, probe = net().eval(), ProbeSet(PROBE)
     recorded(model, probe)

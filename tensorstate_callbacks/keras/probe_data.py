@@ -60,7 +60,8 @@ class ProbeData:
             ValueError: There are no samples.
         """
         if self._batches is None:
-            with _Generators() as outer, outer:
+            generators = _Generators(self._data)
+            with generators, generators:
                 self._batches = list(_read(self._data))
             # What was read is held, what it was read from isn't.
             self._data = None
@@ -70,11 +71,14 @@ class ProbeData:
 class _Generators:
     """Puts back the generators that reading data may draw from; may end twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Any) -> None:
         self._python, self._numpy = random.getstate(), np.random.get_state()
         # A loader of torch's may feed any backend.
         self._library: Any = sys.modules.get("torch")
         self._torch = None if self._library is None else self._library.get_rng_state()
+        owners = (data, getattr(data, "sampler", None))
+        own = [getattr(owner, "generator", None) for owner in owners]
+        self._own = [(each, each.get_state()) for each in own if hasattr(each, "get_state")]
 
     def __enter__(self) -> "_Generators":
         return self
@@ -84,6 +88,8 @@ class _Generators:
         np.random.set_state(self._numpy)
         if self._torch is not None:
             self._library.set_rng_state(self._torch)
+        for generator, state in self._own:
+            generator.set_state(state)
 
 
 def _is_arrays(data: Any) -> bool:

@@ -1,7 +1,7 @@
 """Run a Keras model on probe data, and leave it as it was."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import keras
 
@@ -52,19 +52,20 @@ def run_probe(model: keras.Model, batches: Sequence[ProbeBatch], settings: Setti
 def _run_batch(model: keras.Model, batch: ProbeBatch, watch: Watch) -> None:
     flows, others = new_flows([watch])
     step = Overrides()
-
-    def call() -> Any:
-        return model(batch.x, training=False)
-
+    # Nothing but calls inside: an interrupt at a `try` would pass by the ends of the block.
     with step, step:
         wrap_calls(step, model, watch.probes, others, flows)
         watch.counting.step = step
         step.activate()
-        try:
-            if watch.needs_batches:
-                watch.begin_batch(batch.given)
-            current_backend().run_aside(model, call)
-        finally:
-            if watch.needs_batches:
-                watch.begin_batch(None)
+        _call(model, batch, watch)
     watch.end_step(flows)
+
+
+def _call(model: keras.Model, batch: ProbeBatch, watch: Watch) -> None:
+    try:
+        if watch.needs_batches:
+            watch.begin_batch(batch.given)
+        current_backend().run_aside(model, lambda: model(batch.x, training=False))
+    finally:
+        if watch.needs_batches:
+            watch.begin_batch(None)

@@ -131,6 +131,11 @@ class Settings:
                 '"train", whose samples come in another: give the key of a mask in the batch, or '
                 "(name, batch) -> mask"
             )
+        if self.probe_data is not None and not self.records("val"):
+            raise ValueError(
+                'probe_data is followed from one evaluation to the next, and on has no "val": '
+                "record evaluations too, or leave it out"
+            )
         for argument in ("every_n_epochs", "every_n_train_steps", "window"):
             _check_number(argument, getattr(self, argument))
         if self.group_size is not None:
