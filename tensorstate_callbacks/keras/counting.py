@@ -215,10 +215,11 @@ class Counting:
             return
         try:
             # Where all positions are read, they lie in the rows as in the tensor.
-            for part, _, samples in self._masks.parts(site.name, np.asarray(rows), -1, mask):
-                states, grid = self._masks.states(part, samples, self._settings.positions)
+            for part in self._masks.parts(site.name, np.asarray(rows), -1, mask):
+                packed, _, along, samples = part
+                states, grid = self._masks.states(packed, along, self._settings.positions)
                 grid = grid if plan.places is None else plan.known_grid
-                recorder.observe_packed_later(site.name, states, plan.n_neurons, grid)
+                recorder.observe_packed_later(site.name, states, plan.n_neurons, grid, samples)
         except ProbeError as error:
             recorder.error = recorder.error or error
 

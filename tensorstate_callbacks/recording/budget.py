@@ -138,11 +138,19 @@ class Sampling:
         positions: At most that many positions of each sample are read, at least 1; None reads all.
         max_memory: Bytes that the counters of one pass may hold together, at least 1; None sets no
             limit.
+        by_class: Whether states are also counted by the classes of their samples.
     """
 
     group_size: int | None = None
     positions: int | None = None
     max_memory: int | None = None
+    by_class: bool = False
+
+    def halves(self) -> "Sampling":
+        """Return what the counters of all classes together have, and those by class: half each."""
+        if self.max_memory is None:
+            return self
+        return dataclasses.replace(self, max_memory=max(self.max_memory // 2, 1))
 
 
 WHOLE = Sampling()

@@ -9,6 +9,12 @@ from typing import Any, Literal, TypeAlias
 from tensorstate_callbacks.metrics.efficiency import check_beta
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_channel_axis
+from tensorstate_callbacks.recording.class_labels import (
+    Classes,
+    check_classes,
+)
+from tensorstate_callbacks.recording.class_labels import is_array as is_array_of_labels
+from tensorstate_callbacks.recording.class_labels import is_on as counts_classes
 from tensorstate_callbacks.recording.machine import machine_memory
 from tensorstate_callbacks.recording.masks import Mask, check_mask, has_rows, is_array
 from tensorstate_callbacks.recording.selection import Patterns, check_patterns
@@ -55,7 +61,7 @@ class Settings:
         channel_axis: Axis of the neurons where the rules are wrong; see `check_channel_axis`.
         mask: Which positions count; see `masks.check_mask`.
         neurons: Whether to find the neurons that agree or oppose each other.
-        classes: The labels of the samples that states are counted by, or None.
+        classes: The labels of the samples that states are counted by too; see `check_classes`.
         probe_data: A few samples that the change of states is followed on, or None.
         log_extras: What TensorBoard and MLflow get besides scalars: `"charts"`, `"figures"`, None.
 
@@ -84,7 +90,7 @@ class Settings:
     channel_axis: ChannelAxis = None
     mask: Mask = None
     neurons: bool = False
-    classes: Any = None
+    classes: Classes = None
     probe_data: Any = None
     log_extras: Literal["charts", "figures"] | None = "charts"
 
@@ -107,6 +113,7 @@ class Settings:
             raise TypeError(f"prefix takes a string; got {self.prefix!r}")
         check_channel_axis(self.channel_axis)
         check_mask(self.mask)
+        check_classes(self.classes)
         _check_watched(self.on)
         if self.records("train") and has_rows(self.mask):
             raise ValueError(
@@ -145,17 +152,19 @@ class Settings:
             most = machine_memory() // 4
         else:
             most = None if self.max_memory == math.inf else int(self.max_memory)
-        return Sampling(self.group_size, self.positions, most)
+        by_class = counts_classes(self.classes)
+        return Sampling(self.group_size, self.positions, most, by_class)
 
     def of_train_batch(self) -> "Settings":
         """Return what one batch of a window is recorded with: the same, with its share of memory.
 
         All batches have equal shares of one half, so that what is read of a batch depends on
         nothing but that batch; what all of them have counted together needs no more than the other.
+        Classes are counted in evaluations only.
         """
         most = self.sampling().max_memory
         share = math.inf if most is None else max(most // (2 * self.window), 1)
-        return dataclasses.replace(self, max_memory=share)
+        return dataclasses.replace(self, max_memory=share, classes=None)
 
     def comparable(self) -> dict[str, str]:
         """Return what processes that merge their counts must have in common, as texts."""
@@ -163,6 +172,8 @@ class Settings:
         if is_array(self.mask):
             # Each process has one of its own samples.
             values["mask"] = "an array"
+        if is_array_of_labels(self.classes):
+            values["classes"] = "an array"
         return {
             name: describe_value(value)
             for name, value in values.items()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -311,6 +312,8 @@ class Watch:
             or self._follower.is_on()
             or not self.rows.keeps_all()
             or self.masks.is_on
+            # Counted beside, and not in one go.
+            or self._recorder.classes is not None
         ):
             return False
         try:
@@ -320,6 +323,8 @@ class Watch:
 
     def _remember(self, probe: str, module: nn.Module, tensor: torch.Tensor, found: Found) -> None:
         if self._output_fn is not None or self._first.awaits_calls() or self.masks.is_on:
+            return
+        if self._recorder.classes is not None:
             return
         if not (is_ordinary(tensor) and self._axes.is_fixed(probe, tensor.ndim)):
             return
@@ -345,19 +350,21 @@ class Watch:
         own = self.rows.own(probe, module, tensor, found.axis)
         if own is None:
             return
-        if own.is_nested:
-            self._recorder.observe_tensor(probe, own, found.axis)
-            return
         n_own = None if own is tensor else self.rows.n_own
+        first = None if n_own is None else np.arange(n_own)
+        if own.is_nested:
+            self._recorder.observe_tensor(probe, own, found.axis, samples=first)
+            return
         plain_own = strided(own)
         view = self.rows.by_sample(module, plain_own, found.axis, n_own)
         if not masks.is_on:
-            self._recorder.observe_tensor(probe, *view)
+            self._recorder.observe_tensor(probe, *view, first)
             return
         source = find_tensor(call.source)
         seen = Seen(probe, call.layer, plain_own, found.axis, view, n_own, source)
         for part in masks.parts(seen):
-            self._recorder.observe_tensor(probe, *part)
+            some = first if part.samples is None else part.samples
+            self._recorder.observe_tensor(probe, *part._replace(samples=some))
 
     def _check_width(self, probe: str, width: int, found: Found) -> None:
         """Raise an error where a later run of the model has another number of neurons."""

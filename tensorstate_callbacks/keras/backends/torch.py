@@ -13,6 +13,7 @@ from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.keras.backends import make_uncompiled, wants_device
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.channel_axis import Axis
+from tensorstate_callbacks.recording.class_counts import Samples
 from tensorstate_callbacks.torch.activations import to_host
 from tensorstate_callbacks.torch.hooks import forced_eager, is_first_run
 from tensorstate_callbacks.torch.module_axis import rule_axis
@@ -46,14 +47,20 @@ class _StepRecorder(TensorRecorder):
     """A recorder that also takes the tensors of an accelerator."""
 
     def observe_later(
-        self, name: str, activations: Any, channel_axis: Axis, sample_axis: int | None = 0
+        self,
+        name: str,
+        activations: Any,
+        channel_axis: Axis,
+        sample_axis: int | None = 0,
+        samples: Samples = None,
+        labels: npt.NDArray[Any] | None = None,
     ) -> None:
         """Count the states of one batch; keep an error for the report."""
         if not isinstance(activations, torch.Tensor):
-            super().observe_later(name, activations, channel_axis, sample_axis)
+            super().observe_later(name, activations, channel_axis, sample_axis, samples, labels)
             return
         try:
-            self.observe_tensor(name, activations, channel_axis, sample_axis)
+            self.observe_tensor(name, activations, channel_axis, sample_axis, samples, labels)
         except ProbeError as error:
             self.error = self.error or error
 
