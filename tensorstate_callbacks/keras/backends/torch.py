@@ -74,16 +74,14 @@ def find_ranks() -> None:
     """Return the processes that share the model's evaluations: there are none."""
 
 
-def tap(
-    tensor: torch.Tensor, observe: Callable[..., None], mask: torch.Tensor | None = None
-) -> None:
-    """Give a tensor to `observe` at once, and a mask: what follows may overwrite it in place."""
+def tap(tensor: torch.Tensor, observe: Callable[..., None], *others: torch.Tensor) -> None:
+    """Give a tensor to `observe` at once, and others: what follows may overwrite it in place."""
     # Keras finds out shapes by calling layers with tensors that hold none.
     if not tensor.is_meta:
-        masks = () if mask is None else (mask.numpy(force=True),)
+        arrays = [other.numpy(force=True) for other in others]
         # A training step's tensors belong to what its gradients are made from.
         tensor = tensor.detach()
-        observe(tensor if wants_device(not tensor.is_cpu) else _OnHost(tensor), *masks)
+        observe(tensor if wants_device(not tensor.is_cpu) else _OnHost(tensor), *arrays)
 
 
 def module_axes(module: torch.nn.Module, shape: tuple[int | None, ...]) -> tuple[int, ...] | None:
