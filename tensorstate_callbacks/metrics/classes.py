@@ -112,14 +112,13 @@ class ClassMetrics(NamedTuple):
     def from_dict(cls, fields: Mapping[str, Any]) -> "ClassMetrics":
         """Build what `to_dict` was called on."""
         whole = ("labels", "n_states", "n_distinct")
-        return cls(
-            **{
-                name: np.array(value, np.int64 if name in whole else np.float64)
-                if isinstance(value := fields[name], list)
-                else value
-                for name in cls._fields
-            }
-        )
+        columns: dict[str, Any] = {
+            name: np.array(fields[name], np.int64 if name in whole else np.float64)
+            if isinstance(fields[name], list)
+            else fields[name]
+            for name in cls._fields
+        }
+        return cls(**columns)
 
 
 def class_metrics(
@@ -143,11 +142,16 @@ def class_metrics(
     labels = counter.labels() if labels is None else labels
     n_samples = counter.n_samples if n_samples is None else n_samples
     tables = class_tables(counter.rows(), labels, n_samples, counter.n_units)
-    counted, shuffled = (_found(table, counter.n_neurons, add) for table in tables)
-    pairs = (counted.overlap, shuffled.overlap, counted.divergence, shuffled.divergence)
+    totals = add(np.stack([table.totals() for table in tables]))
+    if not totals[0].any():
+        raise ValueError("no states were counted by class: count some first")
+    size = _Size(len(labels), counter.n_units, counter.n_neurons)
+    pairs = list(zip(tables, totals, strict=True))
+    sums = add(np.stack([_sums(table, its_totals, size) for table, its_totals in pairs]))
+    counted, shuffled = (_found(its, size) for its in sums)
     return ClassMetrics(
         labels,
-        counted.n_states,
+        totals[0].max(axis=0),
         counted.n_distinct,
         counted.entropy,
         _efficiencies(counted.entropy, counter.n_neurons),
@@ -155,12 +159,35 @@ def class_metrics(
         _efficiencies(shuffled.entropy, counter.n_neurons),
         counted.information,
         shuffled.information,
-        *pairs,
+        counted.overlap,
+        shuffled.overlap,
+        counted.divergence,
+        shuffled.divergence,
     )
 
 
+class _Size(NamedTuple):
+    n_classes: int
+    n_units: int
+    n_neurons: int
+
+    @property
+    def has_pairs(self) -> bool:
+        return self.n_classes <= MOST_PAIRED
+
+    @property
+    def of_bits(self) -> "_Scale":
+        """For entropies, and information, of all units together."""
+        of_labels = self.n_units * max(self.n_classes - 1, 1).bit_length()
+        return _Scale.up_to(max(self.n_neurons, of_labels), 62)
+
+    @property
+    def of_shares(self) -> "_Scale":
+        """For shares of all units together, whose sums floats are to hold exactly."""
+        return _Scale.up_to(self.n_units, 52)
+
+
 class _Found(NamedTuple):
-    n_states: Integers
     n_distinct: Integers
     entropy: Floats
     information: float
@@ -168,32 +195,35 @@ class _Found(NamedTuple):
     divergence: Floats | None
 
 
-def _found(table: ClassTable, n_neurons: int, add: Add) -> _Found:
-    """Return the figures of one table, of which each process has the rows of its own states."""
-    n_classes, n_units = table.n_classes, table.n_units
-    totals = add(table.totals())
-    if not totals.any():
-        raise ValueError("no states were counted by class: count some first")
-    n_distinct = add(np.bincount(table.classes, minlength=n_classes).astype(np.int64))
-    # Of each process alone these can't pass 63 bits, nor can all together.
-    fine = _Scale.up_to(max(n_neurons, n_units * max(n_classes - 1, 1).bit_length()))
-    entropies = add(_entropy_sums(table, totals, fine))
-    information = int(add(np.array([_information_sum(table, totals, fine)], np.int64))[0])
+def _sums(table: ClassTable, totals: Integers, size: _Size) -> Integers:
+    """Return all that adds up over processes, each of which has the rows of its own states."""
+    parts = [
+        np.bincount(table.classes, minlength=size.n_classes).astype(np.int64),
+        _entropy_sums(table, totals, size.of_bits),
+        np.array([_information_sum(table, totals, size.of_bits)], np.int64),
+    ]
+    if size.has_pairs:
+        parts.append(_pair_sums(table, totals, size.of_shares).reshape(-1))
+    return np.concatenate(parts)
+
+
+def _found(sums: Integers, size: _Size) -> _Found:
+    n, n_units = size.n_classes, size.n_units
+    n_distinct, entropies, (information,) = np.split(sums[: 2 * n + 1], [n, 2 * n])
     overlap = divergence = None
-    if n_classes <= MOST_PAIRED:
-        exact = _Scale.up_to(n_units, bits=52)
-        shared, diverging = map(exact.floats, add(_pair_sums(table, totals, exact)))
+    if size.has_pairs:
+        pairs = size.of_shares.floats(sums[2 * n + 1 :].reshape(2, n, n))
+        shared, diverging = pairs
         overlap = np.clip(shared / n_units, 0.0, 1.0)
         # What only one of two classes showed adds half of its share.
         alone = n_units - (shared + shared.T) / 2
         divergence = np.clip((diverging + alone) / n_units, 0.0, 1.0)
         np.fill_diagonal(divergence, 0.0)
     return _Found(
-        totals.max(axis=0),
         n_distinct,
         # A sum of rounded numbers can pass the bound.
-        np.clip(fine.floats(entropies), 0.0, n_neurons),
-        max(float(fine.floats(np.array([information]))[0]) / n_units, 0.0),
+        np.clip(size.of_bits.floats(entropies), 0.0, size.n_neurons),
+        max(float(size.of_bits.floats(information)) / n_units, 0.0),
         overlap,
         divergence,
     )
@@ -205,7 +235,7 @@ class _Scale(NamedTuple):
     bits: int
 
     @classmethod
-    def up_to(cls, most: int, bits: int = 62) -> "_Scale":
+    def up_to(cls, most: int, bits: int) -> "_Scale":
         """Return the finest with which sums up to `most` have at most so many bits."""
         return cls(bits - int(most).bit_length())
 
