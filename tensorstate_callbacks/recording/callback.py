@@ -8,6 +8,7 @@ from tensorstate_callbacks.errors import StatesNotAvailableError, WarnOnce
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.class_labels import Classes
 from tensorstate_callbacks.recording.masks import Mask
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.recorder import Recorder
@@ -56,7 +57,7 @@ class RecordingCallback:
         channel_axis: ChannelAxis = None,
         mask: Mask = None,
         neurons: bool = False,
-        classes: Any = None,
+        classes: Classes = None,
         probe_data: Any = None,
         every_n_epochs: int = 1,
         on: Watched | Sequence[Watched] = ("val",),
@@ -103,7 +104,15 @@ class RecordingCallback:
                 True, or 1, where a position counts, of shape `(samples, positions)`, or with more
                 axes of positions. `"auto"`: the masks that layers are called with.
             neurons: NEURONS_DOC
-            classes: CLASSES_DOC
+            classes: Labels of the samples, by which the states of evaluations are counted too: how
+                evenly each class uses its states, how much of them two classes share, what a state
+                tells of the label, each beside the figure of shuffled labels; see
+                `last.layers[name].classes`. True takes the second element of a batch, or what a
+                mapping has under `labels`, `label`, `y`, `target` or `targets`; else a key of the
+                batch; a callable `batch -> labels`; or an array with a label for each sample, in
+                their order. Labels are whole numbers, one for each sample, or one-hot; of at most
+                1,000 classes. They take half of `max_memory`. Training batches, as `on="train"`
+                records them, have no class figures.
             probe_data: PROBE_DATA_DOC
             every_n_epochs: Record every n-th epoch's validation only.
             on: What to record: `"val"` the evaluations, validation and tests; `"train"` the
@@ -313,6 +322,9 @@ def conclude(
         counts = recorder.counts()
     if counts.thinned:
         warn(f"memory {sorted(counts.thinned)}", describe_thinned(counts.thinned))
+    unclassed = counts.class_warning()
+    if unclassed is not None:
+        warn("classes", unclassed)
     unseen = counts.unseen()
     if counts.probes and before is not None:
         # What the report before had is told of as a change.

@@ -11,20 +11,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tensorstate_callbacks.errors import list_some
 from tensorstate_callbacks.recording.budget import Budget, Sampling, bytes_per_state, counter_bytes
 from tensorstate_callbacks.recording.class_labels import Labels, check_number_of_classes
+from tensorstate_callbacks.recording.class_problems import (
+    FEWER,
+    NO_LABELS,
+    SHORT,
+    THINNED,
+    UNFIT,
+)
 from tensorstate_callbacks.recording.pass_counts import Width
 from tensorstate_callbacks.recording.probe_counter import ProbeCounter, Rows
 from tensorstate_callbacks.states.class_counter import ClassCounter
 
 Samples = npt.NDArray[np.intp] | None
 """Indices into a batch's labels of the samples that a call holds, in order; None for all."""
-
-NO_LABELS = "came without labels"
-UNFIT = "don't lie sample after sample"
-SHORT = "need more memory than there is for classes"
-THINNED = "are read at fewer positions"
 
 
 class Classed(NamedTuple):
@@ -160,7 +161,7 @@ class ClassCounts:
             elif problem is None and (
                 counter is None or counter.counter.n_states != total.counter.n_states
             ):
-                problem = NO_LABELS
+                problem = FEWER
             if problem is not None:
                 problems[width] = problem
             elif counter is not None:
@@ -218,32 +219,3 @@ class _Counter:
 def class_bytes(counter: ClassCounter) -> int:
     """Return the memory that a class counter may take, in bytes, at its most."""
     return counter_bytes(counter.joint.n_neurons, counter.n_rows)
-
-
-def describe_problems(problems: Mapping[str, str]) -> str:
-    """Return the warning of layers that have no class figures.
-
-    Args:
-        problems: Why the states of each could not all be counted by class.
-    """
-    by_reason: dict[str, list[str]] = {}
-    for name, problem in problems.items():
-        by_reason.setdefault(problem, []).append(name)
-    parts = [f"{list_some(names)} ({reason})" for reason, names in by_reason.items()]
-    advice = []
-    if any(reason in (SHORT, THINNED) for reason in by_reason):
-        advice.append(
-            "give more max_memory, of which classes have one half, or count groups of neurons "
-            "(group_size=8), or fewer positions (positions=16)"
-        )
-    if NO_LABELS in by_reason:
-        advice.append(
-            "run the model on batches with labels only: those of recording.batches(loader), or of "
-            "the callback's evaluation"
-        )
-    if any(UNFIT in reason for reason in by_reason):
-        advice.append("exclude layers whose activations are not sample after sample")
-    return (
-        f"there are no class figures of {'; '.join(parts)}. All else of these layers is counted. "
-        f"For their classes: {'; or '.join(advice)}"
-    )

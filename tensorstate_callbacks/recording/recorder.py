@@ -287,11 +287,14 @@ class Recorder:
         """Return what was counted so far; `error` isn't raised."""
         thinned = self.thinned()
         counters = {w: c for w, c in self.probe_counters().items() if c.has_seen}
+        classes, problems = self.class_results()
         left_out = {w.probe for w, c in counters.items() if c.level is None}
         return PassCounts(
             tuple(name for name in self.names if name not in left_out),
             {w: c.counter for w, c in counters.items() if c.level is not None},
             thinned,
+            classes,
+            problems,
         )
 
     def class_results(self) -> Classed:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.errors import StatesNotAvailableError
+from tensorstate_callbacks.metrics.classes import ClassMetrics
 from tensorstate_callbacks.metrics.efficiency import efficiency
 from tensorstate_callbacks.metrics.entropy import Estimator, estimate_entropy, spectrum_entropy
 from tensorstate_callbacks.metrics.intervals import Interval, efficiency_interval
@@ -56,6 +57,8 @@ class LayerReport:
         mean_coverage: As `coverage`, the mean of the units.
         units: What is known of each unit, where they are smaller than the layer; None in a report
             from a checkpoint that has only its metrics.
+        classes: What the states tell of the classes of the samples; None where that isn't asked
+            for, can't be counted, or the report has only its metrics.
     """
 
     name: str
@@ -76,6 +79,7 @@ class LayerReport:
     group_size: int | None = None
     mean_coverage: float = 0.0
     units: UnitMetrics | None = dataclasses.field(default=None, repr=False)
+    classes: ClassMetrics | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.spectrum is not None:
@@ -262,13 +266,13 @@ class LayerReport:
         return self.spectrum
 
     def without_states(self) -> "LayerReport":
-        """Return the metrics alone, without the spectrum and the units that some are made from."""
-        return dataclasses.replace(self, spectrum=None, units=None)
+        """Return the metrics alone, without the spectrum, units and classes."""
+        return dataclasses.replace(self, spectrum=None, units=None, classes=None)
 
     def metrics(self) -> dict[str, Any]:
-        """Return all metrics but those of single units, under their names: a row of a table."""
+        """Return all metrics but those of units and classes, under their names: a table's row."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in ("spectrum", "units", "largest"):
+        for name in ("spectrum", "units", "classes", "largest"):
             del fields[name]
         if self.n_units == 1:
             # One unit is the layer, and its coverage its own mean.
@@ -283,6 +287,8 @@ class LayerReport:
             fields["spectrum"] = [column.tolist() for column in self.spectrum]
         if self.units is not None:
             fields["units"] = self.units.to_dict()
+        if self.classes is not None:
+            fields["classes"] = self.classes.to_dict()
         return fields
 
     @classmethod
@@ -294,7 +300,11 @@ class LayerReport:
         units = fields["units"]
         if units is not None:
             units = UnitMetrics.from_dict(units)
-        return cls(**{**fields, "spectrum": spectrum, "units": units})
+        # Files that were written before have none.
+        classes = fields.get("classes")
+        if classes is not None:
+            classes = ClassMetrics.from_dict(classes)
+        return cls(**{**fields, "spectrum": spectrum, "units": units, "classes": classes})
 
 
 def _of_neurons(fired: npt.NDArray[np.uint64], n_states: int, alpha: float) -> dict[str, Any]:

@@ -96,8 +96,7 @@ class ClassCounter:
         counter = cls(n_neurons, group_size)
         counter._joint.merge(joint)
         counter._n_samples = dict(n_samples)
-        n_counted = int(counter.rows().counts.sum(dtype=np.uint64))
-        counter._n_states = n_counted // counter.n_units
+        counter._n_states = counter.n_counted // counter.n_units
         return counter
 
     @property
@@ -119,6 +118,11 @@ class ClassCounter:
     def n_states(self) -> int:
         """States of the layer that were counted, repetitions included, of all classes."""
         return self._n_states
+
+    @property
+    def n_counted(self) -> int:
+        """States of all units that it holds: of a whole counter `n_states` of each."""
+        return int(self.rows().counts.sum(dtype=np.uint64))
 
     @property
     def n_rows(self) -> int:

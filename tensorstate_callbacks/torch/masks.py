@@ -148,8 +148,7 @@ class Masks:
         """Take the model's call for the batch that comes."""
         if not self.is_on:
             return
-        batch = args[0] if len(args) == 1 and not kwargs else _arguments(module, args, kwargs)
-        self.begin_batch(batch, count_samples(args, kwargs))
+        self.begin_batch(called_batch(module, args, kwargs), count_samples(args, kwargs))
 
     def parts(self, seen: Seen) -> Iterable[MaskedPart]:
         """Return what is to be counted.
@@ -280,6 +279,11 @@ def _mappings(batch: Any) -> Iterator[Mapping[str, Any]]:
     for part in (batch, *(batch if isinstance(batch, (tuple, list)) else ())):
         if isinstance(part, Mapping):
             yield part
+
+
+def called_batch(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    """Return what a model is called with as a batch: one argument, or all by their names."""
+    return args[0] if len(args) == 1 and not kwargs else _arguments(module, args, kwargs)
 
 
 def _arguments(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tensorstate_callbacks.errors import ProbeError, WarnOnce
+from tensorstate_callbacks.recording.class_labels import is_on
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.windows import StateWindow, conclude_window
@@ -36,7 +37,7 @@ class TrainingRecording:
         process_group: Ranks that train together, each on its part of every batch: for example
             `torch.distributed.group.WORLD`. Their states are merged at the end of each recorded
             batch, to which all of them have to come. None: this process alone.
-        options: The other arguments of `record`.
+        options: The other arguments of `record`, but for `classes`.
 
     Attributes:
         n_batches: Batches so far; set it where a training goes on from a checkpoint.
@@ -70,6 +71,11 @@ class TrainingRecording:
         process_group: Any = None,
         **options: Any,
     ) -> None:
+        if is_on(options.get("classes")):
+            raise TypeError(
+                "record_training takes no classes: a window has batches of several moments of the "
+                "network. Count states by class in an evaluation, with record(model, classes=...)"
+            )
         self._recording = Recording(model, attach_to, **options)
         self._settings = dataclasses.replace(
             self._recording.given,
