@@ -43,8 +43,7 @@ def own_parts(array: Any, *others: Any) -> Iterator[tuple[Any, ...]]:
         array = _moved(array, only_samples_split=True)
     for shard in array.addressable_shards:
         if shard.replica_id == 0:
-            rows = shard.index[0]
-            yield shard.data, *(_rows_beside(each, rows, array.shape[0]) for each in whole)
+            yield shard.data, *(_rows_beside(each, shard.index[0], len(array)) for each in whole)
 
 
 def own_counts(array: Any) -> npt.NDArray[Any]:
