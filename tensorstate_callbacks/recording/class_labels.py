@@ -225,7 +225,7 @@ def as_labels(given: Any) -> Labels:
             "that makes classes of such targets"
         )
     limits = np.iinfo(np.int32)
-    if len(flat) and not (limits.min <= flat.min() and flat.max() <= limits.max):
+    if len(flat) and not (limits.min <= int(flat.min()) <= int(flat.max()) <= limits.max):
         raise ValueError(
             f"labels must be whole numbers of 32 bits; got {flat.min()} to {flat.max()}. Give a "
             "callable batch -> labels that numbers the classes"
