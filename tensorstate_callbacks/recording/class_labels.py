@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError, list_some
 
-# An array may be anything that NumPy takes, so a type says little.
-Classes: TypeAlias = bool | str | Callable[[Any], Any] | Sequence[Any] | Any | None
+# An array may be anything that NumPy takes. LightningCLI writes lists down only before callables.
+Classes: TypeAlias = bool | str | Sequence[int] | Callable[[Any], Any] | Any | None
 Labels: TypeAlias = npt.NDArray[np.int64]
 
 MOST_CLASSES = 1000
