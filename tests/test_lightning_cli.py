@@ -87,6 +87,8 @@ def written(folder: Path, **arguments: Any) -> Path:
         {"attach_to": ["Linear"], "group_size": 4, "positions": 3, "max_memory": 10_000_000},
         {"attach_to": "Linear", "channel_axis": {"net.0": 1, "Linear": [-1]}, "prefix": "g4_"},
         {"layer_metrics": True, "dataloader_idx": 0},
+        {"attach_to": "Linear", "classes": True, "layer_metrics": ["class_information"]},
+        {"attach_to": "Linear", "classes": [at % 3 for at in range(50)]},
     ],
     ids=str,
 )
@@ -136,6 +138,7 @@ def test_each_argument_is_kept_under_its_own_name() -> None:
         **{"attach_to": "net.0", "exclude": "net.2", "method": "both", "beta": 3, "alpha": 4},
         **{"accuracy": "top1", "threshold": 0.5, "channel_axis": 1, "every_n_epochs": 6},
         **{"mask": "attention_mask"},
+        **{"classes": True},
         **{"group_size": 8, "positions": 64, "max_memory": 10**9},
         **{"on": ("val", "train"), "every_n_train_steps": 9, "window": 5},
         **{"prefix": "x_", "layer_metrics": False, "missing_accuracy": "ignore"},

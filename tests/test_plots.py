@@ -187,7 +187,13 @@ def test_layers_of_finished_runs_are_drawn_as_far_as_they_are_known():
 
 
 def test_all_plots_are_public():
-    assert sorted(plots.__all__) == ["plot_heat_map", "plot_history", "plot_layers", "plot_states"]
+    assert sorted(plots.__all__) == [
+        "plot_classes",
+        "plot_heat_map",
+        "plot_history",
+        "plot_layers",
+        "plot_states",
+    ]
 
 
 # What frameworks allow in a name, and Matplotlib, SVG or a font do not.

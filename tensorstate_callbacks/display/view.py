@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from tensorstate_callbacks.metrics.classes import ClassMetrics
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 # Below it, more than half of what the next sample shows was never seen.
@@ -32,6 +33,10 @@ class LayerView(Protocol):
     @property
     def spectrum(self) -> Spectrum | None:
         """Frequency spectrum of its states; None where it isn't known."""
+
+    @property
+    def classes(self) -> ClassMetrics | None:
+        """What its states tell of classes; None where that isn't known."""
 
     def metrics(self) -> dict[str, Any]:
         """Return its metrics under the names of `tables.COLUMNS`, as far as known."""

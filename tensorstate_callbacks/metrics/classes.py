@@ -148,7 +148,9 @@ def class_metrics(
     size = _Size(len(labels), counter.n_units, counter.n_neurons)
     pairs = list(zip(tables, totals, strict=True))
     sums = add(np.stack([_sums(table, its_totals, size) for table, its_totals in pairs]))
-    counted, shuffled = (_found(its, size) for its in sums)
+    counted, shuffled = (
+        _found(its, seen > 0, size) for its, seen in zip(sums, totals, strict=True)
+    )
     return ClassMetrics(
         labels,
         totals[0].max(axis=0),
@@ -158,7 +160,7 @@ def class_metrics(
         shuffled.entropy,
         _efficiencies(shuffled.entropy, counter.n_neurons),
         counted.information,
-        shuffled.information,
+        shuffled.information + _strayed(totals[1], totals[0]),
         counted.overlap,
         shuffled.overlap,
         counted.divergence,
@@ -207,7 +209,7 @@ def _sums(table: ClassTable, totals: Integers, size: _Size) -> Integers:
     return np.concatenate(parts)
 
 
-def _found(sums: Integers, size: _Size) -> _Found:
+def _found(sums: Integers, seen: npt.NDArray[np.bool_], size: _Size) -> _Found:
     n, n_units = size.n_classes, size.n_units
     n_distinct, entropies, (information,) = np.split(sums[: 2 * n + 1], [n, 2 * n])
     overlap = divergence = None
@@ -215,6 +217,8 @@ def _found(sums: Integers, size: _Size) -> _Found:
         pairs = size.of_shares.floats(sums[2 * n + 1 :].reshape(2, n, n))
         shared, diverging = pairs
         overlap = np.clip(shared / n_units, 0.0, 1.0)
+        # Else there would be what was rounded.
+        np.fill_diagonal(overlap, seen.mean(axis=0))
         # What only one of two classes showed adds half of its share.
         alone = n_units - (shared + shared.T) / 2
         divergence = np.clip((diverging + alone) / n_units, 0.0, 1.0)
@@ -249,6 +253,19 @@ class _Scale(NamedTuple):
 def _shares(table: ClassTable, totals: Integers) -> Floats:
     """Return the share that each entry has of the states of its unit and class."""
     return table.counts / totals[table.units[table.states], table.classes]
+
+
+def _strayed(shuffled: Integers, counted: Integers) -> float:
+    """Return what the information lacks since shuffled classes have other numbers of states, bits.
+
+    Each state is shuffled by itself, so that these come out a little larger or smaller. What they
+    tell by that, the units' mean of their divergence from the true numbers, the states don't.
+    """
+    drawn = shuffled / np.maximum(shuffled.sum(axis=1, keepdims=True), 1)
+    true = counted / counted.sum(axis=1, keepdims=True)
+    seen = drawn > 0
+    terms = drawn[seen] * np.log2(drawn[seen] / true[seen])
+    return math.fsum(terms.tolist()) / len(counted)
 
 
 def _entropy_sums(table: ClassTable, totals: Integers, scale: _Scale) -> Integers:

@@ -131,7 +131,10 @@ class RecordingCallback:
                 `"coverage"` (of units, the smallest) and `"mean_coverage"`, `"dead"` and
                 `"always"` (neurons that never and that always fired), `"firing_rate"`,
                 `"max_share"` (of the most frequent state). Numbers of states: `"states"`,
-                `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
+                `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`; with `classes`
+                `"class_information"` (of state and label), `"class_divergence"` (mean of two
+                classes), and those of shuffled labels, `"shuffled_class_information"` and
+                `"shuffled_class_divergence"`.
             missing_accuracy: `"warn"` once, `"ignore"` or `"raise"` where no accuracy is found.
                 Efficiency is logged all the same.
             log_extras: What loggers get besides scalars. `"charts"`: a TensorBoard run gets charts

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError, list_some
 
-# An array may be anything that NumPy takes, so a type says little.
-Classes: TypeAlias = bool | str | Callable[[Any], Any] | Sequence[Any] | Any | None
+# An array may be anything that NumPy takes. LightningCLI writes lists down only before callables.
+Classes: TypeAlias = bool | str | Sequence[int] | Callable[[Any], Any] | Any | None
 Labels: TypeAlias = npt.NDArray[np.int64]
 
 MOST_CLASSES = 1000
@@ -225,7 +225,7 @@ def as_labels(given: Any) -> Labels:
             "that makes classes of such targets"
         )
     limits = np.iinfo(np.int32)
-    if len(flat) and not (limits.min <= flat.min() and flat.max() <= limits.max):
+    if len(flat) and not (limits.min <= int(flat.min()) <= int(flat.max()) <= limits.max):
         raise ValueError(
             f"labels must be whole numbers of 32 bits; got {flat.min()} to {flat.max()}. Give a "
             "callable batch -> labels that numbers the classes"

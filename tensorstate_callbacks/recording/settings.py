@@ -18,7 +18,7 @@ from tensorstate_callbacks.recording.class_labels import is_on as counts_classes
 from tensorstate_callbacks.recording.machine import machine_memory
 from tensorstate_callbacks.recording.masks import Mask, check_mask, has_rows, is_array
 from tensorstate_callbacks.recording.selection import Patterns, check_patterns
-from tensorstate_callbacks.reports.metric_keys import check_layer_metrics
+from tensorstate_callbacks.reports.metric_keys import NEED_CLASSES, check_layer_metrics
 from tensorstate_callbacks.states.spectrum import check_alpha
 
 Method: TypeAlias = Literal["after", "before", "both"]
@@ -114,6 +114,13 @@ class Settings:
         check_channel_axis(self.channel_axis)
         check_mask(self.mask)
         check_classes(self.classes)
+        if not counts_classes(self.classes):
+            needing = [n for n in check_layer_metrics(self.layer_metrics) if n in NEED_CLASSES]
+            if needing:
+                raise ValueError(
+                    f"layer_metrics has {', '.join(needing)}, which needs classes: give classes=, "
+                    "such as classes=True"
+                )
         _check_watched(self.on)
         if self.records("train") and has_rows(self.mask):
             raise ValueError(
@@ -164,7 +171,7 @@ class Settings:
         """
         most = self.sampling().max_memory
         share = math.inf if most is None else max(most // (2 * self.window), 1)
-        return dataclasses.replace(self, max_memory=share, classes=None)
+        return dataclasses.replace(self, max_memory=share, classes=None, layer_metrics=False)
 
     def comparable(self) -> dict[str, str]:
         """Return what processes that merge their counts must have in common, as texts."""

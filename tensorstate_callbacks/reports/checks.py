@@ -51,6 +51,23 @@ def check_layer(layer: LayerReport) -> None:
         found = (int(units.n_distinct.sum()), int(units.n_singletons.sum()))
         if not np.array_equal(units.n_neurons, sizes) or found != expected:
             raise ValueError(f"the units of {name!r} are not those of its states")
+    _check_classes(layer)
+
+
+def _check_classes(layer: LayerReport) -> None:
+    classes = layer.classes
+    if classes is None:
+        return
+    n = classes.n_classes
+    pairs = ("overlap", "shuffled_overlap", "divergence", "shuffled_divergence")
+    for field, values in classes._asdict().items():
+        if field in pairs and values is None:
+            continue
+        shape = () if "information" in field else (n, n) if field in pairs else (n,)
+        if np.shape(values) != shape or not np.isfinite(values).all():
+            raise ValueError(f"{field} of the classes of {layer.name!r} must be numbers of {shape}")
+    if classes.n_states.sum() != layer.n_states:
+        raise ValueError(f"the classes of {layer.name!r} are not those of its states")
 
 
 def check_count(name: str, value: object) -> int:

@@ -10,7 +10,7 @@ from tensorstate_callbacks.reports.layer_report import LayerReport
 _MAX_LENGTH = 250
 _UNSAFE = re.compile(r"[^\w\-. :/]", re.ASCII)
 
-LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
+LAYER_METRICS: dict[str, Callable[[LayerReport], float | None]] = {
     "efficiency": lambda layer: layer.efficiency,
     "entropy": lambda layer: layer.entropy,
     "rate_bound": lambda layer: layer.rate_bound,
@@ -26,7 +26,18 @@ LAYER_METRICS: dict[str, Callable[[LayerReport], float]] = {
     "states": lambda layer: float(layer.n_states),
     "distinct": lambda layer: float(layer.n_distinct),
     "singletons": lambda layer: float(layer.n_singletons),
+    "class_information": lambda layer: _of_classes(layer, "information"),
+    "shuffled_class_information": lambda layer: _of_classes(layer, "shuffled_information"),
+    "class_divergence": lambda layer: _of_classes(layer, "mean_divergence"),
+    "shuffled_class_divergence": lambda layer: _of_classes(layer, "mean_shuffled_divergence"),
 }
+NEED_CLASSES = tuple(name for name in LAYER_METRICS if "class_" in name)
+"""Those that only states which are counted by class give."""
+
+
+def _of_classes(layer: LayerReport, name: str) -> float | None:
+    found: float | None = getattr(layer.classes, name, None)
+    return found
 
 
 def safe_key(key: str) -> str:
@@ -76,7 +87,10 @@ def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
             (of the rate bound, what is lost), `"coverage"` (of units, the smallest) and
             `"mean_coverage"`, `"dead"` and `"always"` (neurons that never and that always fired),
             `"firing_rate"`, `"max_share"` (of the most frequent state). Numbers of states:
-            `"states"`, `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`.
+            `"states"`, `"distinct"`, `"singletons"` (seen once). Bits: `"entropy"`. With
+            `classes=`, in bits: `"class_information"` (of state and label), `"class_divergence"`
+            (mean of two classes), and both of shuffled labels, `"shuffled_class_information"` and
+            `"shuffled_class_divergence"`.
 
     Raises:
         ValueError: A name is none of these.
@@ -96,10 +110,14 @@ def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
 def layer_scalars(
     layers: Mapping[str, LayerReport], layer_metrics: bool | Sequence[str]
 ) -> dict[str, float]:
-    """Return the metrics of `check_layer_metrics` under their keys, `efficiency/<layer>`..."""
+    """Return the metrics of `check_layer_metrics` under their keys, `efficiency/<layer>`...
+
+    Those of classes are missing where a layer has none.
+    """
     keys = layer_keys(layers)
     return {
-        f"{name}/{key}": LAYER_METRICS[name](layer)
+        f"{name}/{key}": value
         for name in check_layer_metrics(layer_metrics)
         for key, layer in zip(keys, layers.values(), strict=True)
+        if (value := LAYER_METRICS[name](layer)) is not None
     }
