@@ -476,10 +476,42 @@ def test_a_fit_on_digits_learns_to_tell_classes_by_states():
     assert layer.classes.n_states.tolist() == np.bincount(digits).tolist()
 
 
+def test_training_alone_has_no_classes_and_says_so():
+    with pytest.raises(ValueError, match='classes are of evaluations.* add "val" to on'):
+        Keeping(on="train")
+
+
 def test_nothing_is_left_of_classes_on_the_model(model):
     before = set(vars(model))
     evaluate(model, Keeping())
     assert set(vars(model)) <= before | {"_eval_epoch_iterator", "stop_evaluating"}
+
+
+class CountsTraces(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.n_traces = 0
+
+    def call(self, x):
+        self.n_traces += 1
+        return x
+
+
+@only_on("tensorflow", "jax", because="nothing is traced")
+def test_a_step_is_traced_as_often_with_classes(force_device):
+    force_device(True)
+
+    def n_traces(**options):
+        counts = CountsTraces()
+        inputs = keras.Input(X.shape[1:])
+        outputs = layers.Dense(C, activation="softmax")(body(counts(inputs)))
+        model = compiled(keras.Model(inputs, outputs), jit_compile=True)
+        for _ in range(2):
+            evaluate(model, Keeping(**options))
+        return counts.n_traces
+
+    # What goes to the host leaves a step in the same way.
+    assert n_traces(classes=True, group_size=3) == n_traces(classes=None)
 
 
 def test_labels_are_read_once_for_all_layers(model, monkeypatch):

@@ -122,6 +122,11 @@ class Settings:
                     "such as classes=True"
                 )
         _check_watched(self.on)
+        if counts_classes(self.classes) and not self.records("val"):
+            raise ValueError(
+                f"classes are of evaluations, and on is {self.on!r}, which records none: add "
+                '"val" to on, or leave classes out'
+            )
         if self.records("train") and has_rows(self.mask):
             raise ValueError(
                 "mask is an array of the samples of an evaluation, in their order, and on has "
