@@ -476,6 +476,72 @@ def test_a_fit_on_digits_learns_to_tell_classes_by_states():
     assert layer.classes.n_states.tolist() == np.bincount(digits).tolist()
 
 
+class OfDicts(keras.Model):
+    """Has a test step of its own, which takes a dict."""
+
+    def test_step(self, data):
+        return super().test_step((data["image"], data.get("label", data.get("digit"))))
+
+
+@only_on("tensorflow", because="Keras can't build a model from such a batch")
+def test_batches_that_are_dicts_have_labels_by_their_usual_keys(values):
+    inputs = keras.Input(X.shape[1:])
+    outputs = layers.Dense(C, activation="softmax")(body(inputs))
+
+    def run(key, classes):
+        model = compiled(OfDicts(inputs, outputs))
+        model.set_weights(plain().get_weights())
+        return evaluate(model, Keeping(classes=classes), {"image": X, key: Y}, None)
+
+    check_against_numpy(run("label", True), values)
+    check_against_numpy(run("digit", "digit"), values)
+    with pytest.raises(ProbeError, match="classes=True: the batch has no y to take labels from"):
+        run("digit", True)
+
+
+class OwnFunction(keras.Model):
+    """Has a test function of its own making, which doesn't ask the model for its step."""
+
+    def make_test_function(self, force=False):
+        step = super().test_step
+        self.test_function = lambda *args: step(*args[:-1], next(iter(args[-1])))
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"), [(True, "the batch isn't known"), (Y, "how many samples a batch has")]
+)
+def test_labels_that_a_test_function_hides_are_an_error(classes, told):
+    inputs = keras.Input(X.shape[1:])
+    outputs = layers.Dense(C, activation="softmax")(body(inputs))
+    with pytest.raises(ProbeError, match=f"classes.* {told}.* Let it call test_step"):
+        evaluate(compiled(OwnFunction(inputs, outputs)), Keeping(classes=classes))
+
+
+@only_on("jax", because="loops are JAX's there")
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("classes", [True, lambda batch: batch[1] + 0], ids=["True", "callable"])
+def test_labels_come_out_of_loops_with_what_they_are_of(classes, on_device, force_device):
+    import jax
+
+    class Scans(layers.Layer):
+        def build(self, shape):
+            self.step = layers.Dense(5, name="step")
+            self.step.build((shape[0], shape[2]))
+
+        def call(self, x):
+            _, rows = jax.lax.scan(lambda at, row: (at, self.step(row)), 0, x.swapaxes(0, 1))
+            return rows.swapaxes(0, 1)
+
+    force_device(on_device)
+    inputs = keras.Input((6, 12))
+    outputs = layers.Dense(C, activation="softmax")(layers.Flatten()(Scans(name="scans")(inputs)))
+    model = compiled(keras.Model(inputs, outputs))
+    texts = X.reshape(N, 6, 12)
+    (counter,) = evaluate(model, Keeping("step", classes), texts).counters().values()
+    kernel, bias = (w.astype(np.float64) for w in model.get_weights()[:2])
+    assert counted(counter) == expected(texts @ kernel + bias > 0, Y)
+
+
 def test_training_alone_has_no_classes_and_says_so():
     with pytest.raises(ValueError, match='classes are of evaluations.* add "val" to on'):
         Keeping(on="train")
