@@ -19,6 +19,8 @@ Rows = npt.NDArray[np.uint8]
 _NUMBER_BYTES = 4
 # What the states of some samples take at a time, before equal ones are counted together.
 _MOST_BYTES = 32 << 20
+# Of an array of all states of a unit so many entries may be empty for each that isn't.
+_MOST_EMPTY = 16
 
 
 class JointRows(NamedTuple):
@@ -238,40 +240,68 @@ class ClassCounter:
         self, rows: Rows, labels: npt.NDArray[np.int32], n_positions: int
     ) -> Iterator[Rows]:
         """Yield a row for each state that a sample shows, with its label and how often it does."""
-        row_bytes = (self.key_bytes + 2 * _NUMBER_BYTES) * self.n_units * n_positions
-        step = max(_MOST_BYTES // row_bytes, 1)
+        of_unit = (self.key_bytes + 2 * _NUMBER_BYTES) * n_positions
+        if self._takes_tables(n_positions):
+            of_unit = max(of_unit, 8 << self._width)
+        step = max(_MOST_BYTES // (of_unit * self.n_units), 1)
         for first in range(0, len(labels), step):
             some = labels[first : first + step]
-            keys = self._keys(rows[first * n_positions : (first + step) * n_positions])
-            n_each = len(keys) // len(some)
-            if n_positions == 1:
-                times = np.ones(len(keys), np.uint32)
-                yield _side_by_side(keys, np.repeat(some, n_each), times)
-                continue
-            samples = np.repeat(np.arange(len(some), dtype=np.uint32), n_each)
-            seen = StateCounter(8 * (self.key_bytes + _NUMBER_BYTES), n_threads=self._n_threads)
-            seen.update_packed(_side_by_side(keys, samples))
-            distinct, counts = seen.snapshot()
-            which = _numbers(distinct[:, self.key_bytes :], "<u4")
-            states = distinct[:, : self.key_bytes]
-            yield _side_by_side(states, some[which], counts.astype(np.uint32))
+            states = rows[first * n_positions : (first + step) * n_positions]
+            keys, samples, times = self._times(states, len(some), n_positions)
+            yield _side_by_side(keys, some[samples], times)
+
+    def _takes_tables(self, n_positions: int) -> bool:
+        few_empty = 1 << self._width <= _MOST_EMPTY * n_positions
+        return self._group_size is not None and n_positions > 1 and few_empty
+
+    def _times(
+        self, rows: Rows, n_samples: int, n_positions: int
+    ) -> tuple[Rows, npt.NDArray[np.intp], npt.NDArray[np.uint32]]:
+        """Return unit and state, sample, and how many times it shows it, of all that are shown."""
+        if self._takes_tables(n_positions):
+            return self._table_times(rows, n_samples)
+        keys = self._keys(rows)
+        samples = np.repeat(np.arange(n_samples, dtype=np.uint32), len(keys) // n_samples)
+        if n_positions == 1:
+            return keys, samples.astype(np.intp), np.ones(len(keys), np.uint32)
+        seen = StateCounter(8 * (self.key_bytes + _NUMBER_BYTES), n_threads=self._n_threads)
+        seen.update_packed(_side_by_side(keys, samples))
+        distinct, counts = seen.snapshot()
+        which = _numbers(distinct[:, self.key_bytes :], "<u4")
+        return distinct[:, : self.key_bytes], which, counts.astype(np.uint32)
+
+    def _table_times(
+        self, rows: Rows, n_samples: int
+    ) -> tuple[Rows, npt.NDArray[np.intp], npt.NDArray[np.uint32]]:
+        """Do as `_times`, by an array of all states of all samples: of small units it is faster."""
+        states, n_units = self._unit_states(rows), self.n_units
+        tables = np.arange(n_samples * n_units, dtype=np.intp).reshape(n_samples, 1, n_units)
+        places = (tables << self._width) + _codes(states).reshape(n_samples, -1, n_units)
+        counts = np.bincount(places.reshape(-1), minlength=n_samples * n_units << self._width)
+        shown = np.flatnonzero(counts)
+        samples, units = np.divmod(shown >> self._width, n_units)
+        codes = (shown & ((1 << self._width) - 1)).astype("<u4").view(np.uint8).reshape(-1, 4)
+        keys = np.concatenate([_bytes(units.astype(np.uint32)), codes[:, : self._state_bytes]], 1)
+        return keys, samples, counts[shown].astype(np.uint32)
 
     def _keys(self, rows: Rows) -> Rows:
         """Return unit and state of each state of the layer: as many rows as it has units, each."""
         if self._group_size is None:
             return rows
+        units = np.tile(np.arange(self.n_units, dtype=np.uint32), len(rows))
+        return np.concatenate([_bytes(units), self._unit_states(rows)], axis=1)
+
+    def _unit_states(self, rows: Rows) -> Rows:
+        """Return the states of all units, one after the other, of each state of the layer."""
         n_units, width = self.n_units, self._width
         if width == 8:
-            states = rows.reshape(-1, 1)
-        else:
-            bits = np.zeros((len(rows), n_units * width), np.uint8)
-            bits[:, : self._n_neurons] = np.unpackbits(
-                rows, axis=1, count=self._n_neurons, bitorder="little"
-            )
-            packed = np.packbits(bits.reshape(-1, width), axis=1, bitorder="little")
-            states = packed.reshape(-1, self._state_bytes)
-        units = np.tile(np.arange(n_units, dtype=np.uint32), len(rows))
-        return np.concatenate([_bytes(units), states], axis=1)
+            return rows.reshape(-1, 1)
+        bits = np.zeros((len(rows), n_units * width), np.uint8)
+        bits[:, : self._n_neurons] = np.unpackbits(
+            rows, axis=1, count=self._n_neurons, bitorder="little"
+        )
+        packed = np.packbits(bits.reshape(-1, width), axis=1, bitorder="little")
+        return packed.reshape(-1, self._state_bytes)
 
     def _counter_of(
         self, rows: JointRows, chosen: npt.NDArray[np.bool_]
@@ -282,9 +312,7 @@ class ClassCounter:
             counter.add_counts(np.ascontiguousarray(rows.states[chosen]), counts)
             return counter
         groups = GroupCounter(self._n_neurons, self._group_size, n_threads=self._n_threads)
-        codes = np.zeros(len(counts), np.int64)
-        for place, column in enumerate(rows.states[chosen].T):
-            codes += column.astype(np.int64) << (8 * place)
+        codes = _codes(rows.states[chosen])
         tables = np.zeros(table_size(self._n_neurons, self._group_size), np.uint64)
         np.add.at(tables, (rows.units[chosen] << self._width) + codes, counts)
         groups.add_tables(tables, int(counts.sum(dtype=np.uint64)) // self.n_units)
@@ -322,6 +350,14 @@ def _bytes(numbers: npt.NDArray[Any]) -> Rows:
 
 def _numbers(columns: Rows, kind: str) -> npt.NDArray[np.int64]:
     return np.ascontiguousarray(columns).view(kind).reshape(-1).astype(np.int64)
+
+
+def _codes(states: Rows) -> npt.NDArray[np.int64]:
+    """Return the states of small units as numbers: neuron i is bit i."""
+    codes = np.zeros(len(states), np.int64)
+    for place, column in enumerate(states.T):
+        codes += column.astype(np.int64) << (8 * place)
+    return codes
 
 
 def _side_by_side(keys: Rows, *numbers: npt.NDArray[Any]) -> Rows:
