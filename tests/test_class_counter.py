@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tensorstate_callbacks.states import class_counter
+from tensorstate_callbacks.states import joint_rows
 from tensorstate_callbacks.states.class_counter import ClassCounter
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.group_counter import GroupCounter
@@ -76,7 +76,7 @@ def test_batches_order_and_merging_change_nothing(
     fires, labels = sampled(rng, n_neurons, 5)
     whole, parts = ClassCounter(n_neurons, group_size), ClassCounter(n_neurons, group_size)
     whole.update_packed(packed(fires), labels)
-    monkeypatch.setattr(class_counter, "_MOST_BYTES", 500)
+    monkeypatch.setattr(joint_rows, "_MOST_BYTES", 500)
     order = rng.permutation(len(labels))
     for start in range(0, len(order), size):
         some = order[start : start + size]

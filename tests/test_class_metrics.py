@@ -8,8 +8,9 @@ from class_oracle import Firing, entropy, packed, shuffled, told
 from lenet5_torch import digits, trained_lenet5
 
 from tensorstate_callbacks.metrics import class_tables
+from tensorstate_callbacks.metrics.class_sums import MOST_PAIRED
 from tensorstate_callbacks.metrics.class_tables import _shuffled_places
-from tensorstate_callbacks.metrics.classes import MOST_PAIRED, ClassMetrics, class_metrics
+from tensorstate_callbacks.metrics.classes import ClassMetrics, class_metrics
 from tensorstate_callbacks.states.class_counter import ClassCounter
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.partition import partition_states
@@ -149,7 +150,7 @@ def test_no_bit_depends_on_batches_order_or_on_who_has_which_states(
         counter.update_packed(packed(fires[some]), labels[some])
     assert class_metrics(counter) == expected
     # In blocks of a few states and draws, too.
-    monkeypatch.setattr("tensorstate_callbacks.metrics.classes._BLOCK", 7)
+    monkeypatch.setattr("tensorstate_callbacks.metrics.class_sums._BLOCK", 7)
     monkeypatch.setattr(class_tables, "_DRAWS", 11)
     assert class_metrics(counter) == expected
     parts = shared_out(counter, 3)

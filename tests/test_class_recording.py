@@ -1,5 +1,6 @@
 """States are counted by class wherever states are counted: whatever the batches, masks, devices."""
 
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -15,12 +16,14 @@ from torch_models import collect, images, small_net
 
 from tensorstate_callbacks import LayerReport, ProbeError, TensorStateWarning
 from tensorstate_callbacks.recording.budget import Sampling
+from tensorstate_callbacks.recording.class_problems import FEWER, SHORT, THINNED
 from tensorstate_callbacks.recording.pass_counts import Width
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.positions import spread_positions
 from tensorstate_callbacks.torch import record, record_training, tensor_recorder
+from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 
 N = 12
 X, Y = images(N), torch.arange(N) * 7 % 3 + 4
@@ -311,10 +314,12 @@ def test_too_many_classes_are_refused() -> None:
             next(given)
 
 
-@pytest.mark.parametrize("n_bytes", [20_000, 60_000, 150_000, 300_000, 600_000])
+@pytest.mark.parametrize("n_bytes", [20_000, 60_000, 70_000, 600_000])
 def test_what_memory_is_short_of_depends_on_the_data_alone(n_bytes: int) -> None:
     rng = np.random.default_rng(0)
-    data = {name: rng.normal(size=(40, 9, n)) for name, n in (("a", 40), ("b", 70), ("c", 20))}
+    data = {name: rng.normal(size=(40, p, n)) for name, p, n in (("a", 9, 40), ("b", 4, 70))}
+    # Of few states.
+    data["c"] = np.repeat(rng.normal(size=(40, 9, 4)), 5, axis=2)
     labels = rng.integers(0, 3, 40)
 
     def run(size: int, order: Any) -> Any:
@@ -326,18 +331,44 @@ def test_what_memory_is_short_of_depends_on_the_data_alone(n_bytes: int) -> None
                 recorder.observe(name, values[some], -1)
         counts = recorder.counts()
         kept = {width.probe for width in counts.classes}
-        return kept, dict(counts.class_problems), counts.thinned
+        return kept, {width.probe: text for width, text in counts.class_problems.items()}
 
     expected = run(40, np.arange(40))
     for size in (1, 9):
         assert run(size, rng.permutation(40)) == expected
-    kept, problems, thinned = expected
-    assert kept | {width.probe for width in problems} == set(data)
-    if n_bytes == 20_000:
-        assert kept == set()
-        assert thinned
-    if n_bytes == 600_000:
-        assert kept == set(data)
+    kept, problems = expected
+    assert kept == {20_000: set(), 60_000: {"c"}, 70_000: {"b", "c"}}.get(n_bytes, set(data))
+    assert problems == dict.fromkeys(set(data) - kept, SHORT)
+
+
+def test_a_layer_that_is_thinned_or_counted_elsewhere_too_has_no_classes() -> None:
+    sampling = Sampling(max_memory=10**8, by_class=True)
+    recorder = Recorder(["a"], sampling=sampling)
+    recorder.begin_batch(np.array([0, 1]))
+    recorder.observe("a", np.ones((2, 20, 40)), -1)
+    (width,) = recorder.class_results().counters
+    recorder.probe_counters()[width].levels()
+    recorder.probe_counters()[width].keep(1)
+    assert recorder.class_results().problems == {width: THINNED}
+    recorder.probe_counters()[width].keep(None)
+    assert recorder.class_results() == ({}, {})
+    grouped = Recorder(["a"], sampling=dataclasses.replace(sampling, group_size=2))
+    grouped.begin_batch(np.array([0, 1]))
+    grouped.observe("a", np.ones((2, 2)), -1)
+    assert grouped.class_results().problems == {}
+    grouped.add_tables(Width("a", 2), np.array([3, 0, 0, 0], np.uint64), 3, 1)
+    assert grouped.class_results().problems == {Width("a", 2): FEWER}
+
+
+def test_components_of_nested_tensors_may_be_some_samples_only() -> None:
+    recorder = TensorRecorder(["a"], sampling=Sampling(by_class=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nested = torch.nested.nested_tensor([torch.ones(n, 1) for n in (3, 2)])
+    labels = np.array([5, 6, 7])
+    recorder.observe_tensor("a", nested, -1, samples=np.array([2, 0]), labels=labels)
+    ((_, counter),) = recorder.class_results().counters.items()
+    assert {label: counter.of(label).n_states for label in counter.labels()} == {7: 3, 5: 2}
 
 
 def test_memory_is_halved_only_where_there_are_classes() -> None:
@@ -364,7 +395,7 @@ def test_a_machine_without_memory_loses_classes_only(monkeypatch: pytest.MonkeyP
     for _ in range(2):
         recorder.observe("a", np.eye(2), 1)
     counts = recorder.counts()
-    assert counts.class_problems == {Width("a", 2): "need more memory than there is for classes"}
+    assert counts.class_problems == {Width("a", 2): SHORT}
     assert recorder.report().layers["a"].n_states == 4
 
 

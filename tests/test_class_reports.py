@@ -11,7 +11,8 @@ import pytest
 from class_oracle import packed
 
 from tensorstate_callbacks import EfficiencyReport, LayerReport, plot_classes, write_page
-from tensorstate_callbacks.metrics.classes import MOST_PAIRED, ClassMetrics, class_metrics
+from tensorstate_callbacks.metrics.class_sums import MOST_PAIRED
+from tensorstate_callbacks.metrics.classes import ClassMetrics, class_metrics
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.reports.packed_history import HistoryPacker, unpack_history

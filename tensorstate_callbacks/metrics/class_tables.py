@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tensorstate_callbacks.states.class_counter import JointRows
+from tensorstate_callbacks.states.joint_rows import JointRows
 from tensorstate_callbacks.states.partition import hash_rows, random_words
 
 Integers = npt.NDArray[np.int64]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,38 +12,7 @@ import numpy.typing as npt
 from tensorstate_callbacks._native.arguments import check_padding, checked_rows
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.group_counter import GroupCounter, table_size
-
-Rows = npt.NDArray[np.uint8]
-
-_NUMBER_BYTES = 4
-# What the states of some samples take at a time, before equal ones are counted together.
-_MOST_BYTES = 32 << 20
-
-
-class JointRows(NamedTuple):
-    """What was counted: in how many samples of a class a state was seen so many times.
-
-    Attributes:
-        keys: Shape `(m, key_bytes)`, uint8: number of the unit, where there are several, and state;
-            rows with the same one follow each other.
-        units: Which unit the state is of, shape `(m,)`, int64.
-        states: Packed, shape `(m, bytes)`, uint8.
-        labels: Class of the samples, shape `(m,)`, int64.
-        times: How many times each of them showed the state, shape `(m,)`, int64.
-        n_samples: How many samples did, shape `(m,)`, int64.
-    """
-
-    keys: Rows
-    units: npt.NDArray[np.int64]
-    states: Rows
-    labels: npt.NDArray[np.int64]
-    times: npt.NDArray[np.int64]
-    n_samples: npt.NDArray[np.int64]
-
-    @property
-    def counts(self) -> npt.NDArray[np.uint64]:
-        """How often the states were seen, repetitions included."""
-        return (self.times * self.n_samples).astype(np.uint64)
+from tensorstate_callbacks.states.joint_rows import JointLayout, JointRows, Rows, codes_of
 
 
 class ClassCounter:
@@ -72,10 +40,8 @@ class ClassCounter:
         self, n_neurons: int, group_size: int | None = None, *, n_threads: int = 1
     ) -> None:
         self._n_neurons, self._group_size, self._n_threads = n_neurons, group_size, n_threads
-        self._width = n_neurons if group_size is None else min(group_size, n_neurons)
-        self._joint = StateCounter(
-            8 * (self.key_bytes + 2 * _NUMBER_BYTES), keep_states=True, n_threads=n_threads
-        )
+        self._layout = JointLayout(n_neurons, group_size, n_threads)
+        self._joint = StateCounter(self._layout.n_bits, keep_states=True, n_threads=n_threads)
         self._n_samples: dict[int, int] = {}
         self._n_states = 0
         # An interrupt must not lock the thread out that it leaves it to.
@@ -112,7 +78,12 @@ class ClassCounter:
     @property
     def n_units(self) -> int:
         """Units of the layer."""
-        return -(-self._n_neurons // self._width)
+        return self._layout.n_units
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of a unit's number, where there are groups, and of its state."""
+        return self._layout.key_bytes
 
     @property
     def n_states(self) -> int:
@@ -138,19 +109,6 @@ class ClassCounter:
     def joint(self) -> StateCounter:
         """What counts a unit's state, a label and times together, `key_bytes` being the state's."""
         return self._joint
-
-    @property
-    def key_bytes(self) -> int:
-        """Bytes of a unit's number, where there are groups, and of its state."""
-        return self._unit_bytes + self._state_bytes
-
-    @property
-    def _unit_bytes(self) -> int:
-        return 0 if self._group_size is None else _NUMBER_BYTES
-
-    @property
-    def _state_bytes(self) -> int:
-        return -(-self._width // 8)
 
     @property
     def n_samples(self) -> MappingProxyType[int, int]:
@@ -186,7 +144,7 @@ class ClassCounter:
         n_positions = len(rows) // len(labels)
         if n_positions == 0:
             return
-        joint = np.concatenate(list(self._joint_rows(rows, labels, n_positions)))
+        joint = np.concatenate(list(self._layout.pack(rows, labels, n_positions)))
         unique, numbers = np.unique(labels, return_counts=True)
         with self._lock:
             self._joint.update_packed(joint)
@@ -224,54 +182,7 @@ class ClassCounter:
 
     def rows(self) -> JointRows:
         """Return all that was counted, in the order of the bytes of unit and state."""
-        joint, counts = self._joint.snapshot()
-        key = self.key_bytes
-        states = joint[:, self._unit_bytes : key]
-        units = np.zeros(len(joint), np.int64)
-        if self._unit_bytes:
-            units = _numbers(joint[:, :_NUMBER_BYTES], "<u4")
-        labels = _numbers(joint[:, key : key + _NUMBER_BYTES], "<i4")
-        times = _numbers(joint[:, key + _NUMBER_BYTES :], "<u4")
-        return JointRows(joint[:, :key], units, states, labels, times, counts.view(np.int64))
-
-    def _joint_rows(
-        self, rows: Rows, labels: npt.NDArray[np.int32], n_positions: int
-    ) -> Iterator[Rows]:
-        """Yield a row for each state that a sample shows, with its label and how often it does."""
-        row_bytes = (self.key_bytes + 2 * _NUMBER_BYTES) * self.n_units * n_positions
-        step = max(_MOST_BYTES // row_bytes, 1)
-        for first in range(0, len(labels), step):
-            some = labels[first : first + step]
-            keys = self._keys(rows[first * n_positions : (first + step) * n_positions])
-            n_each = len(keys) // len(some)
-            if n_positions == 1:
-                times = np.ones(len(keys), np.uint32)
-                yield _side_by_side(keys, np.repeat(some, n_each), times)
-                continue
-            samples = np.repeat(np.arange(len(some), dtype=np.uint32), n_each)
-            seen = StateCounter(8 * (self.key_bytes + _NUMBER_BYTES), n_threads=self._n_threads)
-            seen.update_packed(_side_by_side(keys, samples))
-            distinct, counts = seen.snapshot()
-            which = _numbers(distinct[:, self.key_bytes :], "<u4")
-            states = distinct[:, : self.key_bytes]
-            yield _side_by_side(states, some[which], counts.astype(np.uint32))
-
-    def _keys(self, rows: Rows) -> Rows:
-        """Return unit and state of each state of the layer: as many rows as it has units, each."""
-        if self._group_size is None:
-            return rows
-        n_units, width = self.n_units, self._width
-        if width == 8:
-            states = rows.reshape(-1, 1)
-        else:
-            bits = np.zeros((len(rows), n_units * width), np.uint8)
-            bits[:, : self._n_neurons] = np.unpackbits(
-                rows, axis=1, count=self._n_neurons, bitorder="little"
-            )
-            packed = np.packbits(bits.reshape(-1, width), axis=1, bitorder="little")
-            states = packed.reshape(-1, self._state_bytes)
-        units = np.tile(np.arange(n_units, dtype=np.uint32), len(rows))
-        return np.concatenate([_bytes(units), states], axis=1)
+        return self._layout.unpack(*self._joint.snapshot())
 
     def _counter_of(
         self, rows: JointRows, chosen: npt.NDArray[np.bool_]
@@ -282,11 +193,9 @@ class ClassCounter:
             counter.add_counts(np.ascontiguousarray(rows.states[chosen]), counts)
             return counter
         groups = GroupCounter(self._n_neurons, self._group_size, n_threads=self._n_threads)
-        codes = np.zeros(len(counts), np.int64)
-        for place, column in enumerate(rows.states[chosen].T):
-            codes += column.astype(np.int64) << (8 * place)
+        codes = codes_of(rows.states[chosen])
         tables = np.zeros(table_size(self._n_neurons, self._group_size), np.uint64)
-        np.add.at(tables, (rows.units[chosen] << self._width) + codes, counts)
+        np.add.at(tables, (rows.units[chosen] << self._layout.width) + codes, counts)
         groups.add_tables(tables, int(counts.sum(dtype=np.uint64)) // self.n_units)
         return groups
 
@@ -314,15 +223,3 @@ def _checked_labels(labels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     if len(labels) and not limits.min <= int(labels.min()) <= int(labels.max()) <= limits.max:
         raise ValueError(f"a label has more than 32 bits: {int(labels.min())} to {labels.max()}")
     return labels.astype(np.int32)
-
-
-def _bytes(numbers: npt.NDArray[Any]) -> Rows:
-    return numbers.astype(numbers.dtype.newbyteorder("<")).view(np.uint8).reshape(-1, _NUMBER_BYTES)
-
-
-def _numbers(columns: Rows, kind: str) -> npt.NDArray[np.int64]:
-    return np.ascontiguousarray(columns).view(kind).reshape(-1).astype(np.int64)
-
-
-def _side_by_side(keys: Rows, *numbers: npt.NDArray[Any]) -> Rows:
-    return np.concatenate([keys, *map(_bytes, numbers)], axis=1)

@@ -332,8 +332,6 @@ class Watch:
             or self._follower.is_on()
             or not self.rows.keeps_all()
             or self.masks.is_on
-            # Counted beside, and not in one go.
-            or self._recorder.classes is not None
         ):
             return False
         try:
@@ -345,6 +343,7 @@ class Watch:
         if self._output_fn is not None or self._first.awaits_calls() or self.masks.is_on:
             return
         if self._recorder.classes is not None:
+            # What is counted by class isn't counted in place.
             return
         if not (is_ordinary(tensor) and self._axes.is_fixed(probe, tensor.ndim)):
             return
