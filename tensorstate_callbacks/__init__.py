@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tensorstate_callbacks._version import __version__ as __version__
 from tensorstate_callbacks.display.page import write_page
 from tensorstate_callbacks.display.plots import (
+    plot_classes,
     plot_heat_map,
     plot_history,
     plot_layers,
@@ -92,6 +93,7 @@ __all__ = [
     "entropy",
     "estimate_entropy",
     "network_efficiency",
+    "plot_classes",
     "plot_heat_map",
     "plot_history",
     "plot_layers",

@@ -32,6 +32,11 @@ def bright(name: str, batch: Any) -> Any:
     return batch[0][:, 1:-1, 1:-1, 0] > 0 if name == "wide" else None
 
 
+def tone(batch: Any) -> Any:
+    """Return a label for each sample that doesn't tell which process has it."""
+    return keras.ops.cast(keras.ops.sum(batch[0], axis=(1, 2, 3)), "int32") % 3
+
+
 # Full, thinned to fewer positions, in groups; on the host and in the step.
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "whole": {},
@@ -40,7 +45,8 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "thinned": {"max_memory": 20_000},
     "neurons": {"neurons": True},
     "neurons of groups": {"neurons": True, "group_size": 8},
-    "masked": {"mask": bright, "positions": 3},
+    "masked": {"mask": bright, "positions": 3, "classes": True},
+    "classes": {"classes": tone, "group_size": 3},
 }
 
 
@@ -56,6 +62,21 @@ class Rematerialized(layers.Layer):
 
     def call(self, x: Any) -> Any:
         return jax.checkpoint(self.inner)(x)
+
+
+class Rows(layers.Layer):
+    """Gives a layer two rows of each sample, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__(name="rows")
+        self.inner = layers.Dense(5, name="inner")
+
+    def build(self, shape: Any) -> None:
+        self.inner.build((None, shape[-1] // 2))
+
+    def call(self, x: Any) -> Any:
+        rows = self.inner(keras.ops.reshape(x, (-1, x.shape[-1] // 2)))
+        return keras.ops.reshape(rows, (-1, 10))
 
 
 class LosesMask(keras.Model):
@@ -159,6 +180,9 @@ def more_runs() -> dict[str, Any]:
         callback = EfficiencyCallback("fc")
         build(**options).evaluate(**own_data(), callbacks=[callback])
         found[next(iter(options))] = reported(callback)
+    callback = EfficiencyCallback("inner", classes=tone)
+    build(Rows()).evaluate(**own_data(), callbacks=[callback])
+    found["rows"] = reported(callback)
     return found
 
 
@@ -202,6 +226,8 @@ def failures() -> dict[str, str]:
     found["training"] = raised(lambda: fit([EfficiencyCallback(on=("val", "train"))]))
     found["probe_data"] = raised(lambda: fit([EfficiencyCallback(probe_data=X[:4])]))
     found["rows"] = raised(lambda: fit([EfficiencyCallback(mask=np.ones((N, 4)))]))
+    found["labels"] = raised(lambda: fit([EfficiencyCallback(classes=Y)]))
+    found["key"] = raised(lambda: fit([EfficiencyCallback(classes="tone")]))
     odd = EfficiencyCallback(["fc", "inner"])
     evaluate = build(Rematerialized()).evaluate
     found["inner"] = raised(lambda: evaluate(**own_data(), callbacks=[odd]))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from class_rank_runs import by_class as by_class
 from lightning_models import TRAIN, Classifier, loader
 from own_warnings import of_coverage, ours
 from rank_models import (

@@ -26,7 +26,8 @@ def fit(callback, *others, epochs=1):
 
 @pytest.mark.parametrize("copied", COPIES)
 def test_copies_before_and_after_a_fit_go_on_by_themselves(copied):
-    callback = EfficiencyCallback(["Conv2D", "fc"], beta=1, prefix="x_", every_n_epochs=1)
+    options = {"beta": 1, "prefix": "x_", "every_n_epochs": 1, "classes": True}
+    callback = EfficiencyCallback(["Conv2D", "fc"], **options)
     before = copied(callback)
     model = fit(callback)
     after = copied(callback)
@@ -39,6 +40,8 @@ def test_copies_before_and_after_a_fit_go_on_by_themselves(copied):
         assert logs["x_aiq"] == each.last.aiq
         assert each.last.beta == 1
         assert list(each.last.layers) == ["conv_1", "conv_2", "fc"]
+        assert each.last.layers["fc"].classes == callback.last.layers["fc"].classes
+        assert each.last.layers["fc"].classes.n_classes == 2
         assert len(each.history) == n_before + 1
     assert len(callback.history) == 1
 

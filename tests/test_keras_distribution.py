@@ -37,6 +37,8 @@ y = np.arange(104) % 2
 def run(model, capture):
     callback = EfficiencyCallback("fc")
     groups = EfficiencyCallback("fc", group_size=3, prefix="groups_")
+    options = {"classes": True, "log_extras": None}
+    classes = [EfficiencyCallback("fc", prefix=f"c{n}_", group_size=n, **options) for n in (20, 3)]
     data = {"validation_data": (x, y), "batch_size": 20, "verbose": 0}
     model.evaluate(x, y, batch_size=20, verbose=0, callbacks=[groups])
     logged = model.fit(x, y, epochs=2, callbacks=[callback, groups], **data).history
@@ -47,6 +49,8 @@ def run(model, capture):
     layer = callback.last.layers["fc"]
     mine = [layer.n_states, layer.n_distinct, layer.entropy, callback.last.step]
     mine += [groups.last.layers["fc"].n_states, groups.last.layers["fc"].entropy]
+    model.evaluate(x, y, batch_size=20, verbose=0, callbacks=classes)
+    mine += [each.last.layers["fc"].classes.to_dict() for each in classes]
     return [*mine, sorted(capture.counts().tolist())]
 """
 
@@ -93,8 +97,9 @@ print(json.dumps([strategy.num_replicas_in_sync, alone, numbers, tables]))
     assert tables == (["CPU:0", "CPU:1"] if on_device == "1" else [])
     assert replicas == 2
     assert alone[0] == 104
-    # Three evaluations, by the layer.
-    assert sum(alone[-1]) == 312
+    # Four evaluations, by the layer.
+    assert sum(alone[-1]) == 416
+    assert alone[-2]["n_states"] == [52, 52]
     assert spread == alone
 
 
@@ -112,6 +117,7 @@ print(json.dumps([len(keras.distribution.list_devices()), alone, run(*build())])
     devices, alone, spread = printed(started)
     assert devices == 2
     assert alone[0] == 104
+    assert alone[-2]["n_states"] == [52, 52]
     assert spread == alone
 
 

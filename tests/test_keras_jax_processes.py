@@ -168,8 +168,21 @@ def test_masked_positions_are_left_out_in_both(two):
 def test_what_processes_cannot_share_is_refused_with_the_way_out(two):
     for rank in two:
         assert 'leave "train" out of on' in rank["failures"]["training"]
-        assert "2 replicas of the model share the batches" in rank["failures"]["rows"]
         assert "probe_data can't be followed in a model" in rank["failures"]["probe_data"]
+        for what in ("rows", "labels"):
+            assert "2 replicas of the model share the batches" in rank["failures"][what]
+        assert "classes='tone': the batch has no such key" in rank["failures"]["key"]
+
+
+def test_each_process_counts_by_the_labels_of_its_samples(two):
+    labels = jax_rank_runs.X.sum((1, 2, 3)).astype(int) % 3
+    for rank in two:
+        reports = rank["data parallel"], rank["model parallel"]
+        for layer in (each["classes 0"][0]["layers"]["fc"] for each in reports):
+            assert layer["classes"]["labels"] == [0, 1, 2]
+            assert layer["classes"]["n_states"] == np.bincount(labels).tolist()
+        rows = rank["more"]["rows"][0]["layers"]["rows/inner"]["classes"]
+        assert rows["n_states"] == (2 * np.bincount(labels)).tolist()
 
 
 def test_padding_of_another_process_is_told_of_by_the_first(two):

@@ -72,7 +72,7 @@ def test_weights_and_history_are_those_of_an_unwatched_fit():
         return history, model.get_weights()
 
     plain, weights = run()
-    watched, watched_weights = run(EfficiencyCallback())
+    watched, watched_weights = run(EfficiencyCallback(classes=True))
     for key in ("loss", "accuracy"):
         assert watched[key] == plain[key]
         # TensorFlow's graph optimizer reorders pooling and ELU where nobody looks in between.
@@ -102,10 +102,11 @@ def test_the_model_is_called_and_traced_as_often_as_without_us():
         return int(keras.ops.convert_to_numpy(calls.n_calls)), calls.traced
 
     forward, traced = run()
-    watched_forward, watched_traced = run(EfficiencyCallback("Conv2D"))
     assert forward == 3 * (6 + 3)
-    assert watched_forward == forward
-    assert watched_traced == traced
+    for classes in (None, True):
+        watched_forward, watched_traced = run(EfficiencyCallback("Conv2D", classes=classes))
+        assert watched_forward == forward
+        assert watched_traced == traced
 
 
 @only_on("tensorflow", "jax", because="compiles with torch.compile: see test_keras_torch.py")

@@ -88,6 +88,8 @@ def written(folder: Path, **arguments: Any) -> Path:
         {"attach_to": "Linear", "channel_axis": {"net.0": 1, "Linear": [-1]}, "prefix": "g4_"},
         {"layer_metrics": True, "dataloader_idx": 0},
         {"neurons": True, "layer_metrics": ["effective_states"]},
+        {"attach_to": "Linear", "classes": True, "layer_metrics": ["class_information"]},
+        {"attach_to": "Linear", "classes": [at % 3 for at in range(50)]},
     ],
     ids=str,
 )

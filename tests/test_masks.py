@@ -42,7 +42,7 @@ def masked_counts(
     recorder, probes = Recorder(["p"], sampling=sampling), MaskedProbes()
     for batch, mask in batches:
         masked = MaskedSamples(mask)
-        for part, axis, samples in probes.parts("p", batch, channel_axis, sample_axis, masked):
+        for part, axis, samples, _ in probes.parts("p", batch, channel_axis, sample_axis, masked):
             recorder.observe("p", part, axis, sample_axis=samples)
     assert probes.warnings() == {}
     return counted(recorder)
@@ -126,7 +126,9 @@ def test_neurons_on_several_axes_stay_together(rng: np.random.Generator) -> None
     batch = rng.normal(size=(3, 5, 4, N_NEURONS // 4)).astype(np.float32)
     mask = np.arange(5) < np.array([5, 1, 3])[:, None]
     recorder = Recorder(["p"])
-    for part, axis, samples in MaskedProbes().parts("p", batch, (-2, -1), 0, MaskedSamples(mask)):
+    for part, axis, samples, _ in MaskedProbes().parts(
+        "p", batch, (-2, -1), 0, MaskedSamples(mask)
+    ):
         recorder.observe("p", part, axis, sample_axis=samples)
     alone = [row[keep].reshape(-1, N_NEURONS) for row, keep in zip(batch, mask, strict=True)]
     assert counted(recorder) == counts_alone(alone, SAMPLINGS[0])
@@ -156,7 +158,7 @@ def test_mask_tells_samples_from_time(rng: np.random.Generator, lengths: Any) ->
 
 def parts_of(probes: MaskedProbes, shape: tuple[int, ...], mask: Any) -> list[tuple[int, ...]]:
     values = np.zeros(shape, np.float32)
-    return [p.shape for p, _, _ in probes.parts("layer", values, -1, 0, MaskedSamples(mask))]
+    return [p.shape for p, *_ in probes.parts("layer", values, -1, 0, MaskedSamples(mask))]
 
 
 MASK = np.arange(6) < np.array([6, 2, 3])[:, None]

@@ -187,8 +187,14 @@ def test_layers_of_finished_runs_are_drawn_as_far_as_they_are_known():
 
 
 def test_all_plots_are_public():
-    names = ["plot_heat_map", "plot_history", "plot_layers", "plot_neurons", "plot_states"]
-    assert sorted(plots.__all__) == names
+    assert sorted(plots.__all__) == [
+        "plot_classes",
+        "plot_heat_map",
+        "plot_history",
+        "plot_layers",
+        "plot_neurons",
+        "plot_states",
+    ]
 
 
 # What frameworks allow in a name, and Matplotlib, SVG or a font do not.

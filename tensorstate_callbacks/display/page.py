@@ -12,6 +12,13 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from tensorstate_callbacks._version import __version__
+from tensorstate_callbacks.display.class_plots import plot_classes
+from tensorstate_callbacks.display.class_tables import (
+    CLASS_MEANINGS,
+    class_efficiencies_table,
+    classes_table,
+    with_classes,
+)
 from tensorstate_callbacks.display.history_plots import plot_history
 from tensorstate_callbacks.display.plots import plot_layers, plot_states
 from tensorstate_callbacks.display.tables import (
@@ -81,6 +88,7 @@ def write_page(
                 _layers(history),
                 _neurons(history),
                 _states(history),
+                _classes(history),
             ]
         ),
         meanings=_meanings(history[-1]),
@@ -176,11 +184,33 @@ def _states(history: Sequence[EvaluationView]) -> str:
     )
 
 
+def _classes(history: Sequence[EvaluationView]) -> str:
+    layers = history[-1].layers
+    tables = (
+        classes_table(layers, "What a state tells of the label, and how far apart classes lie."),
+        class_efficiencies_table(layers, "Efficiency of each class, and of shuffled labels."),
+    )
+    parts = [scrolling(table) for table in tables if table is not None]
+    if any(classes.divergence is not None for classes in with_classes(layers).values()):
+        caption = (
+            f"How far apart the states of two classes lie in {_last_place(history)}, and beside it "
+            "the same for shuffled labels, which comes of having seen few states."
+        )
+        alt = "Jensen-Shannon divergence of the states of each two classes"
+        parts.append(_figure(plot_classes(history[-1]), alt, caption))
+    return _section("Classes", *parts) if parts else ""
+
+
 def _meanings(last: EvaluationView) -> str:
     rows = [layer.metrics() for layer in last.layers.values()]
-    return "\n".join(
-        f"<dt>{COLUMNS[name].heading}</dt><dd>{escape(COLUMNS[name].meaning)}</dd>"
+    meanings = {
+        COLUMNS[name].heading: COLUMNS[name].meaning
         for name in known_columns((*OF_STATES, *OF_NEURONS, *OF_PROBE), rows)
+    }
+    if with_classes(last.layers):
+        meanings |= CLASS_MEANINGS
+    return "\n".join(
+        f"<dt>{heading}</dt><dd>{escape(meaning)}</dd>" for heading, meaning in meanings.items()
     )
 
 

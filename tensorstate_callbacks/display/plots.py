@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tensorstate_callbacks.display.class_plots import plot_classes
 from tensorstate_callbacks.display.history_plots import plot_heat_map, plot_history
 from tensorstate_callbacks.display.neuron_plots import plot_neurons
 from tensorstate_callbacks.display.plot_style import (
@@ -37,7 +38,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_heat_map", "plot_history", "plot_layers", "plot_neurons", "plot_states"]
+__all__ = [
+    "plot_classes",
+    "plot_heat_map",
+    "plot_history",
+    "plot_layers",
+    "plot_neurons",
+    "plot_states",
+]
 
 _RANK = "rank of the state (1: most frequent)"
 _OF_STATES = "share of states (0 to 1)"

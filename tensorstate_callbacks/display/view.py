@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tensorstate_callbacks.errors import StatesNotAvailableError, list_some
+from tensorstate_callbacks.metrics.classes import ClassMetrics
 from tensorstate_callbacks.metrics.lifelines import Lifelines
 from tensorstate_callbacks.metrics.neurons import NeuronCounts
 from tensorstate_callbacks.states.spectrum import Spectrum
@@ -41,6 +42,10 @@ class LayerView(Protocol):
     @property
     def neurons(self) -> NeuronCounts | None:
         """How often each neuron fired, and which agree; None where it isn't known."""
+
+    @property
+    def classes(self) -> ClassMetrics | None:
+        """What its states tell of classes; None where that isn't known."""
 
     def metrics(self) -> dict[str, Any]:
         """Return its metrics under the names of `tables.COLUMNS`, as far as known."""

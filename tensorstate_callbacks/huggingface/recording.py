@@ -10,6 +10,7 @@ import torch.distributed as dist
 from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.recording.callback import RecordingCallback
+from tensorstate_callbacks.recording.class_labels import is_array
 from tensorstate_callbacks.recording.masks import AUTO, Mask, has_rows
 from tensorstate_callbacks.recording.overrides import Overrides
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
@@ -127,8 +128,8 @@ class EvaluationRecording(RecordingCallback):
             NoLayerMatchedError: Nothing matched; says what the model has.
             ProbeError: A layer's activations can't be counted; names the layer.
             RankError: Another process failed, is gone, or records otherwise; names its rank.
-            ValueError: The accuracy is missing, and `missing_accuracy` is `"raise"`; or `mask` is
-                an array, and several processes evaluate.
+            ValueError: The accuracy is missing, and `missing_accuracy` is `"raise"`; or `mask` or
+                `classes` is an array, and several processes evaluate.
         """
         self._take_settings()
         if not trainer.is_in_train or self._stage is None:
@@ -139,6 +140,11 @@ class EvaluationRecording(RecordingCallback):
             raise ValueError(
                 "mask is an array of all samples, of which each process has some: give the key of "
                 "a mask in the batch, or (name, batch) -> mask"
+            )
+        if group is not None and is_array(self.classes):
+            raise ValueError(
+                "classes is an array of all samples, of which each process has some: give the key "
+                "of labels in the batch, or a callable batch -> labels"
             )
         recording = Recording.of_model(model, self._settings, self.output_fn)
         entries = Overrides()

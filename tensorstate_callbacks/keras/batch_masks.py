@@ -1,7 +1,7 @@
 """Ask a callback's argument `mask` for the masks of a batch: a key of it, or a callable."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -60,25 +60,35 @@ class BatchMasks:
                 "test_step. Let it call test_step, or leave mask out: Keras's own masks apply by "
                 "themselves"
             )
-        mask = self._mask(layer, batch) if callable(self._mask) else _entry(self._mask, batch)
+        if callable(self._mask):
+            mask = self._mask(layer, batch)
+        else:
+            parts = batch if isinstance(batch, (tuple, list)) else ()
+            mask = entry_of(
+                (batch, *parts), self._mask, "mask", "or give mask=(name, batch) -> mask"
+            )
         return None if mask is None else keras.ops.convert_to_tensor(mask)
 
 
-def _entry(key: Any, batch: Any) -> Any:
-    mappings = list(_mappings(batch))
+def entry_of(parts: Iterable[Any], key: Any, argument: str, otherwise: str) -> Any:
+    """Return what the first dict has under a key that has it.
+
+    Args:
+        parts: Of a batch, dicts and others.
+        key: The key.
+        argument: The callback's argument that it is.
+        otherwise: What else the user can do.
+
+    Raises:
+        ProbeError: None has it; names the keys there are.
+    """
+    mappings = [part for part in parts if isinstance(part, Mapping)]
     for mapping in mappings:
         if key in mapping:
             return mapping[key]
     keys = [str(key) for mapping in mappings for key in mapping]
     raise ProbeError(
-        f"mask={key!r}: the batch has no such key "
+        f"{argument}={key!r}: the batch has no such key "
         f"({list_some(keys) if keys else 'it has no dict'}). Give the evaluation a dict that has "
-        "it, as x or as y, or give mask=(name, batch) -> mask"
+        f"it, as x or as y, {otherwise}"
     )
-
-
-def _mappings(batch: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the dicts among what a batch is, or is made of."""
-    for part in (batch, *(batch if isinstance(batch, (tuple, list)) else ())):
-        if isinstance(part, Mapping):
-            yield part

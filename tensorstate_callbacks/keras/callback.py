@@ -67,6 +67,13 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     these are symbolic, and it returns a tensor made by `keras.ops`, or None to count all. An array
     has a row for each sample of the validation data, in their order; one row is for all samples.
 
+    `classes=True` takes y of the evaluation's batches as the labels, where it is one thing. A key
+    is looked for in y, then in x, where they are dicts; a callable gets the batch as `mask` does,
+    `(x, y)` or `(x, y, sample_weight)`, and returns labels; an array has a label for each sample of
+    the validation data, in their order. Labels are whole numbers or bool, of shape `(N,)` or
+    `(N, 1)`, or one-hot `(N, C)`. Of a layer that gets several rows of each sample, such as a token
+    in each, those of a sample are taken to lie together. Recorded training steps have no classes.
+
     `probe_data` is what `fit` takes as data: arrays, which are run by 32 samples; `(x, y)`, of
     which x is run; or a `tf.data.Dataset`, a `PyDataset` or another iterable of batches. The model
     is called on it by itself, `model(x, training=False)`, uncompiled, and its variables are put
@@ -80,14 +87,16 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
         NoLayerMatchedError: As training begins: nothing matched; says what the model has.
         ProbeError: A layer's activations can't be counted; names the layer. As training begins
             where the model's graph shows it, else in or after the evaluation. Or a batch doesn't
-            have the key given as `mask`, or the array fewer rows than there are samples.
+            have the key given as `mask` or `classes`, or what is no labels, or the array fewer rows
+            than there are samples.
         TypeError: An argument is of the wrong kind, or the model is one of Keras 2.
         ValueError: An argument is out of its range, the Keras backend is not supported, or
             TF_CONFIG names several TensorFlow workers. As training begins: a layer is the cell of a
             recurrent one, a key of `channel_axis` matches no probed layer, TensorFlow's workers
             share the model, JAX runs in several processes that `keras.distribution` doesn't
-            connect, replicas or processes share the model and `mask` is an array of all samples, or
-            JAX's processes share it and there is `probe_data`; or that has too many samples.
+            connect, replicas or processes share the model and `mask` or `classes` is an array of
+            all samples, or JAX's processes share it and there is `probe_data`; or that has too many
+            samples.
         RankError: JAX's processes share the evaluations, and another one failed, has other
             arguments, or didn't come within five minutes; the message names it.
 

@@ -12,6 +12,7 @@ from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.keras.axis_flow import shape_of
 from tensorstate_callbacks.keras.backends import TapRefusedError, WeakObserver, current_backend
 from tensorstate_callbacks.keras.device_states import Plan, plan_states, states_of
+from tensorstate_callbacks.keras.host_labels import HostLabels
 from tensorstate_callbacks.keras.host_masks import HostMasks
 from tensorstate_callbacks.keras.mask_flow import Lost
 from tensorstate_callbacks.keras.probe_axes import Decided, ProbeAxes, Site
@@ -30,7 +31,7 @@ class Counting:
 
     Where activations lie in the host's memory, the host reads them there. Elsewhere the step makes
     states of them: packed ones go to the host, those of groups are counted in the step, so that
-    nothing leaves it before the evaluation ends.
+    nothing leaves it before the evaluation ends. Where classes are told apart the host counts.
 
     Args:
         settings: What the callback was given.
@@ -47,7 +48,7 @@ class Counting:
         self._settings, self._axes = settings, axes
         self._backend = current_backend()
         self._counts = SiteCounts(self._backend)
-        self._masks = HostMasks(settings.mask)
+        self._masks, self._labels = HostMasks(settings.mask), HostLabels(settings.classes)
         self.recorder: Recorder | None = None
         self.step = Overrides()
         self.may_tap = True
@@ -60,13 +61,15 @@ class Counting:
 
     @property
     def takes_rows(self) -> bool:
-        """Whether a mask has a row for each sample, of which each batch takes its own."""
-        return self._masks.has_rows
+        """Whether a mask or labels are an array of all samples, and each batch takes its rows."""
+        return self._masks.has_rows or self._labels.has_rows
 
     @property
     def needs_taps(self) -> bool:
         """Whether a step has to give something to the host, as far as is known."""
         if self._was_refused or self._settings.group_size is None or self._masks.has_array:
+            return True
+        if self._labels.are_wanted:
             return True
         return not (self._backend.TAPS_END_XLA and self._in_graph)
 
@@ -87,28 +90,31 @@ class Counting:
             settings: What the callback is given now.
         """
         self._settings, self._masks = settings, HostMasks(settings.mask)
+        self._labels = HostLabels(settings.classes)
         self._counts.reset()
         recorder = self._backend.new_recorder(names, settings.threshold, settings.sampling())
         recorder.drop(dropped)
         self.recorder = recorder
 
     def begin_batch(self, n_samples: Any) -> None:
-        """Have the rows of a mask of all samples taken for a batch whenever the step runs.
+        """Have the rows of what is an array of all samples taken whenever the step runs.
 
         Args:
-            n_samples: How many samples it has, as a tensor.
+            n_samples: How many samples the batch has, as a tensor.
         """
         self._tap(n_samples, WeakObserver(self._observe_batch))
 
-    def mask_warnings(self, without: Iterable[str]) -> dict[str, str]:
-        """Return what is to be warned of masks: kinds to texts.
+    def warnings(self, without: Iterable[str]) -> dict[str, str]:
+        """Return what is to be warned of masks and labels: kinds to texts.
 
         Args:
             without: Probes that don't count any more.
         """
-        return self._masks.warnings(without)
+        return self._masks.warnings(without) | self._labels.warnings()
 
-    def take(self, site: Site, decided: Decided, tensor: Any, mask: Any = None) -> Any:
+    def take(
+        self, site: Site, decided: Decided, tensor: Any, mask: Any = None, labels: Any = None
+    ) -> Any:
         """Have a tensor's states counted whenever the step runs.
 
         Args:
@@ -116,6 +122,7 @@ class Counting:
             decided: The axes taken there.
             tensor: Activations.
             mask: A tensor that says which of their positions count, or `Lost`; None: all.
+            labels: Of the batch's samples, a tensor; None where none came with it.
 
         Returns:
             The tensor to go on with, or None: with the same.
@@ -129,15 +136,20 @@ class Counting:
         # sample, which a compiled step can't have.
         is_masked = mask is not None or self._masks.has_array
         plan = self._plan(tensor, decided, is_masked=is_masked)
-        if plan is not None and plan.n_counts is not None and not is_masked:
+        in_step = plan is not None and plan.n_counts is not None
+        if plan is not None and in_step and not (is_masked or self._labels.are_wanted):
             self._counts.add(site, decided, tensor, plan)
             return None
+        # They come with what they are of: replicas and processes have each their own.
+        beside = {"mask": mask, "labels": labels}
+        beside = {name: each for name, each in beside.items() if each is not None}
         if plan is None:
-            return self._tap(tensor, WeakObserver(self._observe, site, decided), mask)
+            observe = WeakObserver(self._observe, site, decided, tuple(beside))
+            return self._tap(tensor, observe, *beside.values())
         shape = tuple(tensor.shape)
         rows = self._backend.pack(states_of(self._backend, tensor, plan))
-        observe = WeakObserver(self._observe_packed, site, decided, shape, plan)
-        self._tap(rows, observe, mask)
+        observe = WeakObserver(self._observe_packed, site, decided, tuple(beside), shape, plan)
+        self._tap(rows, observe, *beside.values())
         return None
 
     def read_counts(self, recorder: Recorder, forward: list[str]) -> None:
@@ -154,11 +166,11 @@ class Counting:
             self._counts.read_into(recorder, self._check_size)
             recorder.sort(forward)
 
-    def _tap(self, tensor: Any, observe: WeakObserver, mask: Any = None) -> Any:
+    def _tap(self, tensor: Any, observe: WeakObserver, *others: Any) -> Any:
         if not self.may_tap:
             self._was_refused = True
             raise TapRefusedError("the step can't count this alone")
-        return self._backend.tap(tensor, observe, mask)
+        return self._backend.tap(tensor, observe, *others)
 
     def _plan(self, tensor: Any, decided: Decided, *, is_masked: bool) -> Plan | None:
         shape = shape_of(tensor) if self._in_graph else None
@@ -183,21 +195,29 @@ class Counting:
     def _observe_batch(self, n_samples: npt.ArrayLike) -> None:
         if self.recorder is not None and self.step.active:
             self._masks.begin_batch(int(np.asarray(n_samples)))
+            self._labels.begin_batch(int(np.asarray(n_samples)))
 
     def _observe_lost(self, name: str, keeps_all: npt.ArrayLike) -> None:
         if self.recorder is not None and self.step.active and not np.asarray(keeps_all):
             self._masks.note_lost(name)
 
     def _observe(
-        self, site: Site, decided: Decided, activations: npt.ArrayLike, mask: Any = None
+        self,
+        site: Site,
+        decided: Decided,
+        beside: tuple[str, ...],
+        activations: npt.ArrayLike,
+        *others: Any,
     ) -> None:
         recorder = self._recorder_for(site, decided, getattr(activations, "shape", None))
         if recorder is None:
             return
+        given = dict(zip(beside, others, strict=True))
         axis = decided.axes if len(decided.axes) > 1 else decided.axes[0]
         try:
-            for part in self._masks.parts(site.name, activations, axis, mask):
-                recorder.observe_later(site.name, *part)
+            labels = self._labels.of(given.get("labels"))
+            for part in self._masks.parts(site.name, activations, axis, given.get("mask")):
+                recorder.observe_later(site.name, *part, labels=labels)
         except ProbeError as error:
             recorder.error = recorder.error or error
 
@@ -205,20 +225,26 @@ class Counting:
         self,
         site: Site,
         decided: Decided,
+        beside: tuple[str, ...],
         shape: Any,
         plan: Plan,
         rows: npt.ArrayLike,
-        mask: Any = None,
+        *others: Any,
     ) -> None:
         recorder = self._recorder_for(site, decided, shape)
         if recorder is None:
             return
+        given = dict(zip(beside, others, strict=True))
         try:
+            labels = self._labels.of(given.get("labels"))
             # Where all positions are read, they lie in the rows as in the tensor.
-            for part, _, samples in self._masks.parts(site.name, np.asarray(rows), -1, mask):
-                states, grid = self._masks.states(part, samples, self._settings.positions)
+            for part in self._masks.parts(site.name, np.asarray(rows), -1, given.get("mask")):
+                packed, _, along, samples = part
+                states, grid = self._masks.states(packed, along, self._settings.positions)
                 grid = grid if plan.places is None else plan.known_grid
-                recorder.observe_packed_later(site.name, states, plan.n_neurons, grid)
+                recorder.observe_packed_later(
+                    site.name, states, plan.n_neurons, grid, samples, labels
+                )
         except ProbeError as error:
             recorder.error = recorder.error or error
 

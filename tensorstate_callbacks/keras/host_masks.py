@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError, list_some
 from tensorstate_callbacks.recording.channel_axis import Axis
-from tensorstate_callbacks.recording.masked_probes import MaskedProbes
+from tensorstate_callbacks.recording.masked_probes import MaskedPart, MaskedProbes
 from tensorstate_callbacks.recording.masks import (
     Indices,
     Mask,
@@ -57,8 +57,8 @@ class HostMasks:
 
     def parts(
         self, name: str, activations: Any, channel_axis: Axis, mask: Any
-    ) -> Iterator[tuple[Any, Axis, int | None]]:
-        """Yield what is to be counted: activations, the axis of neurons and that of samples.
+    ) -> Iterator[MaskedPart]:
+        """Yield what is to be counted.
 
         Args:
             name: The probe.
@@ -71,7 +71,7 @@ class HostMasks:
         """
         masked = self._find(name, mask)
         if masked is None:
-            yield activations, channel_axis, 0
+            yield MaskedPart(activations, channel_axis, 0)
             return
         if not hasattr(activations, "index_select"):
             activations = np.asarray(activations)

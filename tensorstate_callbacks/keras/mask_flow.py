@@ -1,24 +1,24 @@
 """Follow Keras's masks of padding from tensor to tensor, beyond where Keras drops them."""
 
-import inspect
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import keras
 
 from tensorstate_callbacks.keras.axis_flow import reference_to, shape_of, tensors_in
 from tensorstate_callbacks.keras.axis_rules import Shape
-
-try:
-    from keras.src.backend.common.masking import get_keras_mask
-except ImportError:  # an earlier Keras
-
-    def get_keras_mask(x: Any) -> Any:
-        """Return the mask that goes with a tensor, or None."""
-        return getattr(x, "_keras_mask", None)
+from tensorstate_callbacks.keras.mask_arguments import (
+    Given,
+    concerned_by,
+    fits,
+    get_keras_mask,
+    given_to,
+    hides_keys,
+    is_mask,
+    names_mask,
+)
 
 
 class Lost(NamedTuple):
@@ -41,13 +41,6 @@ class _Scope(NamedTuple):
 
     default: Any
     seen: dict[Shape, Any]
-
-
-class _Given(NamedTuple):
-    """An argument of a call, or an entry of a dict that is one."""
-
-    name: str
-    value: Any
 
 
 class _Pass(threading.local):
@@ -89,9 +82,9 @@ class MaskFlow:
             layer: What is called: a layer, or an operation.
             arguments: What with, `(args, kwargs)`.
         """
-        given = list(_given(layer, arguments))
+        given = list(given_to(layer, arguments))
         masks = dict(self._find_masks(given))
-        others = [item for item in given if not _names_mask(item)]
+        others = [item for item in given if not names_mask(item)]
         tensors = [tensor for item in others for tensor in tensors_in(item.value)]
         for tensor in tensors:
             self.note(tensor, masks[id(tensor)] if id(tensor) in masks else self.of(tensor))
@@ -117,7 +110,7 @@ class MaskFlow:
         tensors = list(tensors_in(outputs))
         if not tensors:
             return
-        given = [item for item in _given(layer, arguments) if not _names_mask(item)]
+        given = [item for item in given_to(layer, arguments) if not names_mask(item)]
         inputs = [each for item in given for each in tensors_in(item.value)]
         is_layer = isinstance(layer, keras.layers.Layer)
         # Of a layer Keras passes on the mask of the first argument.
@@ -147,7 +140,7 @@ class MaskFlow:
         if self._is_noted(tensor):
             return self._noted(tensor)
         mask = get_keras_mask(tensor)
-        if _is_mask(mask):
+        if is_mask(mask):
             self._see(mask)
             return mask
         scope = self._scope()
@@ -184,13 +177,13 @@ class MaskFlow:
         scopes = self._pass.scopes
         return scopes[-1] if scopes else _Scope(None, {})
 
-    def _find_masks(self, given: list[_Given]) -> Iterator[tuple[int, Any]]:
+    def _find_masks(self, given: list[Given]) -> Iterator[tuple[int, Any]]:
         """Yield the `id` of tensors that a call is given masks for, and the masks."""
-        others = [item for item in given if not _names_mask(item)]
-        masks = [item for item in given if _names_mask(item)]
+        others = [item for item in given if not names_mask(item)]
+        masks = [item for item in given if names_mask(item)]
         weak = [item for item in masks if item.name.endswith("attention_mask")]
         strong = [item for item in masks if not item.name.endswith("attention_mask")]
-        concerned = [(item, _concerned(item, others)) for item in strong]
+        concerned = [(item, concerned_by(item, others)) for item in strong]
         # What is said of fewer tensors holds against what is said of more.
         for item, values in sorted(concerned, key=lambda each: -len(each[1])):
             found = keras.tree.flatten(item.value)
@@ -200,17 +193,17 @@ class MaskFlow:
             for tensor, mask in zip(tensors, found, strict=False):
                 # One that Keras took from the tensor may be less exact than ours.
                 is_keras_own = mask is get_keras_mask(tensor) and self._is_noted(tensor)
-                if not is_keras_own and _is_mask(mask) and _fits(shape_of(mask), tensor):
+                if not is_keras_own and is_mask(mask) and fits(shape_of(mask), tensor):
                     yield id(tensor), mask
         distinct = {id(each): each for item in others for each in tensors_in(item.value)}
         long = [each for each in distinct.values() if len(shape_of(each) or ()) > 2]
         for item in weak:
             # It hides keys: those that ask are the same where there is only one tensor.
-            if strong or len(long) > 1 or not _hides_keys(item.value):
+            if strong or len(long) > 1 or not hides_keys(item.value):
                 continue
             sizes = shape_of(item.value) or ()
             for tensor in long or distinct.values():
-                if self.of(tensor) is None and _fits((sizes[0], sizes[-1]), tensor):
+                if self.of(tensor) is None and fits((sizes[0], sizes[-1]), tensor):
                     yield id(tensor), item.value
 
     @staticmethod
@@ -225,73 +218,10 @@ class MaskFlow:
         # Keras makes the same call, and says what is wrong with it.
         with suppress(Exception):
             return [
-                mask if _is_mask(mask) else None
+                mask if is_mask(mask) else None
                 for mask in keras.tree.flatten(layer.compute_mask(first, before))
             ]
         return []
-
-
-def _given(layer: Any, arguments: Any) -> Iterator[_Given]:
-    args, kwargs = arguments
-    kind: Any = type(layer)
-    names = _parameters(kind)
-    named = [(names[at] if at < len(names) else "", value) for at, value in enumerate(args)]
-    for name, value in [*named, *kwargs.items()]:
-        if isinstance(value, Mapping):
-            yield from (_Given(str(key), entry) for key, entry in value.items())
-        elif value is not None:
-            yield _Given(name, value)
-
-
-@lru_cache(maxsize=1024)
-def _parameters(kind: type) -> tuple[str, ...]:
-    try:
-        return tuple(inspect.signature(kind.call).parameters)[1:]  # type: ignore[attr-defined]
-    except (AttributeError, TypeError, ValueError):
-        return ()
-
-
-def _names_mask(item: _Given) -> bool:
-    return item.name.endswith("mask")
-
-
-def _concerned(item: _Given, others: list[_Given]) -> list[Any]:
-    """Return the arguments that a mask is of, which its name tells."""
-    prefix = item.name.removesuffix("mask").removesuffix("_")
-    if not prefix:
-        return [other.value for other in others[:1]]
-    if not item.name.endswith("padding_mask"):
-        # As Keras itself names the masks of several tensors.
-        return [other.value for other in others if other.name == prefix]
-    prefix = prefix.removesuffix("padding").removesuffix("_")
-    named = [other.value for other in others if prefix and other.name.startswith(prefix)]
-    if named or prefix.startswith("encoder"):
-        return named
-    return [other.value for other in others]
-
-
-def _is_mask(value: Any) -> bool:
-    """Tell whether it may be a mask: samples and positions."""
-    if not (isinstance(value, keras.KerasTensor) or keras.ops.is_tensor(value)):
-        return False
-    shape = shape_of(value)
-    return shape is not None and len(shape) > 1
-
-
-def _fits(sizes: Shape | None, tensor: Any) -> bool:
-    """Tell whether a mask may be one of a tensor, as far as sizes are known."""
-    shape = shape_of(tensor)
-    if not sizes or shape is None or len(shape) < len(sizes):
-        return False
-    return all(None in pair or len({*pair}) == 1 for pair in zip(sizes, shape, strict=False))
-
-
-def _hides_keys(mask: Any) -> bool:
-    """Tell a mask of padding from one of causality: it is alike for all queries of a sample."""
-    shape = shape_of(mask) if _is_mask(mask) else None
-    if shape is None or shape[0] == 1:
-        return False
-    return len(shape) == 2 or all(size == 1 for size in shape[1:-1])
 
 
 def _lost(tensor: Any, scope: _Scope) -> Lost | None:

@@ -21,6 +21,7 @@ from tensorstate_callbacks.keras.layers import (
 )
 from tensorstate_callbacks.keras.watch import Watch, hidden_message
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_keys
+from tensorstate_callbacks.recording.class_labels import is_array
 from tensorstate_callbacks.recording.masks import has_rows
 from tensorstate_callbacks.recording.selection import matches, select_layers
 from tensorstate_callbacks.recording.settings import Method, Settings
@@ -48,7 +49,8 @@ def pick_probes(
         ProbeError: The model's graph shows that a layer can't be counted.
         TypeError: A pattern is of the wrong kind.
         ValueError: A layer is in the loop of a recurrent one, a key of `channel_axis` matches no
-            probed layer, processes share the model, or `mask` is an array and replicas do.
+            probed layer, processes share the model, or `mask` or `classes` is an array and replicas
+            do.
     """
     check_one_process(model)
     warn_of_torch_ranks(warn)
@@ -196,7 +198,7 @@ def warn_of_torch_ranks(warn: WarnOnce) -> None:
 
 
 def check_rows(model: keras.Model, settings: Settings) -> None:
-    """Raise `ValueError` if replicas of a model would each have to find their rows of a mask."""
+    """Raise `ValueError` if replicas of a model would each have to find their rows of an array."""
     strategy = getattr(model, "distribute_strategy", None)
     n_replicas = 1 if strategy is None else int(strategy.num_replicas_in_sync)
     jax: Any = sys.modules.get("jax")
@@ -207,6 +209,12 @@ def check_rows(model: keras.Model, settings: Settings) -> None:
             f"mask is an array, and {n_replicas} replicas of the model share the batches, of which "
             "nothing tells which rows are theirs. Give the mask as a part of the data, and its key "
             'as mask: x={..., "mask": mask}, mask="mask"'
+        )
+    if n_replicas > 1 and is_array(settings.classes):
+        raise ValueError(
+            f"classes is an array, and {n_replicas} replicas of the model share the batches, of "
+            "which nothing tells which labels are theirs. Give the labels as y, with classes=True, "
+            'or as a part of the data, and their key: x={..., "label": labels}, classes="label"'
         )
 
 

@@ -15,6 +15,7 @@ from tensorstate_callbacks.keras.layers import account_weights
 from tensorstate_callbacks.keras.mask_flow import MaskFlow
 from tensorstate_callbacks.keras.probe_axes import ProbeAxes, guess_message
 from tensorstate_callbacks.keras.probes import Flows, Probe
+from tensorstate_callbacks.keras.step_labels import StepLabels
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.recording.selection import uncovered_message
@@ -67,7 +68,7 @@ class Watch:
         self.others, self._contenders, self._left_out = others, contenders, left_out
         self._axes = ProbeAxes(given)
         self.counting = Counting(settings, self._axes)
-        self._masks = BatchMasks(settings.mask)
+        self._masks, self._labels = BatchMasks(settings.mask), StepLabels(settings.classes)
         # None as long as no pass was followed.
         self._has_masks: bool | None = None
         self.probes = [
@@ -82,6 +83,7 @@ class Watch:
             list(contenders),
             None if left_out is None else list(left_out),
             self._masks.basis,
+            self._labels.basis,
             dict(given) if isinstance(given, Mapping) else given,
         )
         self.defers = False
@@ -114,6 +116,7 @@ class Watch:
         """Tell whether all that was found out here holds for another one, which is new."""
         # What a callable gives may be something else by now.
         asks_anew = callable(self._basis[-1]) or callable(self._masks.basis)
+        asks_anew = asks_anew or self._labels.asks_anew
         is_the_same = self._basis == other._basis
         is_made_for_it = self.counting.made_for == other.counting.made_for
         return self._axes.settled and not asks_anew and is_the_same and is_made_for_it
@@ -144,11 +147,12 @@ class Watch:
     @property
     def needs_batches(self) -> bool:
         """Whether the batches of the evaluation have to be shown to it."""
-        return self._masks.is_asked or self.counting.takes_rows
+        return self._masks.is_asked or self._labels.is_asked or self.counting.takes_rows
 
     def begin_batch(self, batch: Any) -> None:
         """Take what a test step is called with; None when it is over."""
         self._masks.begin(batch)
+        self._labels.begin(batch)
         if batch is not None and self.counting.takes_rows:
             # A loop of the user's own may give arrays.
             first = next(leaf for leaf in keras.tree.flatten(batch) if shape_of(leaf))
@@ -172,6 +176,7 @@ class Watch:
             return None
         try:
             mask = self._find_mask(probe, name, tensor, flows.masks)
+            labels = self._labels.of_batch()
         except ProbeError as error:
             self._refused = self._refused or error
             return None
@@ -188,7 +193,7 @@ class Watch:
             self._refuse(name, str(error))
             return None
         try:
-            passed = self.counting.take(site, decided, tensor, mask)
+            passed = self.counting.take(site, decided, tensor, mask, labels)
         except ValueError as error:
             self._refuse(name, str(error))
             return None
@@ -256,7 +261,7 @@ class Watch:
             raise problem
         gone = self._gone()
         recorder.drop(gone)
-        for kind, text in self.counting.mask_warnings(gone).items():
+        for kind, text in self.counting.warnings(gone).items():
             self._warn(kind, text)
         self.counting.read_counts(recorder, list(self._taken))
         return recorder

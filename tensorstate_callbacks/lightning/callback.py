@@ -28,6 +28,7 @@ from tensorstate_callbacks.loggers.tracker import Trackers
 from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.callback import RecordingCallback
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.class_labels import Classes, is_array
 from tensorstate_callbacks.recording.masks import Mask, has_rows
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.settings import (
@@ -148,7 +149,7 @@ class EfficiencyHooks(RecordingCallback):
         channel_axis: ChannelAxis = None,
         mask: Mask = None,
         neurons: bool = False,
-        classes: Any = None,
+        classes: Classes = None,
         probe_data: Any = None,
         every_n_epochs: int = 1,
         on: Watched | Sequence[Watched] = ("val",),
@@ -236,7 +237,7 @@ class EfficiencyHooks(RecordingCallback):
         check_trainer(trainer, self.namespace)
         self.teardown(trainer, pl_module, stage)
         self._take_settings()
-        _check_mask(self.mask, trainer.world_size)
+        _check_arrays(self.mask, self.classes, trainer.world_size)
         # All processes have the same to say.
         self._warn.reset(silent=not trainer.is_global_zero)
         own = {
@@ -488,9 +489,14 @@ class EfficiencyHooks(RecordingCallback):
             self._evaluation = None
 
 
-def _check_mask(mask: Mask, n_ranks: int) -> None:
+def _check_arrays(mask: Mask, classes: Classes, n_ranks: int) -> None:
     if n_ranks > 1 and has_rows(mask):
         raise ValueError(
             f"mask is an array of all samples, of which each of the {n_ranks} processes has some: "
             "give the key of a mask in the batch, or (name, batch) -> mask"
+        )
+    if n_ranks > 1 and is_array(classes):
+        raise ValueError(
+            f"classes is an array of all samples, of which each of the {n_ranks} processes has "
+            "some: give the key of labels in the batch, or a callable batch -> labels"
         )

@@ -139,6 +139,7 @@ class Sampling:
         max_memory: Bytes that the counters of one pass may hold together, at least 1; None sets no
             limit.
         neurons: Whether to find the neurons that agree or oppose each other.
+        by_class: Whether states are also counted by the classes of their samples.
         keeps_rows: Whether states are kept in their order, all of them, in place of counts.
     """
 
@@ -146,7 +147,14 @@ class Sampling:
     positions: int | None = None
     max_memory: int | None = None
     neurons: bool = False
+    by_class: bool = False
     keeps_rows: bool = False
+
+    def halves(self) -> "Sampling":
+        """Return what the counters of all classes together have, and those by class: half each."""
+        if self.max_memory is None:
+            return self
+        return dataclasses.replace(self, max_memory=max(self.max_memory // 2, 1))
 
 
 WHOLE = Sampling()

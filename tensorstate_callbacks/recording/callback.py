@@ -10,6 +10,7 @@ from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, find_accuracy
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.class_labels import Classes
 from tensorstate_callbacks.recording.masks import Mask
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.probe_states import FollowedProbe
@@ -59,7 +60,7 @@ class RecordingCallback:
         channel_axis: ChannelAxis = None,
         mask: Mask = None,
         neurons: bool = False,
-        classes: Any = None,
+        classes: Classes = None,
         probe_data: Any = None,
         every_n_epochs: int = 1,
         on: Watched | Sequence[Watched] = ("val",),
@@ -110,7 +111,15 @@ class RecordingCallback:
                 (`layer.agreeing`, `layer.opposing`; with `group_size` within each unit only), and
                 to keep how often each neuron fired over all evaluations, in checkpoints and files
                 too (`layer.firing_rates`, `history.lifelines(layer)`).
-            classes: CLASSES_DOC
+            classes: Labels of the samples, by which the states of evaluations are counted too: how
+                evenly each class uses its states, how much of them two classes share, what a state
+                tells of the label, each beside the figure of shuffled labels; see
+                `last.layers[name].classes`. True takes the second element of a batch, or what a
+                mapping has under `labels`, `label`, `y`, `target` or `targets`; else a key of the
+                batch; a callable `batch -> labels`; or an array with a label for each sample, in
+                their order. Labels are whole numbers, one for each sample, or one-hot; of at most
+                1,000 classes. They take half of `max_memory`. Training batches, as `on="train"`
+                records them, have no class figures.
             probe_data: A few samples, at most 1,024, whose states are followed over the training:
                 how many of their bits change from one recorded evaluation to the next, and since
                 the beginning; see `ProbeChange`, under `report.layers[name].probe`. The model is
@@ -139,9 +148,11 @@ class RecordingCallback:
                 `"max_share"` (of the most frequent state). Numbers of states: `"states"`,
                 `"distinct"`, `"singletons"` (seen once), `"effective_states"` (used evenly, so
                 many have the same entropy, of the order `alpha`; of units the geometric mean).
-                Bits: `"entropy"`. With `probe_data`, shares: `"turnover"` (of its bits that changed
-                since the recording before), `"turnover_from_first"`, `"unchanged"` (of the neurons
-                that never did).
+                Bits: `"entropy"`; with `classes` `"class_information"` (of state and label),
+                `"class_divergence"` (mean of two classes), and those of shuffled labels,
+                `"shuffled_class_information"` and `"shuffled_class_divergence"`. With `probe_data`,
+                shares: `"turnover"` (of its bits that changed since the recording before),
+                `"turnover_from_first"`, `"unchanged"` (of the neurons that never did).
             missing_accuracy: `"warn"` once, `"ignore"` or `"raise"` where no accuracy is found.
                 Efficiency is logged all the same.
             log_extras: What loggers get besides scalars. `"charts"`: a TensorBoard run gets charts
@@ -338,6 +349,9 @@ def conclude(
         counts = recorder.counts()
     if counts.thinned:
         warn(f"memory {sorted(counts.thinned)}", describe_thinned(counts.thinned))
+    unclassed = counts.class_warning()
+    if unclassed is not None:
+        warn("classes", unclassed)
     unseen = counts.unseen()
     if counts.probes and before is not None:
         # What the report before had is told of as a change.

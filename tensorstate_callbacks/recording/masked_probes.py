@@ -1,7 +1,7 @@
 """Take masked positions out of what probes see, and tell of those where that can't be done."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,22 @@ from tensorstate_callbacks.recording.masks import Indices, MaskedSamples, MaskPl
 
 def _take(array: Any, indices: Indices) -> Any:
     return np.take(array, indices, axis=0)
+
+
+class MaskedPart(NamedTuple):
+    """What is to be counted of what a probe saw.
+
+    Attributes:
+        activations: An array or tensor.
+        channel_axis: The axis of the neurons, or several.
+        sample_axis: The axis of the samples; None where there is one sample.
+        samples: Which of the batch's samples it holds, in order; None: all.
+    """
+
+    activations: Any
+    channel_axis: Axis
+    sample_axis: int | None
+    samples: Indices | None = None
 
 
 class MaskedProbes:
@@ -34,8 +50,8 @@ class MaskedProbes:
         channel_axis: Axis,
         sample_axis: int | None,
         masked: MaskedSamples,
-    ) -> Iterator[tuple[Any, Axis, int | None]]:
-        """Yield what is to be counted: activations, the axis of neurons and that of samples.
+    ) -> Iterator[MaskedPart]:
+        """Yield what is to be counted.
 
         Args:
             probe: The probe.
@@ -58,13 +74,14 @@ class MaskedProbes:
             if not masked.keeps_all and masked.concerns(shape, channel_axis, sample_axis):
                 self._unfit.setdefault(probe, f"{probe} {shape}")
             # What a whole mask tells is which axis the samples lie along.
-            yield activations, channel_axis, sample_axis if place is None else place.sample_axis
+            along = sample_axis if place is None else place.sample_axis
+            yield MaskedPart(activations, channel_axis, along)
             return
         if len(places) > 1 and self._known(probe, places) != [place]:
             axes = " or ".join(str(each.axes[0]) for each in places)
             self._ambiguous.setdefault(probe, f"{probe} {shape}, axis {axes}")
-        for part, axis in place.parts(activations, channel_axis, masked, self._take):
-            yield part, axis, 0
+        for part, axis, samples in place.parts(activations, channel_axis, masked, self._take):
+            yield MaskedPart(part, axis, 0, samples)
 
     def _choose(self, probe: str, places: list[MaskPlace]) -> MaskPlace:
         """Return the place that earlier batches showed, where several are possible."""

@@ -37,6 +37,10 @@ class Kept(NamedTuple):
     rows: Indices
     sizes: tuple[int, ...]
 
+    def samples(self, n_positions: int) -> Indices:
+        """Return which samples they are, given how many positions each has."""
+        return self.rows[:, 0] // n_positions
+
 
 class MaskedSamples:
     """Which positions of a batch's samples count.
@@ -156,8 +160,10 @@ class MaskPlace(NamedTuple):
 
     def parts(
         self, activations: Any, channel_axis: Axis, masked: MaskedSamples, take: Take
-    ) -> Iterator[tuple[Any, Axis]]:
-        """Yield what is left of the activations, samples along axis 0, and the axis of the neurons.
+    ) -> Iterator[tuple[Any, Axis, Indices | None]]:
+        """Yield what is left of the activations, the axis of the neurons, and which samples it is.
+
+        Samples lie along axis 0; which ones is None where there is one, that may be all of them.
 
         Args:
             activations: A NumPy array, or a tensor with `permute`.
@@ -171,8 +177,8 @@ class MaskPlace(NamedTuple):
         rest = [a for a in range(len(shape)) if a not in {*neurons, *samples, *self.axes}]
         moved = _permuted(activations, (*samples, *self.axes, *rest, *neurons))
         further = tuple(shape[axis] for axis in (*rest, *neurons))
-        n_samples = math.prod(shape[axis] for axis in samples)
-        rows = moved.reshape(n_samples * math.prod(masked.sizes), *further)
+        n_samples, n_positions = math.prod(shape[a] for a in samples), math.prod(masked.sizes)
+        rows = moved.reshape(n_samples * n_positions, *further)
         # Positions keep the order of their axes: which of them are read depends on it.
         n_before = sum(axis < self.axes[0] for axis in rest)
         for kept in masked.kept_of(n_samples):
@@ -183,7 +189,8 @@ class MaskPlace(NamedTuple):
             own, others = axes[1 : 1 + n_own], axes[1 + n_own :]
             some = _permuted(some, (0, *others[:n_before], *own, *others[n_before:]))
             last = tuple(range(-len(neurons), 0))
-            yield some, last[0] if isinstance(channel_axis, int) else last
+            which = kept.samples(n_positions) if samples else None
+            yield some, last[0] if isinstance(channel_axis, int) else last, which
 
 
 def check_mask(mask: Mask) -> Mask:

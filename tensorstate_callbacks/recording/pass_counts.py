@@ -11,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.errors import ProbeError, TensorStateWarning, list_some
+from tensorstate_callbacks.metrics.classes import ClassMetrics, class_metrics
 from tensorstate_callbacks.recording.budget import describe_thinned
+from tensorstate_callbacks.recording.class_problems import SHORT, describe_problems
 from tensorstate_callbacks.recording.probe_counter import Counter
 from tensorstate_callbacks.reports.layer_report import LayerReport
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.states.agreement import Agreement
+from tensorstate_callbacks.states.class_counter import ClassCounter
 from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.spectrum import Spectrum, add_spectra
 
@@ -68,6 +71,14 @@ class ProbeCounts(NamedTuple):
     fired: npt.NDArray[np.uint64]
     group_size: int | None = None
     agreement: Agreement | None = None
+
+    @property
+    def n_states(self) -> int:
+        """How many states of the layer were counted."""
+        if isinstance(self.counted, Spectrum):
+            return self.counted.n_states
+        first = 1 << min(self.group_size or len(self.fired), len(self.fired))
+        return int(self.counted[:first].sum(dtype=np.uint64))
 
     @classmethod
     def of(cls, counter: "Counter | ProbeCounts", *, neurons: bool = False) -> "ProbeCounts":
@@ -124,12 +135,17 @@ class PassCounts(NamedTuple):
         thinned: Where memory was short: the positions of a sample that a probe was read at in the
             end, and of how many; 0 where it could not be counted at all.
         neurons: Whether the report is to tell which neurons agree.
+        classes: Where states are counted by class, of each probe all of whose states are: what was
+            counted, or what that tells of the classes.
+        class_problems: Why those of others are not.
     """
 
     names: tuple[str, ...]
     probes: Mapping[Width, Counter | ProbeCounts]
     thinned: Mapping[str, tuple[int, int]] = MappingProxyType({})
     neurons: bool = False
+    classes: Mapping[Width, ClassCounter | ClassMetrics] = MappingProxyType({})
+    class_problems: Mapping[Width, str] = MappingProxyType({})
 
     def seen(self) -> list[str]:
         """Return the probes that have seen a state, in forward order."""
@@ -140,6 +156,18 @@ class PassCounts(NamedTuple):
         seen = set(self.seen())
         return [name for name in self.names if name not in seen]
 
+    def class_warning(self) -> str | None:
+        """Return what is to be warned of layers that have no class figures; None if all have."""
+        problems = {
+            name: self.class_problems[width]
+            for name, width in self._names().items()
+            if width in self.class_problems
+        }
+        return describe_problems(problems) if problems else None
+
+    def _names(self) -> dict[str, Width]:
+        return name_widths({width: width for width in self.probes})
+
     def report(self, info: PassInfo) -> EfficiencyReport:
         """Return the report of all probes that saw a state; see `Recorder.report`.
 
@@ -149,12 +177,20 @@ class PassCounts(NamedTuple):
         """
         layers: dict[str, LayerReport] = {}
         unread: dict[str, tuple[int, int]] = {}
-        for name, counts in name_widths(self.probes).items():
+        unclassed: dict[str, str] = {}
+        for name, width in self._names().items():
             try:
-                found = ProbeCounts.of(counts, neurons=self.neurons)
+                found = ProbeCounts.of(self.probes[width], neurons=self.neurons)
                 layers[name] = found.report(name, info.alpha, neurons=self.neurons)
             except MemoryError:
                 unread[name] = 0, 0
+                continue
+            try:
+                layers[name] = self._with_classes(layers[name], width)
+            except MemoryError:
+                unclassed[name] = SHORT
+        if unclassed:
+            warnings.warn(describe_problems(unclassed), TensorStateWarning, stacklevel=3)
         lost = {**self.thinned, **unread}
         if not layers and lost:
             raise ProbeError(f"no layer could be counted: {describe_thinned(lost)}")
@@ -169,6 +205,13 @@ class PassCounts(NamedTuple):
                 "some data while recording, and attach to layers that it calls."
             )
         return EfficiencyReport(layers=layers, **vars(info))
+
+    def _with_classes(self, layer: LayerReport, width: Width) -> LayerReport:
+        classes = self.classes.get(width)
+        if classes is None:
+            return layer
+        found = class_metrics(classes) if isinstance(classes, ClassCounter) else classes
+        return dataclasses.replace(layer, classes=found)
 
 
 def name_widths(entries: Mapping[Width, Entry]) -> dict[str, Entry]:

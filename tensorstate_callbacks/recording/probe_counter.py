@@ -191,6 +191,28 @@ class ProbeCounter:
         n_samples = 1 if sample_axis is None else shape[sample_axis]
         self._count(grid, n_positions, n_samples, rows_at, count_all)
 
+    def pack(
+        self,
+        activations: npt.NDArray[Any] | Memory,
+        channel_axis: int,
+        threshold: float = 0.0,
+        *,
+        sample_axis: int | None = 0,
+        bfloat16: bool = False,
+    ) -> Rows:
+        """Return the states of a batch at all positions that are to be read, sample after sample.
+
+        The arguments are those of `update`.
+        """
+        return self._packer.pack(
+            activations,
+            channel_axis,
+            threshold,
+            sample_axis=sample_axis,
+            places=self.places(grid_of(activations.shape, channel_axis, sample_axis)),
+            bfloat16=bfloat16,
+        )
+
     def update_packed(self, rows: Rows, grid: Grid) -> None:
         """Count states that are packed already; see `StateCounter.update_packed`.
 

@@ -1,11 +1,8 @@
-"""Exchange the counters of all ranks, at as many levels as the memory of a pass may need.
-
-What carries them is a framework's.
-"""
+"""Exchange the counters of all ranks, at as many levels as the memory of a pass may need."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,31 +17,11 @@ from tensorstate_callbacks.recording.pass_counts import (
     name_widths,
 )
 from tensorstate_callbacks.recording.probe_counter import Counter, ProbeCounter, thinned_to
+from tensorstate_callbacks.recording.rank_classes import RankClasses
+from tensorstate_callbacks.recording.rank_exchange import Exchange
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.spectrum import Spectrum
-
-
-class Exchange(Protocol):
-    """What carries counted states between ranks; all of them call it alike."""
-
-    def gather(self, value: Any) -> list[Any]:
-        """Return the values of all ranks, by rank."""
-
-    def own_share(self, counter: StateCounter, most_distinct: int) -> StateCounter:
-        """Return all ranks' counts of the states that belong to this rank.
-
-        Args:
-            counter: What this rank counted; it stays as it is.
-            most_distinct: Distinct states of the rank that has most of them.
-        """
-
-    def sum_tables(self, counter: GroupCounter) -> ProbeCounts:
-        """Return what all ranks' counters of groups have counted together.
-
-        Args:
-            counter: What this rank counted; it stays as it is.
-        """
 
 
 class Seen(NamedTuple):
@@ -93,6 +70,7 @@ class RankPass(NamedTuple):
         doubts: What it had to assume, for each probe where that was so.
         failure: Why it can't go on, or None.
         neurons: Whether reports are to tell which neurons agree.
+        classes: What it counted by class; None where that isn't asked for.
     """
 
     settings: Mapping[str, str]
@@ -106,6 +84,7 @@ class RankPass(NamedTuple):
     doubts: Mapping[str, str]
     failure: str | None
     neurons: bool
+    classes: RankClasses | None = None
 
 
 def merge_levels(counters: Levels, passes: Sequence[RankPass], exchange: Exchange) -> PassCounts:

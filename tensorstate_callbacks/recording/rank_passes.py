@@ -6,15 +6,18 @@ from typing import NamedTuple
 
 from tensorstate_callbacks.errors import ProbeError, RankError
 from tensorstate_callbacks.recording.accuracy import FoundAccuracy, merge_accuracies
-from tensorstate_callbacks.recording.pass_counts import PassCounts, merge_orders
+from tensorstate_callbacks.recording.class_counts import Classed
+from tensorstate_callbacks.recording.pass_counts import PassCounts, Width, merge_orders
+from tensorstate_callbacks.recording.rank_classes import RankClasses, merge_classes
+from tensorstate_callbacks.recording.rank_exchange import Exchange
 from tensorstate_callbacks.recording.rank_levels import (
-    Exchange,
     Levels,
     RankPass,
     merge_levels,
     seen_by,
 )
 from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.states.class_counter import ClassCounter
 
 
 class MergedPass(NamedTuple):
@@ -31,6 +34,22 @@ class MergedPass(NamedTuple):
     doubts: list[str]
 
 
+class OwnPass(NamedTuple):
+    """One evaluation pass of this rank.
+
+    Attributes:
+        told: What it tells the others.
+        counters: What it counted.
+        classes: What it counted by class.
+        failure: Why it can't go on, or None.
+    """
+
+    told: RankPass
+    counters: Levels
+    classes: Mapping[Width, ClassCounter]
+    failure: Exception | None
+
+
 def pass_of(
     recorder: Recorder,
     accuracy: FoundAccuracy,
@@ -38,19 +57,21 @@ def pass_of(
     failure: Exception | None,
     doubts: Mapping[str, str],
     settings: Mapping[str, str],
-) -> tuple[RankPass, Levels, Exception | None]:
-    """Return what this rank tells the others, its counters, and why it can't go on, or None."""
+) -> OwnPass:
+    """Return what this rank recorded, and tells the others of it."""
     counters: Levels = {}
+    classed = Classed({}, {})
     seen, n_states = {}, 0
     try:
         probes = {w: c for w, c in recorder.probe_counters().items() if c.has_seen}
         n_states = sum(c.counter.n_states for c in probes.values())
         counters = {width: probe.levels() for width, probe in probes.items()}
         seen = {width: seen_by(counters[width], probe) for width, probe in probes.items()}
+        classed = recorder.class_results()
     except ProbeError as error:
         failure = failure or error
     failure = failure or recorder.error
-    budget = recorder.budget
+    budget, classes = recorder.budget, recorder.classes
     gave_up = any(None in each.distinct for each in seen.values())
     gave_up = gave_up or (budget is not None and budget.was_short)
     own = RankPass(
@@ -65,19 +86,23 @@ def pass_of(
         dict(doubts),
         None if failure is None else f"{type(failure).__name__}: {failure}",
         recorder.finds_neurons,
+        None if classes is None else RankClasses.of(classed, classes.budget),
     )
-    return own, counters, failure
+    return OwnPass(own, counters, classed.counters, failure)
 
 
-def merge_gathered(counters: Levels, passes: Sequence[RankPass], exchange: Exchange) -> MergedPass:
+def merge_gathered(own: OwnPass, passes: Sequence[RankPass], exchange: Exchange) -> MergedPass:
     """Merge what the ranks recorded, once each knows what the others tell: a collective.
 
     Args:
-        counters: What this rank counted.
-        passes: Of all ranks.
+        own: What this rank recorded.
+        passes: What all ranks tell.
         exchange: Carries what the ranks counted.
     """
-    sums = merge_levels(counters, passes, exchange)
+    sums = merge_levels(own.counters, passes, exchange)
+    told = [p.classes for p in passes if p.classes is not None]
+    if len(told) == len(passes):
+        sums = merge_classes(sums, own.classes, told, exchange)
     merged = merge_accuracies([p.accuracy for p in passes], [p.weight for p in passes])
     all_doubts = {name: doubt for p in passes for name, doubt in p.doubts.items()}
     return MergedPass(sums, merged, list(all_doubts.values()))

@@ -16,6 +16,7 @@ from tensorstate_callbacks.recording.channel_axis import (
     n_neurons,
     normal_axes,
 )
+from tensorstate_callbacks.recording.class_counts import ClassCounts, Classed, Samples
 from tensorstate_callbacks.recording.pass_counts import (
     PassCounts,
     PassInfo,
@@ -49,6 +50,7 @@ class Recorder:
         finds_neurons: Whether reports are to tell which neurons agree.
         row_limit: Limits the memory of states that are kept in their order; None where they are
             counted.
+        classes: Counts states by the classes of their samples too; None where that isn't asked for.
     """
 
     def __init__(
@@ -62,6 +64,10 @@ class Recorder:
         self.names = tuple(names)
         self._n_threads = n_threads
         self._threshold = threshold
+        self.classes: ClassCounts | None = None
+        if sampling.by_class:
+            sampling = sampling.halves()
+            self.classes = ClassCounts(sampling, n_threads)
         self._sampling = sampling
         self.finds_neurons = sampling.neurons
         self.budget = None if sampling.max_memory is None else Budget(sampling.max_memory)
@@ -103,6 +109,28 @@ class Recorder:
             counter = self._counters.pop(width, None)
             if counter is not None and self.budget is not None:
                 self.budget.leave(counter)
+        if self.classes is not None:
+            self.classes.drop(gone)
+
+    def begin_batch(self, labels: npt.NDArray[Any] | None) -> None:
+        """Take the labels of the batch that comes, where states are counted by class.
+
+        They hold for all that is observed until the next batch begins, on whatever thread, where it
+        is not given labels of its own. What is observed while they are unknown leaves its layer
+        without class figures.
+
+        Args:
+            labels: Shape `(N,)`, whole numbers, as `class_labels.as_labels` makes them of what a
+                batch holds; None where they aren't known.
+
+        Raises:
+            ProbeError: There are too many classes.
+        """
+        if self.classes is not None:
+            try:
+                self.classes.begin_batch(labels)
+            except ValueError as error:
+                raise ProbeError(f"states can't be counted by class: {error}") from error
 
     def observe(
         self,
@@ -112,6 +140,8 @@ class Recorder:
         *,
         sample_axis: int | None = 0,
         bfloat16: bool = False,
+        samples: Samples = None,
+        labels: npt.NDArray[Any] | None = None,
     ) -> None:
         """Count the states of one batch.
 
@@ -121,6 +151,10 @@ class Recorder:
             channel_axis: The axis of the neurons, or several that are one unit; may be negative.
             sample_axis: The axis of the samples; None where there is one sample.
             bfloat16: The activations are the bits of bfloat16 numbers as 16-bit integers.
+            samples: Which of the batch's samples these are, indices into its labels in the order of
+                the activations; None: all. Each may have several entries along the axis of the
+                samples, one after the other.
+            labels: Of the batch, where others are under way at once; None: those of `begin_batch`.
 
         Raises:
             ProbeError: They can't be counted: a type that can't fire, no such axis. The batch isn't
@@ -132,7 +166,7 @@ class Recorder:
             if not hasattr(activations, "shape"):
                 activations = np.asarray(activations)
             counter = self._counter(name, activations.shape, channel_axis)
-            samples = folded_sample_axis(sample_axis, channel_axis, activations.shape)
+            along = folded_sample_axis(sample_axis, channel_axis, activations.shape)
             try:
                 array, axis = _on_one_axis(activations, channel_axis)
             except MemoryError:
@@ -140,7 +174,16 @@ class Recorder:
                 sizes = enumerate(activations.shape)
                 counter.give_up(tuple(size for axis, size in sizes if axis not in taken))
                 return
-            counter.update(array, axis, self._threshold, sample_axis=samples, bfloat16=bfloat16)
+            counter.update(array, axis, self._threshold, sample_axis=along, bfloat16=bfloat16)
+            if self.classes is not None:
+                n_samples = None if along is None else array.shape[along]
+                width = Width(name, counter.n_neurons)
+                known = self._labels_of(width, array.shape, n_samples, samples, labels)
+                if known is not None:
+                    rows = counter.pack(
+                        array, axis, self._threshold, sample_axis=along, bfloat16=bfloat16
+                    )
+                    self.classes.count(width, rows, known)
         except KeyError:
             raise
         except Exception as error:
@@ -152,14 +195,31 @@ class Recorder:
         activations: npt.ArrayLike,
         channel_axis: Axis,
         sample_axis: int | None = 0,
+        samples: Samples = None,
+        labels: npt.NDArray[Any] | None = None,
     ) -> None:
         """Like `observe`, where an error raised at once would be lost: `report` raises it."""
         try:
-            self.observe(name, activations, channel_axis, sample_axis=sample_axis)
+            self.observe(
+                name,
+                activations,
+                channel_axis,
+                sample_axis=sample_axis,
+                samples=samples,
+                labels=labels,
+            )
         except ProbeError as error:
             self.error = self.error or error
 
-    def observe_packed_later(self, name: str, rows: Rows, n_neurons: int, grid: Grid) -> None:
+    def observe_packed_later(
+        self,
+        name: str,
+        rows: Rows,
+        n_neurons: int,
+        grid: Grid,
+        samples: Samples = None,
+        labels: npt.NDArray[Any] | None = None,
+    ) -> None:
         """Like `observe_later`, of states that were packed elsewhere.
 
         Args:
@@ -167,11 +227,21 @@ class Recorder:
             rows: See `ProbeCounter.update_packed`.
             n_neurons: Bits of a state.
             grid: How many positions of a sample lie along each axis.
+            samples: As for `observe`.
+            labels: As for `observe`.
         """
         if name in self._dropped:
             return
         try:
-            self._counter_of(Width(name, n_neurons)).update_packed(rows, grid)
+            counter = self._counter_of(Width(name, n_neurons))
+            counter.update_packed(rows, grid)
+            if self.classes is not None:
+                n_read = counter.n_read(grid)
+                n_samples = len(rows) // n_read if n_read else 0
+                width = Width(name, counter.n_neurons)
+                known = self._labels_of(width, (n_samples, *grid), n_samples, samples, labels)
+                if known is not None:
+                    self.classes.count(width, rows, known)
         except Exception as error:  # noqa: BLE001
             problem = ProbeError(f"layer {name!r} could not be counted: {error}")
             problem.__cause__ = error
@@ -223,13 +293,35 @@ class Recorder:
         """Return what was counted so far; `error` isn't raised."""
         thinned = self.thinned()
         counters = {w: c for w, c in self.probe_counters().items() if c.has_seen}
+        classes, problems = self.class_results()
         left_out = {w.probe for w, c in counters.items() if c.level is None}
         return PassCounts(
             tuple(name for name in self.names if name not in left_out),
             {w: c.counter for w, c in counters.items() if c.level is not None},
             thinned,
             self.finds_neurons,
+            classes,
+            problems,
         )
+
+    def class_results(self) -> Classed:
+        """Return what was counted by class so far, and why some layers have no classes."""
+        if self.classes is None:
+            return Classed({}, {})
+        return self.classes.results({w: c for w, c in self.probe_counters().items() if c.has_seen})
+
+    def _labels_of(
+        self,
+        width: Width,
+        shape: tuple[int, ...],
+        n_samples: int | None,
+        samples: Samples,
+        labels: npt.NDArray[Any] | None,
+    ) -> npt.NDArray[np.int64] | None:
+        """Return the labels that a call's states are to be counted by; see `ClassCounts`."""
+        if self.classes is None or n_samples == 0:
+            return None
+        return self.classes.labels_of(width, tuple(shape), n_samples, samples, labels)
 
     def _counter(
         self,

@@ -9,10 +9,20 @@ from typing import Any, Literal, TypeAlias
 from tensorstate_callbacks.metrics.efficiency import check_beta
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis, check_channel_axis
+from tensorstate_callbacks.recording.class_labels import (
+    Classes,
+    check_classes,
+)
+from tensorstate_callbacks.recording.class_labels import is_array as is_array_of_labels
+from tensorstate_callbacks.recording.class_labels import is_on as counts_classes
 from tensorstate_callbacks.recording.machine import machine_memory
 from tensorstate_callbacks.recording.masks import Mask, check_mask, has_rows, is_array
 from tensorstate_callbacks.recording.selection import Patterns, check_patterns
-from tensorstate_callbacks.reports.metric_keys import PROBE_METRICS, check_layer_metrics
+from tensorstate_callbacks.reports.metric_keys import (
+    NEED_CLASSES,
+    PROBE_METRICS,
+    check_layer_metrics,
+)
 from tensorstate_callbacks.states.spectrum import check_alpha
 
 Method: TypeAlias = Literal["after", "before", "both"]
@@ -56,7 +66,7 @@ class Settings:
         mask: Which positions count; see `masks.check_mask`.
         neurons: Whether to find the neurons that agree or oppose each other, and to keep how often
             each fired.
-        classes: The labels of the samples that states are counted by, or None.
+        classes: The labels of the samples that states are counted by too; see `check_classes`.
         probe_data: A few samples that the change of states is followed on, or None; read by each
             framework's own part.
         log_extras: What TensorBoard and MLflow get besides scalars: `"charts"`, `"figures"`, None.
@@ -86,7 +96,7 @@ class Settings:
     channel_axis: ChannelAxis = None
     mask: Mask = None
     neurons: bool = False
-    classes: Any = None
+    classes: Classes = None
     probe_data: Any = None
     log_extras: Literal["charts", "figures"] | None = "charts"
 
@@ -124,7 +134,20 @@ class Settings:
                 "neurons takes True, to find the neurons that agree or oppose each other, or "
                 f"False; got {self.neurons!r}"
             )
+        check_classes(self.classes)
+        if not counts_classes(self.classes):
+            needing = [n for n in check_layer_metrics(self.layer_metrics) if n in NEED_CLASSES]
+            if needing:
+                raise ValueError(
+                    f"layer_metrics has {', '.join(needing)}, which needs classes: give classes=, "
+                    "such as classes=True"
+                )
         _check_watched(self.on)
+        if counts_classes(self.classes) and not self.records("val"):
+            raise ValueError(
+                f"classes are of evaluations, and on is {self.on!r}, which records none: add "
+                '"val" to on, or leave classes out'
+            )
         if self.records("train") and has_rows(self.mask):
             raise ValueError(
                 "mask is an array of the samples of an evaluation, in their order, and on has "
@@ -167,17 +190,19 @@ class Settings:
             most = machine_memory() // 4
         else:
             most = None if self.max_memory == math.inf else int(self.max_memory)
-        return Sampling(self.group_size, self.positions, most, self.neurons)
+        by_class = counts_classes(self.classes)
+        return Sampling(self.group_size, self.positions, most, self.neurons, by_class)
 
     def of_train_batch(self) -> "Settings":
         """Return what one batch of a window is recorded with: the same, with its share of memory.
 
         All batches have equal shares of one half, so that what is read of a batch depends on
         nothing but that batch; what all of them have counted together needs no more than the other.
+        Classes are counted in evaluations only.
         """
         most = self.sampling().max_memory
         share = math.inf if most is None else max(most // (2 * self.window), 1)
-        return dataclasses.replace(self, max_memory=share)
+        return dataclasses.replace(self, max_memory=share, classes=None, layer_metrics=False)
 
     def of_probe(self) -> "ProbeSettings":
         """Return what a run over the probe data is recorded with: its states are kept in order.
@@ -198,6 +223,8 @@ class Settings:
         if self.probe_data is not None:
             # What it holds is told of by a digest.
             values["probe_data"] = "given"
+        if is_array_of_labels(self.classes):
+            values["classes"] = "an array"
         return {
             name: describe_value(value)
             for name, value in values.items()

@@ -57,6 +57,7 @@ def check_layer(layer: LayerReport) -> None:
             raise ValueError(f"the units of {name!r} are not those of its states")
     if layer.neurons is not None:
         _check_neurons(layer, layer.neurons)
+    _check_classes(layer)
 
 
 def _check_neurons(layer: LayerReport, neurons: NeuronCounts) -> None:
@@ -81,6 +82,22 @@ def _check_probe(name: str, probe: ProbeChange) -> None:
             raise ValueError(f"{field} of {name!r} is out of its range: {value}")
     if probe.naswot is not None:
         check_number(f"naswot of {name!r}", probe.naswot)
+
+
+def _check_classes(layer: LayerReport) -> None:
+    classes = layer.classes
+    if classes is None:
+        return
+    n = classes.n_classes
+    pairs = ("overlap", "shuffled_overlap", "divergence", "shuffled_divergence")
+    for field, values in classes._asdict().items():
+        if field in pairs and values is None:
+            continue
+        shape = () if "information" in field else (n, n) if field in pairs else (n,)
+        if np.shape(values) != shape or not np.isfinite(values).all():
+            raise ValueError(f"{field} of the classes of {layer.name!r} must be numbers of {shape}")
+    if classes.n_states.sum() != layer.n_states:
+        raise ValueError(f"the classes of {layer.name!r} are not those of its states")
 
 
 def check_count(name: str, value: object) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorstate_callbacks.errors import StatesNotAvailableError
+from tensorstate_callbacks.metrics.classes import ClassMetrics
 from tensorstate_callbacks.metrics.efficiency import efficiency
 from tensorstate_callbacks.metrics.entropy import (
     Estimator,
@@ -72,6 +73,8 @@ class LayerReport(NeuronReadings):
             `train_history`, so that `History.lifelines` has every evaluation.
         probe: How its states of `probe_data` have changed since earlier recordings; None where none
             was given, or the layer wasn't called on it.
+        classes: What the states tell of the classes of the samples; None where that isn't asked
+            for, can't be counted, or the report has only its metrics.
     """
 
     name: str
@@ -94,6 +97,7 @@ class LayerReport(NeuronReadings):
     units: UnitMetrics | None = dataclasses.field(default=None, repr=False)
     neurons: NeuronCounts | None = dataclasses.field(default=None, repr=False)
     probe: ProbeChange | None = None
+    classes: ClassMetrics | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.spectrum is not None:
@@ -351,17 +355,17 @@ class LayerReport(NeuronReadings):
         return self.spectrum
 
     def without_states(self) -> "LayerReport":
-        """Return the metrics alone, without the spectrum and the units that some are made from.
+        """Return the metrics alone, without the spectrum, units and classes.
 
         With `neurons=True` it keeps how often each neuron fired, but not which of them agree.
         """
         neurons = None if self.neurons is None else self.neurons.counts_alone()
-        return dataclasses.replace(self, spectrum=None, units=None, neurons=neurons)
+        return dataclasses.replace(self, spectrum=None, units=None, neurons=neurons, classes=None)
 
     def metrics(self) -> dict[str, Any]:
-        """Return all metrics but those of single units, under their names: a row of a table."""
+        """Return all metrics but those of units and classes, under their names: a table's row."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in ("spectrum", "units", "largest", "neurons", "probe"):
+        for name in ("spectrum", "units", "classes", "largest", "neurons", "probe"):
             del fields[name]
         if self.probe is not None:
             fields |= {
@@ -392,6 +396,8 @@ class LayerReport(NeuronReadings):
             fields["units"] = self.units.to_dict()
         if self.probe is not None:
             fields["probe"] = self.probe.to_dict()
+        if self.classes is not None:
+            fields["classes"] = self.classes.to_dict()
         return fields
 
     @classmethod
@@ -404,13 +410,15 @@ class LayerReport(NeuronReadings):
         if units is not None:
             units = UnitMetrics.from_dict(units)
         # Files of earlier versions have none, nor those of recordings that didn't ask for it.
-        neurons, probe = fields.get("neurons"), fields.get("probe")
+        neurons, probe, classes = map(fields.get, ("neurons", "probe", "classes"))
         if neurons is not None:
             neurons = NeuronCounts.from_dict(neurons, fields["n_states"])
         if probe is not None:
             probe = ProbeChange.from_dict(probe)
-        known = {"spectrum": spectrum, "units": units, "neurons": neurons, "probe": probe}
-        return cls(**{**fields, **known})
+        if classes is not None:
+            classes = ClassMetrics.from_dict(classes)
+        read = {"spectrum": spectrum, "units": units, "neurons": neurons}
+        return cls(**{**fields, **read, "probe": probe, "classes": classes})
 
 
 def _of_neurons(fired: npt.NDArray[np.uint64], n_states: int, alpha: float) -> dict[str, Any]:

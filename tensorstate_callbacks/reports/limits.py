@@ -14,6 +14,8 @@ _OF_NEURONS = {
     "agree": "Neurons that fired in exactly the same states:",
     "oppose": "Neurons of which one fired exactly where another did not:",
 }
+# Share of the labels' entropy that shuffled ones seem to be told of by chance.
+_MOST_BY_CHANCE = 0.5
 
 
 def describe_limits(
@@ -36,6 +38,7 @@ def describe_limits(
         _few_units(layers),
         *_neurons(layers),
         _alike_on_probe(layers),
+        _few_for_classes(layers),
     ]
     if accuracy is None:
         found.append("There is no accuracy, so there is no aIQ.")
@@ -80,6 +83,29 @@ def _one_state(layers: Mapping[str, LayerReport]) -> str | None:
         f"Only one state was seen in {', '.join(names)}: efficiency 0 there makes network "
         "efficiency and aIQ 0 too. Probe the input of such a layer, set another threshold, or "
         "exclude it."
+    )
+
+
+def _few_for_classes(layers: Mapping[str, LayerReport]) -> str | None:
+    found = {
+        name: layer.classes
+        for name, layer in layers.items()
+        if layer.classes is not None
+        and layer.classes.shuffled_information > _MOST_BY_CHANCE * layer.classes.label_entropy > 0
+    }
+    if not found:
+        return None
+    seen = ", ".join(
+        f"{name} ({classes.shuffled_information:.2f} of {classes.label_entropy:.2f} bits)"
+        for name, classes in found.items()
+    )
+    sizes = [layers[name].group_size for name in found]
+    fewer = max(min(size or 16 for size in sizes) // 2, 1)
+    return (
+        f"Even of shuffled labels the states tell most in {seen}, since most of them were seen in "
+        "few samples only: too little was seen there to tell classes apart. Count the layers in "
+        f"groups of {fewer} neurons (group_size={fewer}), of which few states suffice, or give "
+        "more validation data; and read the figures of classes beside those of shuffled labels."
     )
 
 

@@ -30,9 +30,20 @@ LAYER_METRICS: dict[str, Callable[[LayerReport], float | None]] = {
     "turnover": lambda layer: None if layer.probe is None else layer.probe.since_previous,
     "turnover_from_first": lambda layer: None if layer.probe is None else layer.probe.since_first,
     "unchanged": lambda layer: None if layer.probe is None else layer.probe.unchanged,
+    "class_information": lambda layer: _of_classes(layer, "information"),
+    "shuffled_class_information": lambda layer: _of_classes(layer, "shuffled_information"),
+    "class_divergence": lambda layer: _of_classes(layer, "mean_divergence"),
+    "shuffled_class_divergence": lambda layer: _of_classes(layer, "mean_shuffled_divergence"),
 }
 PROBE_METRICS = ("turnover", "turnover_from_first", "unchanged")
 """Those that are known where there is `probe_data`."""
+NEED_CLASSES = tuple(name for name in LAYER_METRICS if "class_" in name)
+"""Those that only states which are counted by class give."""
+
+
+def _of_classes(layer: LayerReport, name: str) -> float | None:
+    found: float | None = getattr(layer.classes, name, None)
+    return found
 
 
 def safe_key(key: str) -> str:
@@ -84,8 +95,11 @@ def check_layer_metrics(layer_metrics: bool | Sequence[str]) -> tuple[str, ...]:
             `"firing_rate"`, `"max_share"` (of the most frequent state). Numbers of states:
             `"states"`, `"distinct"`, `"singletons"` (seen once), `"effective_states"` (used evenly,
             so many have the same entropy; see `LayerReport.effective_states`). Bits: `"entropy"`.
-            With `probe_data`, shares: `"turnover"` (of the bits that changed since the recording
-            before), `"turnover_from_first"`, `"unchanged"` (of the neurons that never did).
+            With `classes=`, in bits: `"class_information"` (of state and label),
+            `"class_divergence"` (mean of two classes), and both of shuffled labels,
+            `"shuffled_class_information"` and `"shuffled_class_divergence"`. With `probe_data`,
+            shares: `"turnover"` (of the bits that changed since the recording before),
+            `"turnover_from_first"`, `"unchanged"` (of the neurons that never did).
 
     Raises:
         ValueError: A name is none of these.
@@ -111,9 +125,9 @@ def layer_scalars(
     left out.
     """
     keys = layer_keys(layers)
-    found = {
-        f"{name}/{key}": LAYER_METRICS[name](layer)
+    return {
+        f"{name}/{key}": value
         for name in check_layer_metrics(layer_metrics)
         for key, layer in zip(keys, layers.values(), strict=True)
+        if (value := LAYER_METRICS[name](layer)) is not None
     }
-    return {key: value for key, value in found.items() if value is not None}

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, SupportsIndex, overload
 
+from tensorstate_callbacks.display.class_tables import classes_html, classes_text
 from tensorstate_callbacks.display.tables import (
     history_html,
     history_text,
@@ -200,12 +201,15 @@ class EfficiencyReport:
         """Return the layers' metrics as a text table, with a line for the network below.
 
         Args:
-            full: Whether to show all metrics of each layer, in tables one below the other.
+            full: Whether to show all metrics of each layer, in tables one below the other, and what
+                its states tell of classes, where they were counted by class.
         """
-        return f"{layers_text(self.layers, full=full)}\n{network_line(self)}"
+        tables = layers_text(self.layers, full=full)
+        tables += classes_text(self.layers) if full else ""
+        return f"{tables}\n{network_line(self)}"
 
     def _repr_html_(self) -> str:
-        return report_html(self)
+        return report_html(self) + classes_html(self.layers)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a JSON file that `load` reads; `write_page` makes a page to read.

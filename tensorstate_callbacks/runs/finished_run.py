@@ -48,6 +48,10 @@ class RunLayer:
         return self.values.get("coverage")
 
     @property
+    def classes(self) -> None:
+        """What the states tell of classes, which no logger keeps."""
+
+    @property
     def spectrum(self) -> None:
         """Frequency spectrum of the states, which no logger keeps."""
         return None

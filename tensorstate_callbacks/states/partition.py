@@ -53,7 +53,10 @@ def part_of(states: npt.NDArray[np.uint8], n_parts: int) -> npt.NDArray[np.int64
 
 
 def partition_states(
-    states: npt.NDArray[np.uint8], counts: npt.NDArray[np.uint64], n_parts: int
+    states: npt.NDArray[np.uint8],
+    counts: npt.NDArray[np.uint64],
+    n_parts: int,
+    key_bytes: int | None = None,
 ) -> Partition:
     """Cut counted states into parts.
 
@@ -61,9 +64,12 @@ def partition_states(
         states: Distinct states, shape `(m, ceil(n_neurons / 8))`, uint8.
         counts: How often each was seen, shape `(m,)`, uint64.
         n_parts: Number of parts.
+        key_bytes: So many bytes of a state, from the first on, say which part it belongs to; None:
+            all of them.
     """
     words = _words(states)
-    parts = _parts_of_words(words, n_parts)
+    keys = words if key_bytes is None else _words(states[:, :key_bytes])
+    parts = _parts_of_words(keys, n_parts)
     # NumPy sorts small integers by radix.
     small = parts.astype(np.uint16) if n_parts <= 1 << 16 else parts
     order = np.argsort(small, kind="stable")
@@ -91,12 +97,40 @@ def _words(states: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
 
 
 def _parts_of_words(words: npt.NDArray[np.uint64], n_parts: int) -> npt.NDArray[np.int64]:
+    mixed = _hash(words)
+    # The upper half of the product is even over the parts, without a division.
+    return (((mixed >> np.uint64(32)) * np.uint64(n_parts)) >> np.uint64(32)).astype(np.int64)
+
+
+def hash_rows(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Return a number for each row that depends on nothing but its bytes, shape `(m,)`, uint64."""
+    return _hash(_words(rows))
+
+
+def random_words(
+    seeds: npt.NDArray[np.uint64], draws: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """Return the draw of that number, counted from 0, of each seed's own random sequence.
+
+    Args:
+        seeds: Shape `(m,)`, uint64.
+        draws: Shape `(m,)`, uint64.
+    """
+    mixed = seeds + (draws + np.uint64(1)) * _STEP
+    _mix(mixed)
+    return mixed
+
+
+def _hash(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     mixed = np.zeros(len(words), np.uint64)
     for column in words.T:
         mixed += column + _STEP
-        for shift, factor in _MIX:
-            mixed ^= mixed >> shift
-            mixed *= factor
-        mixed ^= mixed >> np.uint64(31)
-    # The upper half of the product is even over the parts, without a division.
-    return (((mixed >> np.uint64(32)) * np.uint64(n_parts)) >> np.uint64(32)).astype(np.int64)
+        _mix(mixed)
+    return mixed
+
+
+def _mix(mixed: npt.NDArray[np.uint64]) -> None:
+    for shift, factor in _MIX:
+        mixed ^= mixed >> shift
+        mixed *= factor
+    mixed ^= mixed >> np.uint64(31)

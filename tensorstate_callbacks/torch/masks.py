@@ -10,7 +10,7 @@ from torch import nn
 
 from tensorstate_callbacks.errors import ProbeError, list_some
 from tensorstate_callbacks.recording.channel_axis import Axis, normal_axes
-from tensorstate_callbacks.recording.masked_probes import MaskedProbes
+from tensorstate_callbacks.recording.masked_probes import MaskedPart, MaskedProbes
 from tensorstate_callbacks.recording.masks import (
     AUTO,
     Indices,
@@ -28,7 +28,7 @@ NO_MASKS = "no masks"
 """The kind of the warning that there are no masks to be found."""
 
 # Activations, the axis of the neurons and that of the samples.
-Part: TypeAlias = tuple[torch.Tensor, Axis, int | None]
+View: TypeAlias = tuple[torch.Tensor, Axis, int | None]
 
 
 class _Form(NamedTuple):
@@ -68,7 +68,7 @@ class Seen(NamedTuple):
     layer: str
     tensor: torch.Tensor
     channel_axis: Axis
-    by_sample: Part
+    by_sample: View
     n_own: int | None
     source: torch.Tensor | None
 
@@ -148,11 +148,10 @@ class Masks:
         """Take the model's call for the batch that comes."""
         if not self.is_on:
             return
-        batch = args[0] if len(args) == 1 and not kwargs else _arguments(module, args, kwargs)
-        self.begin_batch(batch, count_samples(args, kwargs))
+        self.begin_batch(called_batch(module, args, kwargs), count_samples(args, kwargs))
 
-    def parts(self, seen: Seen) -> Iterable[Part]:
-        """Return what is to be counted: activations, the axis of neurons and that of samples.
+    def parts(self, seen: Seen) -> Iterable[MaskedPart]:
+        """Return what is to be counted.
 
         Args:
             seen: What a probe saw.
@@ -163,7 +162,7 @@ class Masks:
         masked = self._find(seen)
         if masked is None:
             self._whole[seen.probe] = seen.form
-            return [seen.by_sample]
+            return [MaskedPart(*seen.by_sample)]
         if seen.n_own is not None:
             masked = masked.first(seen.n_own)
         # As it came, samples may lie along another axis than 0.
@@ -173,7 +172,7 @@ class Masks:
 
     def packed_parts(
         self, value: Any, tensor: torch.Tensor, channel_axis: Axis, n_own: int | None
-    ) -> Iterator[Part] | None:
+    ) -> Iterator[MaskedPart] | None:
         """Return what `parts` does of the data of a PackedSequence; None of another tensor.
 
         Args:
@@ -190,8 +189,13 @@ class Masks:
         axis = further[0] if isinstance(channel_axis, int) else further
         # Sequences of one length at a time: their positions are their own.
         return (
-            (_take(data, rows.reshape(-1)).reshape(*rows.shape, *data.shape[1:]), axis, 0)
-            for rows in packed_rows(packed).kept(n_own)
+            MaskedPart(
+                _take(data, rows.reshape(-1)).reshape(*rows.shape, *data.shape[1:]),
+                axis,
+                0,
+                samples,
+            )
+            for rows, samples in packed_rows(packed).kept(n_own)
         )
 
     def warnings(self, without: Iterable[str] = ()) -> dict[str, str]:
@@ -275,6 +279,11 @@ def _mappings(batch: Any) -> Iterator[Mapping[str, Any]]:
     for part in (batch, *(batch if isinstance(batch, (tuple, list)) else ())):
         if isinstance(part, Mapping):
             yield part
+
+
+def called_batch(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    """Return what a model is called with as a batch: one argument, or all by their names."""
+    return args[0] if len(args) == 1 and not kwargs else _arguments(module, args, kwargs)
 
 
 def _arguments(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,10 +20,13 @@ class PackedRows(NamedTuple):
     masked: MaskedSamples
     rows: Indices
 
-    def kept(self, n_samples: int | None) -> list[Indices]:
-        """Return the rows of the first sequences, or of all: an array for each length."""
+    def kept(self, n_samples: int | None) -> list[tuple[Indices, Indices]]:
+        """Return the rows of the first sequences, or of all, and which these are, by length."""
         first = self.rows[:n_samples]
-        return [first.reshape(-1)[kept.rows] for kept in self.masked.first(len(first)).kept]
+        return [
+            (first.reshape(-1)[kept.rows], kept.samples(first.shape[1]))
+            for kept in self.masked.first(len(first)).kept
+        ]
 
 
 def find_packed(value: Any) -> PackedSequence | None:

@@ -15,6 +15,7 @@ from tensorstate_callbacks.errors import TensorStateWarning, WarnOnce
 from tensorstate_callbacks.metrics.turnover import ProbeChange
 from tensorstate_callbacks.recording.budget import describe_thinned
 from tensorstate_callbacks.recording.channel_axis import ChannelAxis
+from tensorstate_callbacks.recording.class_labels import BatchLabels, Classes
 from tensorstate_callbacks.recording.masks import Mask
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.probe_counter import Counter
@@ -103,7 +104,15 @@ class Recording:
             (`layer.agreeing`, `layer.opposing`; with `group_size` within each unit only), and to
             keep how often each neuron fired over all evaluations, in checkpoints and files too
             (`layer.firing_rates`, `history.lifelines(layer)`).
-        classes: CLASSES_DOC
+        classes: Labels of the samples, by which states are counted too, class by class: how evenly
+            each class uses its states, how much of them two classes share, what a state tells of
+            the label, each beside the figure of shuffled labels; see
+            `report.layers[name].classes`. True takes the second element of a batch, or what a
+            mapping has under `labels`, `label`, `y`, `target` or `targets`; else a key of the
+            batch; a callable `batch -> labels`; or an array with a label for each sample, in their
+            order. The batch is what `batches` yields, or else what the model is called with. Labels
+            are whole numbers, one for each sample, or one-hot; of at most 1,000 classes. They take
+            half of `max_memory`.
         probe_data: A few samples whose states are followed from one recording to the next: a
             `ProbeSet` that each evaluation's recording is given. Of other data, such as a batch or
             a loader, a set is made that ends with this recording: it has NASWOT's score and no
@@ -154,7 +163,7 @@ class Recording:
         channel_axis: ChannelAxis = None,
         mask: Mask = None,
         neurons: bool = False,
-        classes: Any = None,
+        classes: Classes = None,
         probe_data: Any = None,
         output_fn: OutputFn | None = None,
     ) -> None:
@@ -242,6 +251,7 @@ class Recording:
             axes,
             output_fn,
             masks=Masks(settings.mask, model),
+            labels=BatchLabels(settings.classes, "take batches from recording.batches(loader)"),
             hooks=self._hooks,
         )
 
@@ -384,13 +394,15 @@ class Recording:
             samples: Of the batch that follows; None counts all.
             n_samples: How many it has, where that is known otherwise.
             batch: The batch, where it is known.
+
+        Raises:
+            ProbeError: States are counted by class, and the batch has no labels; says what it has.
         """
         rows = self._watch.rows
         rows.samples = samples
         rows.n_samples = samples.n_all if samples is not None and samples.n_all else n_samples
         n_given = rows.n_samples or count_samples((batch,), {})
-        self._watch.masks.begin_batch(batch, n_given)
-        self._watch.resume()
+        self._watch.resume(batch, n_given)
 
     def conclude(self) -> Mapping[str, str]:
         """End the pass, and return its warnings: kinds to texts."""
@@ -463,7 +475,7 @@ class Recording:
 
         Warns:
             TensorStateWarning: Which activations belong to repeated samples had to be assumed; or,
-                once, too little was seen of some layers.
+                once, too little was seen of some layers, or some have no class figures.
         """
         self._watch.find_output()
         counted: Recorder | PassCounts = self.recorder
@@ -474,6 +486,10 @@ class Recording:
         changes = self._changes
         if self._probe is not None and process_group is not None:
             changes = share_changes(changes, process_group)
+        if isinstance(counted, Recorder):
+            if counted.error is not None:
+                raise counted.error
+            counted = counted.counts()
         report = counted.report(
             PassInfo(
                 accuracy=accuracy,
@@ -485,9 +501,14 @@ class Recording:
             )
         )
         report = report.with_probe(changes) if changes else report
-        limited = describe_low_coverage(report.layers, report.alpha)
-        if limited is not None and (process_group is None or dist.get_rank(process_group) == 0):
-            self._warn("coverage", limited)
+        texts = {
+            "coverage": describe_low_coverage(report.layers, report.alpha),
+            "classes": counted.class_warning(),
+        }
+        if process_group is None or dist.get_rank(process_group) == 0:
+            for kind, text in texts.items():
+                if text is not None:
+                    self._warn(kind, text)
         return report
 
 

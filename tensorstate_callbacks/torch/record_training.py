@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tensorstate_callbacks.errors import ProbeError, WarnOnce
+from tensorstate_callbacks.recording.class_labels import is_on
 from tensorstate_callbacks.recording.pass_counts import PassCounts, PassInfo
 from tensorstate_callbacks.recording.selection import Patterns
 from tensorstate_callbacks.recording.windows import StateWindow, conclude_window
@@ -36,8 +37,8 @@ class TrainingRecording:
         process_group: Ranks that train together, each on its part of every batch: for example
             `torch.distributed.group.WORLD`. Their states are merged at the end of each recorded
             batch, to which all of them have to come. None: this process alone.
-        options: The other arguments of `record`, but for `probe_data`, which is followed from one
-            evaluation to the next.
+        options: The other arguments of `record`, but for `classes`, and `probe_data`, which is
+            followed from one evaluation to the next.
 
     Attributes:
         n_batches: Batches so far; set it where a training goes on from a checkpoint.
@@ -75,6 +76,11 @@ class TrainingRecording:
             raise ValueError(
                 "record_training takes no probe_data: its states are followed from one evaluation "
                 "to the next. Give it to the record of the evaluations"
+            )
+        if is_on(options.get("classes")):
+            raise TypeError(
+                "record_training takes no classes: a window has batches of several moments of the "
+                "network. Count states by class in an evaluation, with record(model, classes=...)"
             )
         self._recording = Recording(model, attach_to, **options)
         self._settings = dataclasses.replace(

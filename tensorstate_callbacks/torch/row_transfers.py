@@ -1,6 +1,6 @@
 """Bring packed states from devices to the host, those of many layers in one copy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tensorstate_callbacks.recording.probe_counter import Grid, ProbeCounter
+from tensorstate_callbacks.recording.probe_counter import Grid, ProbeCounter, Rows
 from tensorstate_callbacks.torch.counting_threads import CountingThreads, Job, Part
 from tensorstate_callbacks.torch.device_streams import DeviceStream
 
@@ -44,16 +44,18 @@ class RowTransfers:
         shape: tuple[int, int],
         device: torch.device,
         write: Callable[[torch.Tensor], None],
+        takers: Sequence[Callable[[Rows], None]],
     ) -> None:
         """Have the states of one batch of a layer counted, now or later.
 
         Args:
             name: The layer.
-            counter: Counts them.
+            counter: Whose they are: of the same one, batches are counted one after the other.
             grid: How many positions of a sample lie along each axis.
             shape: How many states there are, and the bytes of each.
             device: Where they are.
             write: Writes them into a tensor of that shape.
+            takers: Count them, once they are on the host.
         """
         stream = DeviceStream.current(device)
         n_bytes = shape[0] * shape[1]
@@ -65,7 +67,7 @@ class RowTransfers:
             self._collected[stream] = collected
         begin = collected.end
         write(collected.rows[begin : begin + n_bytes].view(shape))
-        collected.layers.append(_Layer(name, counter, grid, begin, shape))
+        collected.layers.append(_Layer(name, counter, grid, begin, shape, tuple(takers)))
         if collected.end >= COPY_BYTES:
             self._send(stream)
 
@@ -97,6 +99,7 @@ class _Layer(NamedTuple):
     grid: Grid
     begin: int
     shape: tuple[int, int]
+    takers: tuple[Callable[[Rows], None], ...]
 
     @property
     def end(self) -> int:
@@ -104,7 +107,8 @@ class _Layer(NamedTuple):
 
     def count_rows(self, copy: "HostCopy") -> None:
         rows = copy.wait()[self.begin : self.end].reshape(self.shape)
-        self.counter.update_packed(rows, self.grid)
+        for take in self.takers:
+            take(rows)
 
 
 class _Collected:

@@ -4,15 +4,18 @@ import math
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.recording.budget import WHOLE, Sampling
 from tensorstate_callbacks.recording.channel_axis import Axis, folded_sample_axis, normal_axes
+from tensorstate_callbacks.recording.class_counts import Samples
 from tensorstate_callbacks.recording.pass_counts import Width
-from tensorstate_callbacks.recording.probe_counter import Grid, ProbeCounter
+from tensorstate_callbacks.recording.probe_counter import Grid, ProbeCounter, Rows
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.states.counter import Memory
 from tensorstate_callbacks.states.positions import grid_of
@@ -73,6 +76,8 @@ class TensorRecorder(Recorder):
         tensor: torch.Tensor,
         channel_axis: Axis,
         sample_axis: int | None = 0,
+        samples: Samples = None,
+        labels: npt.NDArray[Any] | None = None,
     ) -> None:
         """Count the states of one batch, now or later.
 
@@ -81,6 +86,8 @@ class TensorRecorder(Recorder):
             tensor: Activations of any shape, memory and device; may be overwritten afterwards.
             channel_axis: The axis of the neurons, or several that are one unit; may be negative.
             sample_axis: The axis of the samples; None where there is one sample.
+            samples: Which of the batch's samples these are; see `Recorder.observe`.
+            labels: Of the batch; see `Recorder.observe`.
 
         Raises:
             ProbeError: They can't be counted; names the layer. What shows only later is raised
@@ -89,51 +96,83 @@ class TensorRecorder(Recorder):
         try:
             if tensor.is_nested:
                 # Each component is a sample with positions of its own.
-                for part in tensor.unbind():
+                for number, part in enumerate(tensor.unbind()):
                     axes = [each - 1 for each in normal_axes(channel_axis, (0,) * tensor.ndim)]
-                    self._observe(name, part, axes[0] if len(axes) == 1 else tuple(axes), None)
+                    axis = axes[0] if len(axes) == 1 else tuple(axes)
+                    one = np.array([number]) if samples is None else samples[number : number + 1]
+                    self._observe(name, part, axis, None, one, labels)
             else:
-                self._observe(name, tensor, channel_axis, sample_axis)
+                self._observe(name, tensor, channel_axis, sample_axis, samples, labels)
         except ProbeError:
             raise
         except Exception as error:
             raise ProbeError(f"layer {name!r} could not be counted: {error}") from error
 
     def _observe(
-        self, name: str, tensor: torch.Tensor, channel_axis: Axis, sample_axis: int | None
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        channel_axis: Axis,
+        sample_axis: int | None,
+        samples: Samples,
+        labels: npt.NDArray[Any] | None,
     ) -> None:
-        samples = folded_sample_axis(sample_axis, channel_axis, tensor.shape)
+        along = folded_sample_axis(sample_axis, channel_axis, tensor.shape)
         tensor, axis = on_one_axis(tensor, channel_axis)
         tensor = strided(tensor)
         if not lies_on_device(tensor):
             activations, bfloat16 = host_memory(tensor)
-            self.observe(name, activations, axis, sample_axis=samples, bfloat16=bfloat16)
+            self.observe(
+                name,
+                activations,
+                axis,
+                sample_axis=along,
+                bfloat16=bfloat16,
+                samples=samples,
+                labels=labels,
+            )
             return
         # Reached now: layers that lie elsewhere may be counted before this one. On one thread, as
         # several layers are counted at once.
         counter = self._counter(name, tuple(tensor.shape), axis, n_threads=1)
-        grid = grid_of(tensor.shape, axis, samples)
+        grid = grid_of(tensor.shape, axis, along)
         if counter.level is None:
             counter.give_up(grid)
         elif tensor.numel():
+            n_samples = None if along is None else tensor.shape[along]
+            width = Width(name, counter.n_neurons)
+            known = self._labels_of(width, tuple(tensor.shape), n_samples, samples, labels)
             try:
                 with self._device_lock:
-                    self._observe_there(name, counter, grid, _by_sample(tensor, axis, samples))
+                    self._observe_there(name, counter, grid, _by_sample(tensor, axis, along), known)
             except OUT_OF_MEMORY:
                 counter.give_up(grid)
 
     def _observe_there(
-        self, name: str, counter: ProbeCounter, grid: Grid, values: torch.Tensor
+        self,
+        name: str,
+        counter: ProbeCounter,
+        grid: Grid,
+        values: torch.Tensor,
+        labels: npt.NDArray[np.int64] | None,
     ) -> None:
+        takers: list[Callable[[Rows], None]] = []
         # mps had no sums of 64-bit integers at first.
         if self._tables is not None and values.device.type != "mps":
             self._tables.count(name, counter, grid, values)
+        else:
+            takers.append(lambda rows: counter.update_packed(rows, grid))
+        if self.classes is not None and labels is not None:
+            takers.append(
+                partial(self.classes.count, Width(name, counter.n_neurons), labels=labels)
+            )
+        if not takers:
             return
         places = counter.places(grid)
         n_read = math.prod(grid) if places is None else len(places)
         shape = values.shape[0] * n_read, -(-values.shape[-1] // 8)
         write = partial(self._states.pack, values, places)
-        self._transfers.add(name, counter, grid, shape, values.device, write)
+        self._transfers.add(name, counter, grid, shape, values.device, write, takers)
 
     def layout_of(
         self,

@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.recording.channel_axis import n_neurons
+from tensorstate_callbacks.recording.class_labels import BatchLabels
 from tensorstate_callbacks.recording.settings import Settings
 from tensorstate_callbacks.torch.activations import (
     OutputFn,
@@ -29,7 +31,7 @@ from tensorstate_callbacks.torch.channel_axis import ChannelAxes, Found, describ
 from tensorstate_callbacks.torch.following import Follower
 from tensorstate_callbacks.torch.hooks import Hooks, is_first_run, takes_hooks
 from tensorstate_callbacks.torch.layers import is_dense_call, unwrap
-from tensorstate_callbacks.torch.masks import Masks, Seen
+from tensorstate_callbacks.torch.masks import Masks, Seen, called_batch
 from tensorstate_callbacks.torch.picking import FirstPass, PickedLayers
 from tensorstate_callbacks.torch.tensor_recorder import Layout, TensorRecorder
 
@@ -80,6 +82,7 @@ class Watch:
         axes: Finds the axis of the neurons.
         output_fn: `(name, output)` to the tensor to count, or None to leave it to the rules.
         masks: Tells which positions count.
+        labels: Finds the labels of a batch, where states are counted by class.
         hooks: What its hooks are made of.
 
     Attributes:
@@ -98,9 +101,10 @@ class Watch:
         output_fn: OutputFn | None = None,
         *,
         masks: Masks,
+        labels: BatchLabels,
         hooks: Hooks,
     ) -> None:
-        self.hooks, self.masks = hooks, masks
+        self.hooks, self.masks, self._labels = hooks, masks, labels
         self._recorder = recorder
         self._layers = layers
         self._settings = settings
@@ -149,16 +153,29 @@ class Watch:
     def close(self, model: nn.Module) -> None:
         """Remove all hooks; may be called again."""
         self.masks.end()
+        self._recorder.begin_batch(None)
         self.hooks.is_open = False
         self._follower.remove_hooks()
         for name in list(self._handles):
             self._remove_hooks_of(name)
         self.hooks.remove_left(model)
 
-    def resume(self) -> None:
-        """Look at calls from here on, as those of a new batch."""
+    def resume(self, batch: Any = None, n_samples: int | None = None) -> None:
+        """Look at calls from here on, as those of a new batch.
+
+        Args:
+            batch: The batch; None where it isn't known.
+            n_samples: How many samples it has, where that is known.
+
+        Raises:
+            ProbeError: States are counted by class, and the batch has no labels.
+        """
         self._by_batch = self.active = True
         self._n_runs += 1
+        self.masks.begin_batch(batch, n_samples)
+        if self._labels.is_on:
+            known = None if batch is None else self._labels.of_batch(batch, n_samples)
+            self._recorder.begin_batch(known)
 
     def pause(self) -> None:
         """Look at no calls until `resume`."""
@@ -190,6 +207,7 @@ class Watch:
         if self._axes.guesses:
             warned["axis"] = describe_guesses(self._axes.guesses)
         warned |= self.masks.warnings(self._recorder.dropped)
+        warned |= self._labels.warnings()
         uncovered = self._first.uncovered()
         if uncovered is not None:
             warned["weights"] = uncovered
@@ -225,6 +243,9 @@ class Watch:
             self._n_runs += 1
             self.rows.n_samples = count_samples(args, kwargs)
             self.masks.begin_run(module, args, kwargs)
+            if self._labels.is_on:
+                batch = called_batch(module, args, kwargs)
+                self._recorder.begin_batch(self._labels.of_batch(batch, self.rows.n_samples))
 
     def _end_run(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self.active and not self._by_batch and is_first_run():
@@ -321,6 +342,9 @@ class Watch:
     def _remember(self, probe: str, module: nn.Module, tensor: torch.Tensor, found: Found) -> None:
         if self._output_fn is not None or self._first.awaits_calls() or self.masks.is_on:
             return
+        if self._recorder.classes is not None:
+            # What is counted by class isn't counted in place.
+            return
         if not (is_ordinary(tensor) and self._axes.is_fixed(probe, tensor.ndim)):
             return
         view, axis, sample_axis = self.rows.by_sample(module, tensor, found.axis)
@@ -345,19 +369,21 @@ class Watch:
         own = self.rows.own(probe, module, tensor, found.axis)
         if own is None:
             return
-        if own.is_nested:
-            self._recorder.observe_tensor(probe, own, found.axis)
-            return
         n_own = None if own is tensor else self.rows.n_own
+        first = None if n_own is None else np.arange(n_own)
+        if own.is_nested:
+            self._recorder.observe_tensor(probe, own, found.axis, samples=first)
+            return
         plain_own = strided(own)
         view = self.rows.by_sample(module, plain_own, found.axis, n_own)
         if not masks.is_on:
-            self._recorder.observe_tensor(probe, *view)
+            self._recorder.observe_tensor(probe, *view, first)
             return
         source = find_tensor(call.source)
         seen = Seen(probe, call.layer, plain_own, found.axis, view, n_own, source)
         for part in masks.parts(seen):
-            self._recorder.observe_tensor(probe, *part)
+            some = first if part.samples is None else part.samples
+            self._recorder.observe_tensor(probe, *part._replace(samples=some))
 
     def _check_width(self, probe: str, width: int, found: Found) -> None:
         """Raise an error where a later run of the model has another number of neurons."""

@@ -100,8 +100,13 @@ class Backend(Operations, Protocol):
     def is_dense(self, tensor: Any) -> bool:
         """Tell whether states can be made of a tensor in the graph."""
 
-    def tap(self, tensor: Any, observe: Callable[..., None], mask: Any = None) -> Any:
-        """Give a tensor's values to `observe`, and those of a mask, once each time the step runs.
+    def tap(self, tensor: Any, observe: Callable[..., None], *others: Any) -> Any:
+        """Give a tensor's values to `observe`, once each time the step runs.
+
+        Args:
+            tensor: Samples along axis 0.
+            observe: Takes the values of all tensors, in this order.
+            others: Tensors of the same samples, such as a mask, or of one that holds for all.
 
         Returns:
             The tensor to go on with, or None: with the same.

@@ -116,14 +116,14 @@ class Tally:
 MOST_HELD = 2**31 - 1
 
 
-def tap(tensor: jax.Array, observe: Observe, mask: jax.Array | None = None) -> None:
-    """Give a tensor's values to `observe`, and those of a mask, each time when the step has run.
+def tap(tensor: jax.Array, observe: Observe, *others: jax.Array) -> None:
+    """Give a tensor's values to `observe`, and those of others, each time when the step has run.
 
     Where processes share a tensor, each is given the samples that it holds, part by part.
     """
     if isinstance(tensor, JAXSparse):
         tensor = tensor.todense()
-    tap_outputs((tensor,) if mask is None else (tensor, mask), EachPart(observe))
+    tap_outputs((tensor, *others), EachPart(observe))
 
 
 def tap_layer(tensor: jax.Array, observe: Observe) -> jax.Array:

@@ -25,7 +25,7 @@ from tensorstate_callbacks.states.partition import join_states, n_words, partiti
 
 
 class ProcessExchange:
-    """Exchanges counted states between processes; see `recording.rank_levels.Exchange`.
+    """Exchanges counted states between processes; see `recording.rank_exchange.Exchange`.
 
     A process gets all processes' counts of the states that hash to it, in rounds of bounded size.
 
@@ -44,7 +44,9 @@ class ProcessExchange:
         # Of processes that run the very same program.
         return [pickle.loads(text) for text in gathered]  # noqa: S301
 
-    def own_share(self, counter: StateCounter, most_distinct: int) -> StateCounter:
+    def own_share(
+        self, counter: StateCounter, most_distinct: int, key_bytes: int | None = None
+    ) -> StateCounter:
         """Return all processes' counts of the states that belong to this one."""
         n_neurons = counter.n_neurons
         share = StateCounter(n_neurons)
@@ -53,7 +55,9 @@ class ProcessExchange:
         step = max(1, self.round_bytes // (8 * n_columns))
         for start in range(0, most_distinct, step):
             rows = slice(start, start + step)
-            table, sizes = partition_states(states[rows], counts[rows], self._store.n_ranks)
+            table, sizes = partition_states(
+                states[rows], counts[rows], self._store.n_ranks, key_bytes
+            )
             parts = np.split(table, np.cumsum(sizes)[:-1])
             received = self._store.swap([part.tobytes() for part in parts])
             mine = np.frombuffer(b"".join(received), np.int64).reshape(-1, n_columns)
@@ -122,15 +126,15 @@ class JaxRanks:
             found = find_accuracy()
         except Exception as error:  # noqa: BLE001 - raised once the others know of it
             failure = failure or error
-        own, counters, failure = pass_of(recorder, found, None, failure, {}, settings)
+        own = pass_of(recorder, found, None, failure, {}, settings)
         exchange = ProcessExchange(self._store)
         try:
-            passes = exchange.gather(own)
-            if failure is not None:
-                mark_known(failure)
-                raise failure
+            passes = exchange.gather(own.told)
+            if own.failure is not None:
+                mark_known(own.failure)
+                raise own.failure
             check_passes(range(self._store.n_ranks), passes)
-            return merge_gathered(counters, passes, exchange)
+            return merge_gathered(own, passes, exchange)
         except BaseException as error:
             self.send_failure(error)
             raise

@@ -43,7 +43,7 @@ def own_parts(array: Any, *others: Any) -> Iterator[tuple[Any, ...]]:
         array = _moved(array, only_samples_split=True)
     for shard in array.addressable_shards:
         if shard.replica_id == 0:
-            yield shard.data, *(each if len(each) == 1 else each[shard.index[0]] for each in whole)
+            yield shard.data, *(_rows_beside(each, shard.index[0], len(array)) for each in whole)
 
 
 def own_counts(array: Any) -> npt.NDArray[Any]:
@@ -56,6 +56,24 @@ def own_counts(array: Any) -> npt.NDArray[Any]:
         if shard.replica_id == 0:
             return np.asarray(shard.data)
     return np.zeros(array.shape, array.dtype)
+
+
+def _rows_beside(other: npt.NDArray[Any], rows: slice, n_rows: int) -> npt.NDArray[Any]:
+    """Return what of another array goes with some rows of an array.
+
+    Args:
+        other: An entry for each sample, or one for all.
+        rows: Of the array, which may have several of each sample, one after the other.
+        n_rows: How many it has.
+    """
+    if len(other) in (0, 1, n_rows) or n_rows % len(other):
+        return other if len(other) == 1 else other[rows]
+    n_of_sample = n_rows // len(other)
+    start, stop, _ = rows.indices(n_rows)
+    if start % n_of_sample or stop % n_of_sample:
+        # Devices share a sample.
+        return np.repeat(other, n_of_sample, axis=0)[rows]
+    return other[start // n_of_sample : stop // n_of_sample]
 
 
 def _whole(array: Any) -> npt.NDArray[Any]:

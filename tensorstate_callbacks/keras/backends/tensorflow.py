@@ -126,8 +126,8 @@ def find_ranks() -> None:
     """Return the processes that share the model's evaluations: there are none."""
 
 
-def tap(tensor: Any, observe: Callable[..., None], mask: Any = None) -> Any:
-    """Give a tensor's values to `observe`, and those of a mask, once each time the step runs.
+def tap(tensor: Any, observe: Callable[..., None], *others: Any) -> Any:
+    """Give a tensor's values to `observe`, and those of others, once each time the step runs.
 
     The array is TensorFlow's own memory: `observe` reads it and keeps nothing of it. In a graph it
     runs on a thread of TensorFlow's, where an exception would surface as an unknown error; taps
@@ -142,7 +142,7 @@ def tap(tensor: Any, observe: Callable[..., None], mask: Any = None) -> Any:
         tensor = tf.sparse.to_dense(tensor)
     elif isinstance(tensor, tf.IndexedSlices):
         tensor = tf.convert_to_tensor(tensor)
-    tapped = [tensor] if mask is None else [tensor, mask]
+    tapped = [tensor, *others]
     if tf.executing_eagerly():
         observe(*(each.numpy() for each in tapped))
         return given

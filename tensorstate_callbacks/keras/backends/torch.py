@@ -13,6 +13,7 @@ from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.keras.backends import make_uncompiled, wants_device
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.channel_axis import Axis
+from tensorstate_callbacks.recording.class_counts import Samples
 from tensorstate_callbacks.torch.activations import to_host
 from tensorstate_callbacks.torch.hooks import forced_eager, is_first_run
 from tensorstate_callbacks.torch.module_axis import rule_axis
@@ -47,14 +48,20 @@ class _StepRecorder(TensorRecorder):
     """A recorder that also takes the tensors of an accelerator."""
 
     def observe_later(
-        self, name: str, activations: Any, channel_axis: Axis, sample_axis: int | None = 0
+        self,
+        name: str,
+        activations: Any,
+        channel_axis: Axis,
+        sample_axis: int | None = 0,
+        samples: Samples = None,
+        labels: npt.NDArray[Any] | None = None,
     ) -> None:
         """Count the states of one batch; keep an error for the report."""
         if not isinstance(activations, torch.Tensor):
-            super().observe_later(name, activations, channel_axis, sample_axis)
+            super().observe_later(name, activations, channel_axis, sample_axis, samples, labels)
             return
         try:
-            self.observe_tensor(name, activations, channel_axis, sample_axis)
+            self.observe_tensor(name, activations, channel_axis, sample_axis, samples, labels)
         except ProbeError as error:
             self.error = self.error or error
 
@@ -68,16 +75,14 @@ def find_ranks() -> None:
     """Return the processes that share the model's evaluations: there are none."""
 
 
-def tap(
-    tensor: torch.Tensor, observe: Callable[..., None], mask: torch.Tensor | None = None
-) -> None:
-    """Give a tensor to `observe` at once, and a mask: what follows may overwrite it in place."""
+def tap(tensor: torch.Tensor, observe: Callable[..., None], *others: torch.Tensor) -> None:
+    """Give a tensor to `observe` at once, and others: what follows may overwrite it in place."""
     # Keras finds out shapes by calling layers with tensors that hold none.
     if not tensor.is_meta:
-        masks = () if mask is None else (mask.numpy(force=True),)
+        arrays = [other.numpy(force=True) for other in others]
         # A training step's tensors belong to what its gradients are made from.
         tensor = tensor.detach()
-        observe(tensor if wants_device(not tensor.is_cpu) else _OnHost(tensor), *masks)
+        observe(tensor if wants_device(not tensor.is_cpu) else _OnHost(tensor), *arrays)
 
 
 def module_axes(module: torch.nn.Module, shape: tuple[int | None, ...]) -> tuple[int, ...] | None:

@@ -56,9 +56,9 @@ def add_over_ranks(
         RankError: Another rank failed, records otherwise, or is gone; the message names it.
     """
     wait_for_ranks(group)
-    own, counters, failure = pass_of(recorder, FoundAccuracy(None), None, None, {}, settings)
-    with gathered_passes(own, group, failure) as (passes, carrier):
-        window.add(_share(counters, passes, carrier))
+    own = pass_of(recorder, FoundAccuracy(None), None, None, {}, settings)
+    with gathered_passes(own.told, group, own.failure) as (passes, carrier):
+        window.add(_share(own.counters, passes, carrier))
         return _sum(window.counts(), carrier)
 
 

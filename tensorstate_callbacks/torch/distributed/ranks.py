@@ -56,9 +56,9 @@ def merge_passes(
         RankError: Another rank can't go on, records otherwise, or is gone; the message names it.
         Exception: `failure`, or the recorder's error.
     """
-    own, counters, failure = pass_of(recorder, accuracy, weight, failure, doubts, settings)
-    with gathered_passes(own, group, failure) as (passes, carrier):
-        return merge_gathered(counters, passes, StateExchange(carrier))
+    own = pass_of(recorder, accuracy, weight, failure, doubts, settings)
+    with gathered_passes(own.told, group, own.failure) as (passes, carrier):
+        return merge_gathered(own, passes, StateExchange(carrier))
 
 
 @contextmanager

@@ -41,12 +41,15 @@ class StateExchange:
         dist.all_gather_object(gathered, value, group=self._group)
         return gathered
 
-    def own_share(self, counter: StateCounter, most_distinct: int) -> StateCounter:
+    def own_share(
+        self, counter: StateCounter, most_distinct: int, key_bytes: int | None = None
+    ) -> StateCounter:
         """Return all ranks' counts of the states that belong to this rank.
 
         Args:
             counter: What this rank counted; it stays as it is.
             most_distinct: Distinct states of the rank that has most of them.
+            key_bytes: So many bytes of a state say which rank it belongs to; None: all of them.
         """
         n_neurons = counter.n_neurons
         share = StateCounter(n_neurons)
@@ -54,9 +57,8 @@ class StateExchange:
         row_bytes = 8 * (n_words(n_neurons) + 1)
         step = max(1, self.round_bytes // row_bytes)
         for start in range(0, most_distinct, step):
-            cut = partition_states(
-                states[start : start + step], counts[start : start + step], self._n_ranks
-            )
+            rows = slice(start, start + step)
+            cut = partition_states(states[rows], counts[rows], self._n_ranks, key_bytes)
             share.add_counts(*join_states(self._swap(cut.table, cut.sizes), n_neurons))
         return share
 
