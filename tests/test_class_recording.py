@@ -373,7 +373,7 @@ def test_components_of_nested_tensors_may_be_some_samples_only() -> None:
 
 def test_memory_is_halved_only_where_there_are_classes() -> None:
     whole, halved = (
-        Recorder("a", sampling=Sampling(None, None, 10**6, on)) for on in (False, True)
+        Recorder("a", sampling=Sampling(max_memory=10**6, by_class=on)) for on in (False, True)
     )
     assert whole.budget is not None
     assert whole.budget.n_bytes == 10**6

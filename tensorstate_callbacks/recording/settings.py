@@ -110,17 +110,7 @@ class Settings:
         check_beta(_real("beta", self.beta))
         check_alpha(_real("alpha", self.alpha))
         check_threshold(self.threshold)
-        asked = [name for name in check_layer_metrics(self.layer_metrics) if name in PROBE_METRICS]
-        if isinstance(self.probe_data, (str, bytes, bool, int, float)):
-            raise TypeError(
-                "probe_data takes a few samples as the model takes them, or an iterable of their "
-                f"batches; got {self.probe_data!r}"
-            )
-        if asked and self.probe_data is None:
-            raise ValueError(
-                f"layer_metrics has {asked[0]!r}, which is of probe_data: give probe_data, a few "
-                "samples to follow the states of"
-            )
+        check_layer_metrics(self.layer_metrics)
         if not (self.accuracy is None or isinstance(self.accuracy, str) or callable(self.accuracy)):
             raise TypeError(
                 f"accuracy takes a log key, a callable on the logs, or None; got {self.accuracy!r}"
@@ -134,31 +124,15 @@ class Settings:
                 "neurons takes True, to find the neurons that agree or oppose each other, or "
                 f"False; got {self.neurons!r}"
             )
-        check_classes(self.classes)
-        if not counts_classes(self.classes):
-            needing = [n for n in check_layer_metrics(self.layer_metrics) if n in NEED_CLASSES]
-            if needing:
-                raise ValueError(
-                    f"layer_metrics has {', '.join(needing)}, which needs classes: give classes=, "
-                    "such as classes=True"
-                )
         _check_watched(self.on)
-        if counts_classes(self.classes) and not self.records("val"):
-            raise ValueError(
-                f"classes are of evaluations, and on is {self.on!r}, which records none: add "
-                '"val" to on, or leave classes out'
-            )
         if self.records("train") and has_rows(self.mask):
             raise ValueError(
                 "mask is an array of the samples of an evaluation, in their order, and on has "
                 '"train", whose samples come in another: give the key of a mask in the batch, or '
                 "(name, batch) -> mask"
             )
-        if self.probe_data is not None and not self.records("val"):
-            raise ValueError(
-                'probe_data is followed from one evaluation to the next, and on has no "val": '
-                "record evaluations too, or leave it out"
-            )
+        self._check_classes()
+        self._check_probe_data()
         for argument in ("every_n_epochs", "every_n_train_steps", "window"):
             _check_number(argument, getattr(self, argument))
         if self.group_size is not None:
@@ -170,6 +144,40 @@ class Settings:
             # A config that is read by the annotation has 8e9 where it says 8000000000.
             whole = int(given) if isinstance(given, float) and given.is_integer() else given
             _check_number("max_memory, in bytes,", whole)
+
+    def _check_classes(self) -> None:
+        check_classes(self.classes)
+        if not counts_classes(self.classes):
+            needing = [n for n in check_layer_metrics(self.layer_metrics) if n in NEED_CLASSES]
+            if needing:
+                raise ValueError(
+                    f"layer_metrics has {', '.join(needing)}, which needs classes: give classes=, "
+                    "such as classes=True"
+                )
+        elif not self.records("val"):
+            raise ValueError(
+                f"classes are of evaluations, and on is {self.on!r}, which records none: add "
+                '"val" to on, or leave classes out'
+            )
+
+    def _check_probe_data(self) -> None:
+        if isinstance(self.probe_data, (str, bytes, bool, int, float)):
+            raise TypeError(
+                "probe_data takes a few samples as the model takes them, or an iterable of their "
+                f"batches; got {self.probe_data!r}"
+            )
+        if self.probe_data is None:
+            asked = [n for n in check_layer_metrics(self.layer_metrics) if n in PROBE_METRICS]
+            if asked:
+                raise ValueError(
+                    f"layer_metrics has {asked[0]!r}, which is of probe_data: give probe_data, a "
+                    "few samples to follow the states of"
+                )
+        elif not self.records("val"):
+            raise ValueError(
+                'probe_data is followed from one evaluation to the next, and on has no "val": '
+                "record evaluations too, or leave it out"
+            )
 
     def is_due(self, epoch: int) -> bool:
         """Tell whether the evaluation of `epoch`, counted from 0, is to be recorded."""
@@ -212,7 +220,7 @@ class Settings:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         mask = None if has_rows(self.mask) else self.mask
         changed = {"mask": mask, "neurons": False, "classes": None, "group_size": None}
-        return ProbeSettings(**{**values, **changed})
+        return ProbeSettings(**{**values, **changed, "layer_metrics": False})
 
     def comparable(self) -> dict[str, str]:
         """Return what processes that merge their counts must have in common, as texts."""
