@@ -292,6 +292,31 @@ def test_a_layer_that_does_not_fit_is_told_of_and_has_no_classes() -> None:
     assert layers["again"].classes.n_states.sum() == 16
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis", "fits"),
+    [
+        ((3, 9, 5), 0, True),
+        ((9, 4, 5), 0, True),
+        ((3, 3, 5), 0, True),
+        ((9, 3, 5), 1, True),
+        # Time first, most likely.
+        ((9, 3, 5), 0, False),
+        ((4, 9, 5), 0, False),
+        ((9, 4, 5), None, False),
+    ],
+)
+def test_samples_are_taken_for_those_of_the_labels_where_it_is_sure(
+    shape: tuple[int, ...], axis: int | None, fits: bool
+) -> None:
+    recorder = Recorder(["a"], sampling=Sampling(by_class=True))
+    recorder.begin_batch(np.array([0, 1, 1]))
+    recorder.observe("a", np.ones(shape), -1, sample_axis=axis)
+    assert bool(recorder.class_results().counters) == fits
+    assert [str(shape) in text for text in recorder.class_results().problems.values()] == [True] * (
+        not fits
+    )
+
+
 def test_what_comes_without_labels_has_no_classes() -> None:
     model = small_net()
     with record(model, "Conv2d", classes=True) as recording, torch.no_grad():
