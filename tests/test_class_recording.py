@@ -12,6 +12,7 @@ from class_oracle import told
 from own_warnings import ours
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.data import DataLoader, TensorDataset
 from torch_models import collect, images, small_net
 
 from tensorstate_callbacks import LayerReport, ProbeError, TensorStateWarning
@@ -19,6 +20,7 @@ from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.class_problems import FEWER, SHORT, THINNED
 from tensorstate_callbacks.recording.pass_counts import Width
 from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.states.class_counter import ClassCounter
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.positions import spread_positions
@@ -162,6 +164,33 @@ def test_a_model_that_is_called_with_labels_needs_no_batches() -> None:
         record(model, "Linear", classes="digit"),
     ):
         model(x=x, labels=y)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_samples_that_accelerate_repeats_are_in_no_class(named: bool) -> None:
+    accelerate = pytest.importorskip("accelerate.data_loader", reason="not installed")
+    model = Labelled()
+    x = torch.randn(11, 3, generator=torch.Generator().manual_seed(2))
+    y = torch.tensor([3, 3, 3, 4, 4, 5, 5, 5, 5, 4, 3])
+    whole = Recorder(["layer"], sampling=Sampling(by_class=True))
+    whole.begin_batch(y.numpy())
+    whole.observe("layer", model(x).detach().numpy(), 1)
+    (expected,) = whole.class_results().counters.values()
+    merged = ClassCounter(9)
+    for rank in range(2):
+        loader = accelerate.prepare_data_loader(
+            DataLoader(TensorDataset(x, y), 4),
+            num_processes=2,
+            process_index=rank,
+            rng_types=[],
+        )
+        with record(model, "Linear", classes=True) as recording, torch.no_grad():
+            for batch in recording.batches(loader) if named else loader:
+                model(*batch)
+        (counter,) = recording.recorder.class_results().counters.values()
+        merged.merge(counter)
+    assert merged.n_samples == {3: 4, 4: 3, 5: 4}
+    assert all(map(np.array_equal, merged.rows(), expected.rows()))
 
 
 def test_nothing_is_kept_where_it_is_not_asked_for() -> None:
@@ -409,8 +438,6 @@ def test_memory_is_halved_only_where_there_are_classes() -> None:
 
 
 def test_a_machine_without_memory_loses_classes_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tensorstate_callbacks.states.class_counter import ClassCounter
-
     def fails(*args: Any) -> None:
         raise MemoryError
 
