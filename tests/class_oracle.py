@@ -47,12 +47,17 @@ def told(fires: Firing, labels: npt.NDArray[Any], group_size: int | None = None)
 
 
 def of_unit(fires: Firing, labels: npt.NDArray[Any]) -> Told:
-    _, n_positions, n_neurons = fires.shape
-    rows = np.packbits(fires.reshape(-1, n_neurons), axis=1)
+    """Compute them of one unit.
+
+    Args:
+        fires: Shape (samples, positions, neurons), or (states, neurons).
+        labels: Of the samples, or the states.
+    """
+    rows = np.packbits(fires.reshape(-1, fires.shape[-1]), axis=1)
     _, states = np.unique(rows, axis=0, return_inverse=True)
     classes, numbers = np.unique(labels, return_inverse=True)
     counts = np.zeros((len(classes), states.max() + 1), np.int64)
-    np.add.at(counts, (np.repeat(numbers, n_positions), states.reshape(-1)), 1)
+    np.add.at(counts, (np.repeat(numbers, len(rows) // len(labels)), states.reshape(-1)), 1)
     shares = counts / counts.sum(axis=1, keepdims=True)
     entropies = np.array([entropy(row) for row in counts])
     return Told(

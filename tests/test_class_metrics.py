@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from class_oracle import Firing, entropy, packed, shuffled, told
+from class_oracle import Firing, entropy, of_unit, packed, shuffled, told
 from lenet5_torch import digits, trained_lenet5
 
 from tensorstate_callbacks.metrics import class_tables
@@ -83,6 +83,29 @@ def test_the_mean_over_layers_of_shuffled_figures_is_that_of_dealing_anew(
         dealt += [its.information for its in shuffled(fires, labels, rng, 3)]
     # Drawn with replacement, they would be 2.6 times as high.
     assert np.mean(found) == pytest.approx(np.mean(dealt), rel=0.1)
+
+
+def test_samples_of_many_lengths_are_shuffled_as_samples(rng: np.random.Generator) -> None:
+    """As masks leave them: of other lengths in one class than in another."""
+    found, dealt = [], []
+    for _ in range(20):
+        labels = np.repeat([0, 1, 2], 30)
+        lengths = np.where(labels == 0, 12, 3) + rng.integers(0, 3, 90)
+        means = rng.normal(size=(90, 8))
+        samples = [m + rng.normal(size=(n, 8)) > 0.5 for m, n in zip(means, lengths, strict=True)]
+        counter = ClassCounter(8)
+        for sample, label in zip(samples, labels, strict=True):
+            counter.update_packed(packed(sample), np.array([label]))
+        its = class_metrics(counter)
+        rows = np.concatenate(samples)
+        whole = of_unit(rows, np.repeat(labels, lengths))
+        assert its.information == pytest.approx(whole.information, abs=1e-11)
+        assert its.n_states.tolist() == whole.n_states.tolist()
+        found.append([its.shuffled_information, its.mean_shuffled_divergence])
+        for _ in range(3):
+            shuffled_rows = of_unit(rows, np.repeat(rng.permutation(labels), lengths))
+            dealt.append([shuffled_rows.information, shuffled_rows.divergence.sum() / 6])
+    np.testing.assert_allclose(np.mean(found, axis=0), np.mean(dealt, axis=0), rtol=0.03)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100, 1025])

@@ -12,6 +12,7 @@ from class_oracle import told
 from own_warnings import ours
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.data import DataLoader, TensorDataset
 from torch_models import collect, images, small_net
 
 from tensorstate_callbacks import LayerReport, ProbeError, TensorStateWarning
@@ -19,6 +20,7 @@ from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.class_problems import FEWER, SHORT, THINNED
 from tensorstate_callbacks.recording.pass_counts import Width
 from tensorstate_callbacks.recording.recorder import Recorder
+from tensorstate_callbacks.states.class_counter import ClassCounter
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.positions import spread_positions
@@ -164,6 +166,33 @@ def test_a_model_that_is_called_with_labels_needs_no_batches() -> None:
         model(x=x, labels=y)
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_samples_that_accelerate_repeats_are_in_no_class(named: bool) -> None:
+    accelerate = pytest.importorskip("accelerate.data_loader", reason="not installed")
+    model = Labelled()
+    x = torch.randn(11, 3, generator=torch.Generator().manual_seed(2))
+    y = torch.tensor([3, 3, 3, 4, 4, 5, 5, 5, 5, 4, 3])
+    whole = Recorder(["layer"], sampling=Sampling(by_class=True))
+    whole.begin_batch(y.numpy())
+    whole.observe("layer", model(x).detach().numpy(), 1)
+    (expected,) = whole.class_results().counters.values()
+    merged = ClassCounter(9)
+    for rank in range(2):
+        loader = accelerate.prepare_data_loader(
+            DataLoader(TensorDataset(x, y), 4),
+            num_processes=2,
+            process_index=rank,
+            rng_types=[],
+        )
+        with record(model, "Linear", classes=True) as recording, torch.no_grad():
+            for batch in recording.batches(loader) if named else loader:
+                model(*batch)
+        (counter,) = recording.recorder.class_results().counters.values()
+        merged.merge(counter)
+    assert merged.n_samples == {3: 4, 4: 3, 5: 4}
+    assert all(map(np.array_equal, merged.rows(), expected.rows()))
+
+
 def test_nothing_is_kept_where_it_is_not_asked_for() -> None:
     model = small_net()
     with record(model, "Conv2d") as recording:
@@ -292,6 +321,31 @@ def test_a_layer_that_does_not_fit_is_told_of_and_has_no_classes() -> None:
     assert layers["again"].classes.n_states.sum() == 16
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis", "fits"),
+    [
+        ((3, 9, 5), 0, True),
+        ((9, 4, 5), 0, True),
+        ((3, 3, 5), 0, True),
+        ((9, 3, 5), 1, True),
+        # Time first, most likely.
+        ((9, 3, 5), 0, False),
+        ((4, 9, 5), 0, False),
+        ((9, 4, 5), None, False),
+    ],
+)
+def test_samples_are_taken_for_those_of_the_labels_where_it_is_sure(
+    shape: tuple[int, ...], axis: int | None, fits: bool
+) -> None:
+    recorder = Recorder(["a"], sampling=Sampling(by_class=True))
+    recorder.begin_batch(np.array([0, 1, 1]))
+    recorder.observe("a", np.ones(shape), -1, sample_axis=axis)
+    assert bool(recorder.class_results().counters) == fits
+    assert [str(shape) in text for text in recorder.class_results().problems.values()] == [True] * (
+        not fits
+    )
+
+
 def test_what_comes_without_labels_has_no_classes() -> None:
     model = small_net()
     with record(model, "Conv2d", classes=True) as recording, torch.no_grad():
@@ -384,8 +438,6 @@ def test_memory_is_halved_only_where_there_are_classes() -> None:
 
 
 def test_a_machine_without_memory_loses_classes_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tensorstate_callbacks.states.class_counter import ClassCounter
-
     def fails(*args: Any) -> None:
         raise MemoryError
 

@@ -6,7 +6,7 @@ that say nothing. Labels are shuffled by sample, since positions of one sample a
 seen of a state then depends on how many samples showed it how often, and on nothing else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +50,7 @@ class ClassTable(NamedTuple):
 
 
 def class_tables(
-    rows: JointRows, labels: Integers, n_samples: Mapping[int, int], n_units: int
+    rows: JointRows, labels: Integers, n_samples: Integers, n_units: int
 ) -> tuple[ClassTable, ClassTable]:
     """Return the table of what was counted, and that of shuffled labels.
 
@@ -62,7 +62,7 @@ def class_tables(
     Args:
         rows: What was counted, or the part of it that has all of some states.
         labels: All classes, ascending.
-        n_samples: How many samples each of them has.
+        n_samples: How many samples each of them has, shape `(classes,)`.
         n_units: Units of the layer.
     """
     is_new = np.ones(len(rows.labels), np.bool_)
@@ -71,14 +71,13 @@ def class_tables(
     units = rows.units[is_new]
     classes = np.searchsorted(labels, rows.labels)
     counted = _added([(states, classes, rows.times * rows.n_samples)], len(labels))
-    sizes = [n_samples[label] for label in labels.tolist()]
-    shuffled = _added(_shuffled(rows, states, sizes), len(labels))
+    shuffled = _added(_shuffled(rows, states, n_samples), len(labels))
     size = units, len(labels), n_units
     return ClassTable(*counted, *size), ClassTable(*shuffled, *size)
 
 
 def _shuffled(
-    rows: JointRows, states: Integers, n_samples: Sequence[int]
+    rows: JointRows, states: Integers, n_samples: Integers
 ) -> Iterator[tuple[Integers, Integers, Integers]]:
     """Yield states, dealt classes, and how many times each state was shown.
 

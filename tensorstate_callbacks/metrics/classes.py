@@ -120,8 +120,9 @@ def class_metrics(counter: ClassCounter, add: Add = lambda own: own) -> ClassMet
     Raises:
         ValueError: Nothing was counted.
     """
-    labels = counter.labels()
-    tables = class_tables(counter.rows(), labels, counter.n_samples, counter.n_units)
+    labels, by_label = counter.labels(), counter.n_samples
+    n_samples = np.array([by_label[label] for label in labels.tolist()])
+    tables = class_tables(counter.rows(), labels, n_samples, counter.n_units)
     totals = add(np.stack([table.totals() for table in tables]))
     if not totals[0].any():
         raise ValueError("no states were counted by class: count some first")
@@ -140,7 +141,7 @@ def class_metrics(counter: ClassCounter, add: Add = lambda own: own) -> ClassMet
         shuffled.entropy,
         _efficiencies(shuffled.entropy, counter.n_neurons),
         counted.information,
-        shuffled.information + _strayed(totals[1], totals[0]),
+        shuffled.information + _strayed(totals[1], n_samples),
         counted.overlap,
         shuffled.overlap,
         counted.divergence,
@@ -148,17 +149,21 @@ def class_metrics(counter: ClassCounter, add: Add = lambda own: own) -> ClassMet
     )
 
 
-def _strayed(shuffled: Integers, counted: Integers) -> float:
-    """Return what the information lacks since shuffled classes have other numbers of states, bits.
+def _strayed(totals: Integers, n_samples: Integers) -> float:
+    """Return what the information of shuffled labels lacks as the classes stray from their shares.
 
-    Each state is shuffled by itself, so that these come out a little larger or smaller. What they
-    tell by that, the units' mean of their divergence from the true numbers, the states don't.
+    Each state is shuffled by itself, so that the classes come out with a little more or fewer
+    states than by their samples, whose labels are dealt. What is lost by that is the divergence of
+    the one from the other, the units' mean.
+
+    Args:
+        totals: States of each class in each unit, of shuffled labels, shape `(units, classes)`.
+        n_samples: Samples of each class, shape `(classes,)`.
     """
-    drawn = shuffled / np.maximum(shuffled.sum(axis=1, keepdims=True), 1)
-    true = counted / counted.sum(axis=1, keepdims=True)
-    seen = drawn > 0
-    terms = drawn[seen] * np.log2(drawn[seen] / true[seen])
-    return math.fsum(terms.tolist()) / len(counted)
+    dealt = totals / totals.sum(axis=1, keepdims=True)
+    ratios = dealt / (n_samples / n_samples.sum())
+    seen = ratios > 0
+    return math.fsum((dealt[seen] * np.log2(ratios[seen])).tolist()) / len(totals)
 
 
 def _efficiencies(entropies: Floats, n_neurons: int) -> Floats:

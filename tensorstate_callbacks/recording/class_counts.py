@@ -21,7 +21,7 @@ from tensorstate_callbacks.recording.class_problems import (
     UNFIT,
 )
 from tensorstate_callbacks.recording.pass_counts import Width
-from tensorstate_callbacks.recording.probe_counter import ProbeCounter, Rows
+from tensorstate_callbacks.recording.probe_counter import Grid, ProbeCounter, Rows
 from tensorstate_callbacks.states.class_counter import ClassCounter
 
 Samples = npt.NDArray[np.intp] | None
@@ -76,7 +76,7 @@ class ClassCounts:
     def labels_of(
         self,
         width: Width,
-        shape: tuple[int, ...],
+        grid: Grid,
         n_samples: int | None,
         samples: Samples = None,
         labels: npt.NDArray[Any] | None = None,
@@ -85,7 +85,7 @@ class ClassCounts:
 
         Args:
             width: The probe, and its number of neurons.
-            shape: Of its activations.
+            grid: How many positions lie along each of the other axes.
             n_samples: How many entries the axis of the samples has, each of one sample: as many as
                 there are labels, or so many times that, each sample's one after the other. None
                 where there is no such axis.
@@ -103,7 +103,8 @@ class ClassCounts:
             return None
         chosen = known if samples is None else known[samples]
         given = 1 if n_samples is None else n_samples
-        if given and (not len(chosen) or given % len(chosen)):
+        if given and not _fits(len(chosen), given, grid):
+            shape = (*([] if n_samples is None else [n_samples]), *grid, width.n_neurons)
             self.give_up(width, f"{shape} {UNFIT}, of {len(chosen)} labels")
             return None
         return chosen
@@ -190,6 +191,14 @@ class ClassCounts:
         counter = self._counters.pop(width, None)
         if counter is not None and self.budget is not None:
             self.budget.leave(counter)
+
+
+def _fits(n_labels: int, n_given: int, grid: Grid) -> bool:
+    """Tell whether so many entries are those of the labels' samples, one after the other."""
+    if n_given == n_labels:
+        return True
+    # Of several entries a label it must be sure that the samples don't lie along another axis.
+    return n_labels > 0 and n_given % n_labels == 0 and (n_labels == 1 or n_labels not in grid)
 
 
 class _Counter:

@@ -27,6 +27,7 @@ from tensorstate_callbacks.recording.probe_counter import Counter, Grid, ProbeCo
 from tensorstate_callbacks.recording.probe_rows import RowKeeper, RowLimit
 from tensorstate_callbacks.reports.report import EfficiencyReport
 from tensorstate_callbacks.states.counter import Memory
+from tensorstate_callbacks.states.positions import grid_of
 from tensorstate_callbacks.states.row_counter import memory_or_array
 
 
@@ -175,10 +176,11 @@ class Recorder:
                 counter.give_up(tuple(size for axis, size in sizes if axis not in taken))
                 return
             counter.update(array, axis, self._threshold, sample_axis=along, bfloat16=bfloat16)
-            if self.classes is not None:
+            if self.classes is not None and counter.level is not None:
                 n_samples = None if along is None else array.shape[along]
                 width = Width(name, counter.n_neurons)
-                known = self._labels_of(width, array.shape, n_samples, samples, labels)
+                grid = grid_of(array.shape, axis, along)
+                known = self._labels_of(width, grid, n_samples, samples, labels)
                 if known is not None:
                     rows = counter.pack(
                         array, axis, self._threshold, sample_axis=along, bfloat16=bfloat16
@@ -239,7 +241,7 @@ class Recorder:
                 n_read = counter.n_read(grid)
                 n_samples = len(rows) // n_read if n_read else 0
                 width = Width(name, counter.n_neurons)
-                known = self._labels_of(width, (n_samples, *grid), n_samples, samples, labels)
+                known = self._labels_of(width, grid, n_samples, samples, labels)
                 if known is not None:
                     self.classes.count(width, rows, known)
         except Exception as error:  # noqa: BLE001
@@ -313,7 +315,7 @@ class Recorder:
     def _labels_of(
         self,
         width: Width,
-        shape: tuple[int, ...],
+        grid: Grid,
         n_samples: int | None,
         samples: Samples,
         labels: npt.NDArray[Any] | None,
@@ -321,7 +323,7 @@ class Recorder:
         """Return the labels that a call's states are to be counted by; see `ClassCounts`."""
         if self.classes is None or n_samples == 0:
             return None
-        return self.classes.labels_of(width, tuple(shape), n_samples, samples, labels)
+        return self.classes.labels_of(width, grid, n_samples, samples, labels)
 
     def _counter(
         self,

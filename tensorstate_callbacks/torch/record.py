@@ -432,7 +432,8 @@ class Recording:
 
         `DistributedSampler` and Accelerate repeat samples where the ranks don't divide them;
         without them, the ranks' merged counts are those of one process. A loader of Accelerate's
-        is known without it: a loop over one needs no `batches`.
+        is known without it: a loop over one needs no `batches`. What `mask` and `classes` ask of a
+        batch is asked of these.
 
         Args:
             loader: A DataLoader with a `DistributedSampler`, or one that Accelerate has prepared.

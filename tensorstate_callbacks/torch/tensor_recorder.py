@@ -141,7 +141,7 @@ class TensorRecorder(Recorder):
         elif tensor.numel():
             n_samples = None if along is None else tensor.shape[along]
             width = Width(name, counter.n_neurons)
-            known = self._labels_of(width, tuple(tensor.shape), n_samples, samples, labels)
+            known = self._labels_of(width, grid, n_samples, samples, labels)
             try:
                 with self._device_lock:
                     self._observe_there(name, counter, grid, _by_sample(tensor, axis, along), known)
