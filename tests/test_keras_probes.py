@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from interrupts import each_line
 from keras import layers
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras_models import BACKEND, Subclassed, compiled, data, once, only_on
 from test_keras_interrupts import Checks
 
 from tensorstate_callbacks import ProbeChange, TensorStateWarning
 from tensorstate_callbacks.keras import EfficiencyCallback
 from tensorstate_callbacks.keras.probe_data import ProbeData
+from tensorstate_callbacks.keras.probe_run import run_probe
+from tensorstate_callbacks.recording.settings import Settings
 
 PROBE = data(40, 9)[0]
 METRICS = ("efficiency", "turnover", "turnover_from_first", "unchanged")
@@ -310,6 +314,54 @@ def test_a_model_that_fails_on_it_trains_to_the_end():
     assert changes(callback) == [None] * 3
     assert not any("turnover" in key for key in logs)
     assert logs["loss"] == fit(model())["loss"]
+
+
+def test_each_fit_begins_anew():
+    made, callback = model(), EfficiencyCallback("conv", probe_data=PROBE)
+    fit(made, callback, epochs=2)
+    fit(made, callback, epochs=1)
+    _, second, third = changes(callback)
+    assert second.since_first != second.since_previous
+    assert third.since_first == third.since_previous
+    assert third.naswot != second.naswot
+
+
+class DrawsUnseeded(layers.Layer):
+    """Draws from Keras's own generator, which it makes if there is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.has_gradients = []
+
+    def call(self, x):
+        if BACKEND == "torch":
+            import torch
+
+            self.has_gradients.append(torch.is_grad_enabled())
+        return x + keras.random.normal(keras.ops.shape(x))
+
+
+@only_on("tensorflow", "torch", because="refuses to draw without a generator")
+def test_a_run_makes_no_generator_and_no_gradients():
+    keras.utils.set_random_seed(3)
+    inputs, draws = keras.Input((10, 10, 1)), DrawsUnseeded()
+    x = layers.Dense(4, name="fc")(draws(layers.Flatten()(inputs)))
+    made = keras.Model(inputs, layers.Dense(2)(x))
+    draws.has_gradients.clear()
+    settings, batches = Settings(attach_to="fc"), ProbeData(PROBE).batches
+    global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)
+    assert run_probe(made, batches, settings).probe_counters()
+    assert global_state.get_global_attribute(GLOBAL_SEED_GENERATOR) is None
+    assert set(draws.has_gradients) <= {False}
+    before = keras.random.uniform((3,))
+    keras.utils.set_random_seed(4)
+    keras.random.uniform((1,))
+    run_probe(made, batches, settings)
+    after = numpy(keras.random.uniform((3,)))
+    keras.utils.set_random_seed(4)
+    keras.random.uniform((1,))
+    assert np.array_equal(numpy(keras.random.uniform((3,))), after)
+    assert not np.array_equal(numpy(before), after)
 
 
 def test_copies_go_on_by_themselves():

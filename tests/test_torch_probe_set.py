@@ -257,6 +257,8 @@ def test_what_cannot_be_run_is_warned_of_and_the_report_is_there(data: Any, word
     assert recorded(model, probe) == {"0": None, "4": None}
     assert our_hooks(model) == []
     assert model.training
+    # Nor does it end a report that processes merge, which compares it.
+    assert block.settings["probe_data"]
 
 
 def test_record_training_takes_none() -> None:

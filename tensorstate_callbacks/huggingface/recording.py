@@ -195,7 +195,7 @@ class EvaluationRecording(RecordingCallback):
             wait_for_ranks(group)
             given = recording.settings
             if self._probe.data is not None:
-                given = {**given, "probe_data": self._probe.data.digest}
+                given = {**given, "probe_data": self._probe.data.described}
             merged = merge_passes(
                 recording.recorder, group, found, None, failure, recording.doubts, given
             )

@@ -77,7 +77,7 @@ class _Generators:
         self._library: Any = sys.modules.get("torch")
         self._torch = None if self._library is None else self._library.get_rng_state()
         owners = (data, getattr(data, "sampler", None))
-        own = [getattr(owner, "generator", None) for owner in owners]
+        own: list[Any] = [getattr(owner, "generator", None) for owner in owners]
         self._own = [(each, each.get_state()) for each in own if hasattr(each, "get_state")]
 
     def __enter__(self) -> "_Generators":

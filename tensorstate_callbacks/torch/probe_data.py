@@ -90,6 +90,14 @@ class ProbeData:
         _ = self.batches
         return self._digest
 
+    @property
+    def described(self) -> str:
+        """Its digest; or that it can't be read, as a run over it warns of."""
+        try:
+            return self.digest
+        except Exception as error:  # noqa: BLE001 - a loader of the user's may raise anything
+            return f"nothing that can be read ({type(error).__name__})"
+
 
 def device_of(model: nn.Module) -> torch.device | None:
     """Return where a model's first parameter is; None where it has none."""

@@ -424,7 +424,7 @@ class Recording:
         """What ranks that merge their counts must have in common, as texts."""
         own = {"output_fn": describe_value(self._output_fn)}
         if self._probe is not None:
-            own["probe_data"] = self._probe.data.digest
+            own["probe_data"] = self._probe.data.described
         return {**self._settings.comparable(), **own}
 
     def batches(self, loader: Iterable[Batch], process_group: Any = None) -> Iterator[Batch]:
