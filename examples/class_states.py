@@ -16,7 +16,7 @@ from tensorstate_callbacks.torch import record
 
 
 def print_classes(layer: LayerReport) -> None:
-    """Print a line for each class: its states, and its efficiency beside that of shuffled labels."""
+    """Print a line for each class: its states, its efficiency, and that of shuffled labels."""
     classes = layer.classes
     if classes is None:
         return

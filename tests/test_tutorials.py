@@ -62,23 +62,40 @@ def test_ten_thousand_images_have_the_tutorials_numbers_of_states(monkeypatch):
 
 def test_states_of_classes_are_told_and_drawn(tmp_path):
     words = run("class_states", tmp_path, "--epochs", "1")
-    for n_states, positions in (("576,000", 576), ("64,000", 64), ("1,000", 1)):
-        part = words[words.index(f": {n_states} states") :]
-        rows = re.findall(r"^ +(\d) +([\d,]+) +([\d,]+) +([\d.]+) +([\d.]+)$", part, re.MULTILINE)
-        # The validation digits are 100 of each class.
-        assert [(int(row[0]), int(row[1].replace(",", ""))) for row in rows[:10]] == [
-            (digit, 100 * positions) for digit in range(10)
-        ]
-    assert (tmp_path / "runs/class_states/class_states.png").read_bytes().startswith(b"\x89PNG")
+    whole, groups = words.split("In groups of 8 neurons")
+    for part in (whole, groups):
+        for layer, positions in (("conv_1", 576), ("conv_2", 64), ("conv_3", 1)):
+            told = re.search(
+                rf"{layer}: a state tells ([\d.]+) bits of 3.32 of the digit; of shuffled labels "
+                r"([\d.]+)\n.*\n((?: +\d .*\n)+)",
+                part,
+            )
+            assert 0 <= float(told[1]) <= 3.32
+            # All whole states of conv_3 differ, which tells nothing of the digit.
+            if layer == "conv_3":
+                assert (float(told[1]) - float(told[2]) < 0.1) == (part is whole)
+            rows = [line.replace(",", "").split() for line in told[3].splitlines()]
+            # The validation digits are 100 of each class.
+            assert [tuple(map(int, row[:2])) for row in rows] == [
+                (digit, 100 * positions) for digit in range(10)
+            ]
+    for name in ("class_states", "class_states_groups"):
+        drawn = tmp_path / f"runs/class_states/{name}.png"
+        assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
-def test_overlap_of_classes_is_the_sum_of_smaller_shares(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    from class_states import overlaps
-
-    counts = np.array([[2, 2, 0, 0], [1, 0, 3, 0], [0, 0, 0, 5]], np.uint64)
-    expected = [[1, 0.25, 0], [0.25, 1, 0], [0, 0, 1]]
-    np.testing.assert_allclose(overlaps(counts), expected, atol=1e-15)
+def test_neurons_that_a_learning_rate_kills_are_told_and_drawn(tmp_path):
+    words = run("dying_relus", tmp_path, "--epochs", "8")
+    runs = words.split("Learning rate: ")[1:]
+    dead = [[int(n) for n in re.findall(r"fc_1: +(\d+) dead", each)] for each in runs]
+    assert [len(each) for each in dead] == [8, 8]
+    steady, harmed = dead
+    assert max(steady) < 10
+    assert harmed[:5] == steady[:5]
+    assert min(harmed[5:]) > 30
+    assert re.search(r"6 \((\d+) of them\)", words)[1] == str(harmed[5])
+    left = sorted(path.name for path in (tmp_path / "runs/dying_relus").iterdir())
+    assert left == ["dying_relus.png", "neurons.png"]
 
 
 def test_pruning_tells_what_stays_and_what_does_not(tmp_path):

@@ -119,7 +119,7 @@ class RecordingCallback:
                 batch; a callable `batch -> labels`; or an array with a label for each sample, in
                 their order. Labels are whole numbers, one for each sample, or one-hot; of at most
                 1,000 classes. They take half of `max_memory`. Training batches, as `on="train"`
-                records them, have no class figures.
+                records them, have no metrics of classes.
             probe_data: A few samples, at most 1,024, whose states are followed over the training:
                 how many of their bits change from one recorded evaluation to the next, and since
                 the beginning; see `ProbeChange`, under `report.layers[name].probe`. The model is
