@@ -29,7 +29,7 @@ def test_loops_give_what_one_process_gives(
     assert [rank["loops"][number]["report"] for rank in several] == [expected["report"]] * len(
         several
     )
-    # The first rank says for all which layers have no class figures.
+    # The first rank says for all which layers have no metrics of classes.
     told = [rank["loops"][number]["told"] for rank in several]
     assert told == [expected["told"], *[[]] * (len(several) - 1)]
 

@@ -309,7 +309,9 @@ def test_a_layer_that_does_not_fit_is_told_of_and_has_no_classes() -> None:
     with pytest.warns(TensorStateWarning) as caught:
         report = recording.report()
     (text,) = [text for text in ours(caught) if "class" in text]
-    assert text.startswith("there are no class figures of mixed ((1, 5) don't lie sample after")
+    assert text.startswith(
+        "there are no metrics of classes of mixed ((1, 5) don't lie sample after"
+    )
     assert "of 8 labels" in text
     assert "exclude layers" in text
     # Once.

@@ -40,8 +40,8 @@ def plot_classes(
 
     Args:
         report: One evaluation, recorded with `classes=`.
-        layer: Its name; None draws all that have class figures, at most eight: those where classes
-            and shuffled labels differ most.
+        layer: Its name; None draws all that have metrics of classes, at most eight: those where
+            classes and shuffled labels differ most.
         metric: `"divergence"`, Jensen-Shannon's, 0 where two classes show the same states equally
             often to 1 bit where they have none in common; or `"overlap"`, the share of the row's
             states that the column's class showed too.
@@ -51,19 +51,19 @@ def plot_classes(
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
-        ValueError: There is no such layer or metric, or there are no figures of pairs of classes.
+        ValueError: There is no such layer or metric, or there are no metrics of pairs of classes.
     """
     if metric not in _NAMES:
         raise ValueError(f"metric takes {' or '.join(map(repr, _NAMES))}; got {metric!r}")
     known = {n: c for n, c in with_classes(report.layers).items() if c.divergence is not None}
     if layer is not None and layer not in known:
         raise ValueError(
-            f"there are no figures of pairs of classes of {layer!r}; there are of "
+            f"there are no metrics of pairs of classes of {layer!r}; there are of "
             f"{list_some(known) or 'no layer'}: record with classes=, of at most 100 classes"
         )
     if not known:
         raise ValueError(
-            "there is nothing to draw: no layer has figures of pairs of classes; record with "
+            "there is nothing to draw: no layer has metrics of pairs of classes; record with "
             "classes=, of at most 100 classes"
         )
     drawn = _largest(known) if layer is None else {layer: known[layer]}

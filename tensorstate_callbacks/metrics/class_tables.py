@@ -1,7 +1,7 @@
 """How often the samples of each class were in each state, as they are and with shuffled labels.
 
 A layer has more states the more samples there are, and classes share fewer of them than they would
-if all had been seen: what is found of classes means something only beside the same figure of labels
+if all had been seen: what is found of classes means something only beside the same metric of labels
 that say nothing. Labels are shuffled by sample, since positions of one sample are alike. What is
 seen of a state then depends on how many samples showed it how often, and on nothing else.
 """

@@ -18,9 +18,9 @@ class ClassMetrics(NamedTuple):
     """What the states of a layer tell of the classes of its samples, by Shannon entropy.
 
     Of a layer in groups, entropies are sums over its units, and overlaps, divergences and the
-    information are means of theirs. Each figure stands beside that of labels shuffled by sample:
+    information are means of theirs. Each metric stands beside that of labels shuffled by sample:
     what the first shows beyond the second is of the classes, the rest of having seen few states.
-    Shuffled figures are of one shuffling, the same for the same data. They move by little if the
+    Shuffled metrics are of one shuffling, the same for the same data. They move by little if the
     layer showed many states, and differences of that size say nothing.
 
     Attributes:

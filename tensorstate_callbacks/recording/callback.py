@@ -106,13 +106,13 @@ class RecordingCallback:
             neurons: NEURONS_DOC
             classes: Labels of the samples, by which the states of evaluations are counted too: how
                 evenly each class uses its states, how much of them two classes share, what a state
-                tells of the label, each beside the figure of shuffled labels; see
+                tells of the label, each beside that of shuffled labels; see
                 `last.layers[name].classes`. True takes the second element of a batch, or what a
                 mapping has under `labels`, `label`, `y`, `target` or `targets`; else a key of the
                 batch; a callable `batch -> labels`; or an array with a label for each sample, in
                 their order. Labels are whole numbers, one for each sample, or one-hot; of at most
                 1,000 classes. They take half of `max_memory`. Training batches, as `on="train"`
-                records them, have no class figures.
+                records them, have no metrics of classes.
             probe_data: PROBE_DATA_DOC
             every_n_epochs: Record every n-th epoch's validation only.
             on: What to record: `"val"` the evaluations, validation and tests; `"train"` the

@@ -1,8 +1,8 @@
 """Count a pass's states by the classes of its samples, beside what counts all of them.
 
-What can't be counted by class has no class figures, whole, and is told of: a class's counts that
-miss some samples would be wrong figures. What is counted by class adds up to what is counted of the
-layer, or it is given up.
+A layer whose states can't all be counted by class has no metrics of classes, and is told of: those
+of a part of the samples would be wrong. So what is counted by class adds up to what is counted of
+the layer.
 """
 
 from collections.abc import Mapping

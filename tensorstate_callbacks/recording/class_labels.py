@@ -59,7 +59,7 @@ class BatchLabels:
             ProbeError: They are not there, or no classes; says what there is, and the ways out.
         """
         if self._rows is not None:
-            return self._next_rows(n_samples)
+            return self._next_rows(self._rows, n_samples)
         try:
             found = as_labels(self._find(batch))
         except (TypeError, ValueError) as error:
@@ -113,9 +113,7 @@ class BatchLabels:
         text = f"{self._advice}{_WAYS_OUT}"
         return text[0].upper() + text[1:]
 
-    def _next_rows(self, n_samples: int | None) -> Labels:
-        rows = self._rows
-        assert rows is not None  # noqa: S101 (for mypy)
+    def _next_rows(self, rows: Labels, n_samples: int | None) -> Labels:
         if n_samples is None:
             raise ProbeError(
                 "classes is an array, and how many samples a batch has isn't known: "

@@ -13,7 +13,7 @@ FEWER = "not all were counted by class"
 
 
 def describe_problems(problems: Mapping[str, str]) -> str:
-    """Return the warning of layers that have no class figures.
+    """Return the warning of layers that have no metrics of classes.
 
     Args:
         problems: Why the states of each could not all be counted by class.
@@ -38,6 +38,6 @@ def describe_problems(problems: Mapping[str, str]) -> str:
     if any(UNFIT in reason for reason in by_reason):
         advice.append("exclude layers whose activations are not sample after sample")
     return (
-        f"there are no class figures of {'; '.join(parts)}. All else of these layers is counted. "
-        f"For their classes: {'; or '.join(advice)}"
+        f"there are no metrics of classes of {'; '.join(parts)}. All else of these layers is "
+        f"counted. For their classes: {'; or '.join(advice)}"
     )

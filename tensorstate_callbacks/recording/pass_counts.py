@@ -123,7 +123,7 @@ class PassCounts(NamedTuple):
         return [name for name in self.names if name not in seen]
 
     def class_warning(self) -> str | None:
-        """Return what is to be warned of layers that have no class figures; None if all have."""
+        """Return what is to be warned of layers without metrics of classes; None if all have."""
         problems = {
             name: self.class_problems[width]
             for name, width in self._names().items()

@@ -1,6 +1,6 @@
 """Merge what ranks counted by class: of each state, all of its classes on one rank.
 
-A share of the states then has all that figures of classes and of shuffled labels depend on, and
+A share of the states then has all that metrics of classes and of shuffled labels depend on, and
 what is made of the shares adds up to what one process would have, to the bit.
 """
 

@@ -112,7 +112,7 @@ class Recorder:
 
         They hold for all that is observed until the next batch begins, on whatever thread, where it
         is not given labels of its own. What is observed while they are unknown leaves its layer
-        without class figures.
+        without metrics of classes.
 
         Args:
             labels: Shape `(N,)`, whole numbers, as `class_labels.as_labels` makes them of what a

@@ -93,7 +93,7 @@ def _few_for_classes(layers: Mapping[str, LayerReport]) -> str | None:
         f"Even of shuffled labels the states tell most in {seen}, since most of them were seen in "
         "few samples only: too little was seen there to tell classes apart. Count the layers in "
         f"groups of {fewer} neurons (group_size={fewer}), of which few states suffice, or give "
-        "more validation data; and read the figures of classes beside those of shuffled labels."
+        "more validation data; and read the metrics of classes beside those of shuffled labels."
     )
 
 

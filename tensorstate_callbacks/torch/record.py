@@ -100,7 +100,7 @@ class Recording:
         neurons: NEURONS_DOC
         classes: Labels of the samples, by which states are counted too, class by class: how evenly
             each class uses its states, how much of them two classes share, what a state tells of
-            the label, each beside the figure of shuffled labels; see
+            the label, each beside that of shuffled labels; see
             `report.layers[name].classes`. True takes the second element of a batch, or what a
             mapping has under `labels`, `label`, `y`, `target` or `targets`; else a key of the
             batch; a callable `batch -> labels`; or an array with a label for each sample, in their
@@ -446,7 +446,7 @@ class Recording:
 
         Warns:
             TensorStateWarning: Which activations belong to repeated samples had to be assumed; or,
-                once, too little was seen of some layers, or some have no class figures.
+                once, too little was seen of some layers, or some have no metrics of classes.
         """
         self._watch.find_output()
         counted: Recorder | PassCounts = self.recorder
