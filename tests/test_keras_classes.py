@@ -542,6 +542,37 @@ def test_labels_come_out_of_loops_with_what_they_are_of(classes, on_device, forc
     assert counted(counter) == expected(texts @ kernel + bias > 0, Y)
 
 
+class OneMore(layers.Layer):
+    """Gives a layer a row more than there are samples."""
+
+    def __init__(self):
+        super().__init__(name="more")
+        self.inner = layers.Dense(7, name="odd")
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(keras.ops.concatenate([x, x[:1]]))[:-1]
+
+    def compute_output_shape(self, shape):
+        return (shape[0], 7)
+
+
+def test_layers_whose_rows_are_of_no_sample_are_named_and_all_else_is_counted():
+    inputs = keras.Input((72,))
+    x = layers.Dense(40, name="plain")(inputs)
+    model = compiled(keras.Model(inputs, layers.Dense(C, activation="softmax")(OneMore()(x))))
+    callback = Keeping(["plain", "odd"])
+    with pytest.warns(
+        TensorStateWarning, match=r"no class figures of more/odd \(\(17, 7\) don't lie"
+    ):
+        evaluate(model, callback, X.reshape(N, 72))
+    found = callback.last.layers
+    assert (found["more/odd"].classes, found["more/odd"].n_states) == (None, N + 3)
+    assert found["plain"].classes.n_states.sum() == N
+
+
 def test_training_alone_has_no_classes_and_says_so():
     with pytest.raises(ValueError, match='classes are of evaluations.* add "val" to on'):
         Keeping(on="train")
