@@ -6,11 +6,12 @@ from typing import Any
 import keras
 import numpy as np
 from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 from tensorstate_callbacks.keras.backends import current_backend
 
 _SEED = 0
+# As Keras names them, which older releases have no constants for.
+_GLOBAL_SEEDS = "global_seed_generator"
 _SEED_STATE = "seed_generator_state"
 
 
@@ -33,7 +34,7 @@ class Untouched:
         states = (*model.variables, *model.metrics_variables)
         self._variables = [each for each in states if not each.trainable]
         # Held: it would be missed otherwise if the run makes another.
-        self._global = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        self._global = global_state.get_global_attribute(_GLOBAL_SEEDS)
         if self._global is not None:
             self._variables.append(self._global.state)
         self._put_back = current_backend().keep_values(model, self._variables)
@@ -61,9 +62,9 @@ class Untouched:
         self._put_back()
         random.setstate(self._python)
         np.random.set_state(self._numpy)
-        made: Any = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        made: Any = global_state.get_global_attribute(_GLOBAL_SEEDS)
         if made is not self._global:
-            global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, self._global)
+            global_state.set_global_attribute(_GLOBAL_SEEDS, self._global)
         for layer, losses, ids in self._losses:
             # In place, past the trackers of attributes.
             layer._losses[:] = losses
