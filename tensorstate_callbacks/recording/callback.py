@@ -113,7 +113,7 @@ class RecordingCallback:
                 too (`layer.firing_rates`, `history.lifelines(layer)`).
             classes: Labels of the samples, by which the states of evaluations are counted too: how
                 evenly each class uses its states, how much of them two classes share, what a state
-                tells of the label, each beside the figure of shuffled labels; see
+                tells of the label, each beside that of shuffled labels; see
                 `last.layers[name].classes`. True takes the second element of a batch, or what a
                 mapping has under `labels`, `label`, `y`, `target` or `targets`; else a key of the
                 batch; a callable `batch -> labels`; or an array with a label for each sample, in
