@@ -50,6 +50,21 @@ def test_validation_is_counted_by_class(classes: Any, size: int) -> None:
     assert len([report for report in callback.history if report.layers["net.0"].classes]) == 2
 
 
+@pytest.mark.parametrize(("n_classes", "held"), [(20, 3), (25, 1)])
+def test_history_holds_the_pairs_of_many_classes_once(n_classes: int, held: int) -> None:
+    labels = np.arange(50) % n_classes
+    callback = EfficiencyCallback("net.0", classes=labels, group_size=4)
+    trainer(callback, max_epochs=3).fit(Classifier(), loader(TRAIN), loader(VAL))
+    for reports in (callback.history, callback._trackers._history):
+        found = [report.layers["net.0"].classes for report in reports]
+        assert all(classes is not None and len(classes.entropy) == n_classes for classes in found)
+        pairs = [classes.divergence for classes in found if classes is not None]
+        assert len([each for each in pairs if each is not None]) == (held if reports else 0)
+        if reports:
+            assert pairs[-1] is not None
+            assert pairs[-1].shape == (n_classes, n_classes)
+
+
 def test_an_array_of_other_samples_is_told_of() -> None:
     callback = EfficiencyCallback("net.0", classes=np.arange(60) % 3)
     with pytest.warns(UserWarning, match="classes has 60 labels, and 50 samples came") as caught:

@@ -93,6 +93,7 @@ class Trackers:
 
     def add(self, report: EfficiencyReport) -> None:
         """Take the report of an evaluation of this fit."""
+        self._history[-1:] = [before.without_pairs() for before in self._history[-1:]]
         self._history.append(report)
         self._new = report
 

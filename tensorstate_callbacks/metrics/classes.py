@@ -14,6 +14,10 @@ from tensorstate_callbacks.states.class_counter import ClassCounter
 Add: TypeAlias = Callable[[Integers], Integers]
 
 
+# Of so many classes the pairs take some KiB a layer.
+_MOST_HELD = 20
+
+
 class ClassMetrics(NamedTuple):
     """What the states of a layer tell of the classes of its samples, by Shannon entropy.
 
@@ -35,11 +39,12 @@ class ClassMetrics(NamedTuple):
             tells, at most the entropy of the labels, `label_entropy`.
         shuffled_information: As `information`, of shuffled labels, which states tell nothing of.
         overlap: `overlap[a, b]` is the share of the states of class a, repetitions included, that
-            class b showed too, 0 to 1, shape `(C, C)`; None where there are more than 100 classes.
+            class b showed too, 0 to 1, shape `(C, C)`; None where there are more than 100 classes,
+            and of more than 20 in all reports of a callback's history but the last.
         shuffled_overlap: As `overlap`, of shuffled labels.
         divergence: Jensen-Shannon divergence of the states of two classes (Lin, "Divergence
             measures based on the Shannon entropy", 1991), bits, 0 (the same states, equally often)
-            to 1 (none in common), shape `(C, C)`; None where there are more than 100 classes.
+            to 1 (none in common), shape `(C, C)`; None as `overlap` is.
         shuffled_divergence: As `divergence`, of shuffled labels.
     """
 
@@ -78,6 +83,14 @@ class ClassMetrics(NamedTuple):
         counts = [number for number in self.n_states.tolist() if number]
         total = sum(counts)
         return max(math.fsum(-n / total * math.log2(n / total) for n in counts), 0.0)
+
+    def without_pairs(self) -> "ClassMetrics":
+        """Return them without what is known of pairs of classes, where that takes much memory."""
+        if self.n_classes <= _MOST_HELD or self.divergence is None:
+            return self
+        return self._replace(
+            overlap=None, shuffled_overlap=None, divergence=None, shuffled_divergence=None
+        )
 
     @property
     def mean_divergence(self) -> float | None:

@@ -269,6 +269,8 @@ class RecordingCallback:
         report = conclude(recorder, found, self._settings, self._warn, info, before=before)
         if report is not None:
             report = report.with_probe(changes) if changes else report
+            # A long training has many, and pairs of a hundred classes take megabytes.
+            self.history[-1:] = [each.without_pairs() for each in self.history[-1:]]
             self.history.append(report)
             if compare:
                 self._reported = tuple(report.layers)

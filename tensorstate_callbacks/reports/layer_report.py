@@ -362,6 +362,11 @@ class LayerReport(NeuronReadings):
         neurons = None if self.neurons is None else self.neurons.counts_alone()
         return dataclasses.replace(self, spectrum=None, units=None, neurons=neurons, classes=None)
 
+    def without_pairs(self) -> "LayerReport":
+        """Return a report without the pairs of classes, where these take much memory."""
+        classes = None if self.classes is None else self.classes.without_pairs()
+        return self if classes is self.classes else dataclasses.replace(self, classes=classes)
+
     def metrics(self) -> dict[str, Any]:
         """Return all metrics but those of units and classes, under their names: a table's row."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

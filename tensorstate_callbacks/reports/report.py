@@ -160,6 +160,13 @@ class EfficiencyReport:
         layers = {name: layer.without_states() for name, layer in self.layers.items()}
         return dataclasses.replace(self, layers=layers)
 
+    def without_pairs(self) -> "EfficiencyReport":
+        """Return a report without the pairs of classes, where these take much memory."""
+        layers = {name: layer.without_pairs() for name, layer in self.layers.items()}
+        if all(layers[name] is layer for name, layer in self.layers.items()):
+            return self
+        return dataclasses.replace(self, layers=layers)
+
     def with_probe(self, changes: Mapping[str, ProbeChange]) -> "EfficiencyReport":
         """Return a report that says how the layers' states of `probe_data` have changed.
 
