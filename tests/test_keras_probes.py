@@ -124,7 +124,15 @@ def expected(bits):
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"run_eagerly": True}], ids=["compiled", "eager"])
+# Without any callback, one of ten eager fits on JAX has another val_loss.
+EAGER = pytest.param(
+    {"run_eagerly": True},
+    marks=only_on("tensorflow", "torch", because="eager fits differ from each other by themselves"),
+    id="eager",
+)
+
+
+@pytest.mark.parametrize("options", [pytest.param({}, id="compiled"), EAGER])
 def test_a_fit_is_the_same_to_the_bit_and_changes_are_those_of_numpy(options):
     callback = EfficiencyCallback(probe_data=PROBE, layer_metrics=METRICS)
     kept, followed = Kept(), model(**options)
