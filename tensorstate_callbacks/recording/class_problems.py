@@ -25,8 +25,8 @@ def describe_problems(problems: Mapping[str, str]) -> str:
     advice = []
     if any(reason in (SHORT, THINNED) for reason in by_reason):
         advice.append(
-            "give more max_memory, of which classes have one half, or count groups of neurons "
-            "(group_size=8), or fewer positions (positions=16)"
+            "give more max_memory, of which classes have one half, or read fewer positions of all "
+            "layers (positions=16)"
         )
     if NO_LABELS in by_reason or FEWER in by_reason:
         advice.append(
