@@ -8,7 +8,8 @@ import keras
 
 from tensorstate_callbacks.errors import WarnOnce
 from tensorstate_callbacks.keras.backends import Ranks, current_backend
-from tensorstate_callbacks.keras.evaluation import BuiltFunction, Evaluation, FitBracket
+from tensorstate_callbacks.keras.evaluation import BuiltFunction, Evaluation
+from tensorstate_callbacks.keras.fit_bracket import FitBracket
 from tensorstate_callbacks.keras.picking import (
     check_not_a_worker,
     check_not_keras_2,

@@ -1,7 +1,6 @@
 """One evaluation of a model: opened as it begins, closed when it ends, inert if it is broken off.
 
-Keras tells callbacks neither that an evaluation or a fit ended in an error, nor whose evaluation
-it is. Both can be seen where `model.evaluate` is called: in a fit, `FitBracket` is there.
+Keras doesn't tell callbacks that an evaluation ended in an error. In a fit, `FitBracket` closes it.
 An evaluation outside of fit that another callback breaks off leaves its entries on the model. They
 do nothing: what would run into them runs without them, until the next evaluation clears them away.
 
@@ -13,7 +12,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import GeneratorType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import keras
 
@@ -24,7 +23,6 @@ from tensorstate_callbacks.recording.overrides import Overrides
 
 # By the model's id: what they hold is kept alive by the model's own entries, and dies with it.
 _open: "weakref.WeakValueDictionary[int, Evaluation]" = weakref.WeakValueDictionary()
-_brackets: "weakref.WeakValueDictionary[int, FitBracket]" = weakref.WeakValueDictionary()
 
 # What is not public of Keras, and called by name.
 JOINS_RESULTS = "_get_metrics_result_or_logs"
@@ -258,92 +256,18 @@ class Evaluation:
         return original({key: value for key, value in logs.items() if key not in self._added})
 
 
-class RunningEvaluate(NamedTuple):
-    """A call of `model.evaluate` while a fit goes on.
-
-    Attributes:
-        callbacks: What was given as `callbacks`.
-    """
-
-    callbacks: Any
-
-    @property
-    def is_of_fit(self) -> bool:
-        """Whether fit made the call: it passes the list that it made of its callbacks."""
-        return isinstance(self.callbacks, keras.callbacks.CallbackList)
-
-
-class FitBracket:
-    """Sees each call of `model.evaluate` while a fit goes on, and closes what is left of it.
-
-    It stays on the model of a fit that ends in an error, without effect, until the next fit.
-
-    Args:
-        model: The model in training.
-    """
-
-    def __init__(self, model: keras.Model) -> None:
-        self._model = model
-        self._running: RunningEvaluate | None = None
-        self._entry = Overrides()
-
-    @classmethod
-    def put_on(cls, model: keras.Model) -> None:
-        """Bracket the model's evaluations anew, and close what an earlier one may have left."""
-        cls.take_off(model)
-        bracket = _brackets[id(model)] = cls(model)
-        bracket._entry.wrap(model, "evaluate", partial(partial, bracket._run))
-        bracket._entry.activate()
-
-    @classmethod
-    def keep_on(cls, model: keras.Model) -> None:
-        """Bracket the model's evaluations if a fit within this fit has ended that."""
-        bracket = _brackets.get(id(model))
-        if bracket is None or not bracket._entry.active:
-            cls.put_on(model)
-
-    @classmethod
-    def take_off(cls, model: keras.Model) -> None:
-        """Leave the model as it was; may be called again."""
-        close(model)
-        bracket = _brackets.get(id(model))
-        if bracket is not None:
-            bracket._entry.take_off()
-            _brackets.pop(id(model), None)
-
-    @classmethod
-    def running(cls, model: keras.Model) -> "RunningEvaluate | None":
-        """Return the call of `model.evaluate` that runs, None where none is seen."""
-        bracket = _brackets.get(id(model))
-        return bracket._running if bracket is not None and bracket._entry.active else None
-
-    def _run(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        before = self._running
-        try:
-            try:
-                self._running = RunningEvaluate(kwargs.get("callbacks"))
-                return evaluate(*args, **kwargs)
-            except BaseException as failure:
-                evaluation = _open.get(id(self._model))
-                for watcher in [] if evaluation is None else evaluation._watching():
-                    watcher.fail(failure)
-                raise
-            finally:
-                self._end(before)
-        finally:
-            # Again, should an interrupt have arrived in the line above.
-            self._end(before)
-
-    def _end(self, before: RunningEvaluate | None) -> None:
-        self._running = before
-        close(self._model)
-
-
 def close(model: keras.Model) -> None:
     """Close the evaluation that is open on the model, if there is one."""
     evaluation = _open.get(id(model))
     if evaluation is not None:
         evaluation.close()
+
+
+def fail(model: keras.Model, failure: BaseException) -> None:
+    """Let those who watch the evaluation that is open on the model know that an error ends it."""
+    evaluation = _open.get(id(model))
+    for watcher in [] if evaluation is None else evaluation._watching():
+        watcher.fail(failure)
 
 
 def _run_own_function(model: keras.Model, *args: Any) -> Any:

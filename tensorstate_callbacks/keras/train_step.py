@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import keras
 
 from tensorstate_callbacks.keras.backends import current_backend
-from tensorstate_callbacks.keras.evaluation import JOINS_RESULTS, FitBracket
+from tensorstate_callbacks.keras.evaluation import JOINS_RESULTS
+from tensorstate_callbacks.keras.fit_bracket import FitBracket
 from tensorstate_callbacks.keras.probes import Probe, ShownStep, wrap_calls
 from tensorstate_callbacks.keras.watch import Watch, new_flows
 from tensorstate_callbacks.recording.overrides import Overrides
