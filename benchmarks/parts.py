@@ -23,6 +23,7 @@ PARTS = {
     "scale-memory": "benchmarks.scale_memory",
     "device": "benchmarks.device",
     "training": "benchmarks.training",
+    "insight": "benchmarks.insight",
     "display": "benchmarks.display",
 }
 
