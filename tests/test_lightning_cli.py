@@ -90,6 +90,7 @@ def written(folder: Path, **arguments: Any) -> Path:
         {"neurons": True, "layer_metrics": ["effective_states"]},
         {"attach_to": "Linear", "classes": True, "layer_metrics": ["class_information"]},
         {"attach_to": "Linear", "classes": [at % 3 for at in range(50)]},
+        {"attach_to": "Linear", "mask": [[True, False]]},
     ],
     ids=str,
 )

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from tensorstate_callbacks.recording.channel_axis import Axis, normal_axes
 
-# An array may be anything that NumPy takes, so a type says little.
-Mask: TypeAlias = str | Callable[[str, Any], Any] | Sequence[Any] | Any | None
+# An array may be anything that NumPy takes, so a type says little. Sequences come first, as
+# LightningCLI saves a value by the first type that takes it.
+Mask: TypeAlias = str | Sequence[Any] | Callable[[str, Any], Any] | Any | None
 
 # In place of a key of the batch: the masks that layers are called with.
 AUTO = "auto"
