@@ -86,9 +86,9 @@ def test_counts_are_those_of_numpy_on_the_very_same_activations(build, monkeypat
 
     observe = Recorder.observe_later
 
-    def keeps(recorder, name, activations, axis, *args):
+    def keeps(recorder, name, activations, axis, *args, **kwargs):
         seen.setdefault(name, []).append(np.moveaxis(activations, axis, -1).copy())
-        observe(recorder, name, activations, axis, *args)
+        observe(recorder, name, activations, axis, *args, **kwargs)
 
     monkeypatch.setattr(Recorder, "observe_later", keeps)
     model, callback = compiled(build()), EfficiencyCallback()
