@@ -18,13 +18,15 @@ from torch_models import collect, images, small_net
 from tensorstate_callbacks import LayerReport, ProbeError, TensorStateWarning
 from tensorstate_callbacks.recording.budget import Sampling
 from tensorstate_callbacks.recording.class_problems import FEWER, SHORT, THINNED
-from tensorstate_callbacks.recording.pass_counts import Width
+from tensorstate_callbacks.recording.pass_counts import PassInfo, Width
+from tensorstate_callbacks.recording.probe_counter import ProbeCounter
 from tensorstate_callbacks.recording.recorder import Recorder
 from tensorstate_callbacks.states.class_counter import ClassCounter
 from tensorstate_callbacks.states.counter import StateCounter
 from tensorstate_callbacks.states.group_counter import GroupCounter
 from tensorstate_callbacks.states.positions import spread_positions
 from tensorstate_callbacks.torch import record, record_training, tensor_recorder
+from tensorstate_callbacks.torch.row_transfers import RowTransfers
 from tensorstate_callbacks.torch.tensor_recorder import TensorRecorder
 
 N = 12
@@ -414,6 +416,37 @@ def test_a_layer_that_is_thinned_or_counted_elsewhere_too_has_no_classes() -> No
     assert grouped.class_results().problems == {}
     grouped.add_tables(Width("a", 2), np.array([3, 0, 0, 0], np.uint64), 3, 1)
     assert grouped.class_results().problems == {Width("a", 2): FEWER}
+
+
+def fails(*_: Any, **__: Any) -> Any:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("group_size", [None, 2])
+def test_a_layer_that_there_is_no_memory_to_pack_is_counted_all_the_same(
+    group_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProbeCounter, "pack", fails)
+    recorder = Recorder(["a"], sampling=Sampling(group_size=group_size, by_class=True))
+    recorder.begin_batch(np.array([0, 1]))
+    for _ in range(2):
+        recorder.observe("a", np.ones((2, 20, 5)), -1)
+    counts = recorder.counts()
+    assert counts.class_problems == {Width("a", 5): SHORT}
+    assert counts.report(PassInfo()).layers["a"].n_states == 80
+
+
+def test_groups_stay_counted_where_a_device_has_no_memory_for_the_rows_of_classes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(RowTransfers, "add", fails)
+    recorder = TensorRecorder(["a"], sampling=Sampling(group_size=2, by_class=True))
+    recorder.begin_batch(np.array([0, 1]))
+    monkeypatch.setattr(tensor_recorder, "lies_on_device", lambda tensor: True)
+    recorder.observe_tensor("a", torch.ones(2, 20, 5), -1)
+    counts = recorder.counts()
+    assert counts.class_problems == {Width("a", 5): SHORT}
+    assert counts.report(PassInfo()).layers["a"].n_states == 40
 
 
 def test_components_of_nested_tensors_may_be_some_samples_only() -> None:

@@ -17,6 +17,7 @@ from tensorstate_callbacks.recording.channel_axis import (
     normal_axes,
 )
 from tensorstate_callbacks.recording.class_counts import ClassCounts, Classed, Samples
+from tensorstate_callbacks.recording.class_problems import SHORT
 from tensorstate_callbacks.recording.pass_counts import (
     PassCounts,
     PassInfo,
@@ -175,17 +176,24 @@ class Recorder:
                 sizes = enumerate(activations.shape)
                 counter.give_up(tuple(size for axis, size in sizes if axis not in taken))
                 return
-            counter.update(array, axis, self._threshold, sample_axis=along, bfloat16=bfloat16)
+            known = None
             if self.classes is not None and counter.level is not None:
                 n_samples = None if along is None else array.shape[along]
-                width = Width(name, counter.n_neurons)
-                grid = grid_of(array.shape, axis, along)
+                width, grid = Width(name, counter.n_neurons), grid_of(array.shape, axis, along)
                 known = self._labels_of(width, grid, n_samples, samples, labels)
-                if known is not None:
-                    rows = counter.pack(
-                        array, axis, self._threshold, sample_axis=along, bfloat16=bfloat16
-                    )
-                    self.classes.count(width, rows, known)
+            how: dict[str, Any] = {"sample_axis": along, "bfloat16": bfloat16}
+            if self.classes is None or known is None:
+                counter.update(array, axis, self._threshold, **how)
+                return
+            try:
+                # Packed once for both: to read the activations again takes longer.
+                rows = counter.pack(array, axis, self._threshold, **how)
+            except MemoryError:
+                self.classes.give_up(width, SHORT)
+                counter.update(array, axis, self._threshold, **how)
+                return
+            counter.update_packed(rows, grid)
+            self.classes.count(width, rows, known)
         except KeyError:
             raise
         except Exception as error:

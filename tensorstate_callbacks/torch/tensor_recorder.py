@@ -14,6 +14,7 @@ from tensorstate_callbacks.errors import ProbeError
 from tensorstate_callbacks.recording.budget import WHOLE, Sampling
 from tensorstate_callbacks.recording.channel_axis import Axis, folded_sample_axis, normal_axes
 from tensorstate_callbacks.recording.class_counts import Samples
+from tensorstate_callbacks.recording.class_problems import SHORT
 from tensorstate_callbacks.recording.pass_counts import Width
 from tensorstate_callbacks.recording.probe_counter import Grid, ProbeCounter, Rows
 from tensorstate_callbacks.recording.recorder import Recorder
@@ -158,7 +159,8 @@ class TensorRecorder(Recorder):
     ) -> None:
         takers: list[Callable[[Rows], None]] = []
         # mps had no sums of 64-bit integers at first.
-        if self._tables is not None and values.device.type != "mps":
+        is_counted = self._tables is not None and values.device.type != "mps"
+        if self._tables is not None and is_counted:
             self._tables.count(name, counter, grid, values)
         else:
             takers.append(lambda rows: counter.update_packed(rows, grid))
@@ -172,7 +174,13 @@ class TensorRecorder(Recorder):
         n_read = math.prod(grid) if places is None else len(places)
         shape = values.shape[0] * n_read, -(-values.shape[-1] // 8)
         write = partial(self._states.pack, values, places)
-        self._transfers.add(name, counter, grid, shape, values.device, write, takers)
+        try:
+            self._transfers.add(name, counter, grid, shape, values.device, write, takers)
+        except OUT_OF_MEMORY:
+            if self.classes is None or not is_counted:
+                raise
+            # Only classes need the rows.
+            self.classes.give_up(Width(name, counter.n_neurons), SHORT)
 
     def layout_of(
         self,
