@@ -8,8 +8,9 @@ NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_
 
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: demo demo-lightning study test lint types clean bench soak soak-interrupts fuzz
+.PHONY: demo demo-lightning study test docs lint types clean bench soak soak-interrupts fuzz
 .PHONY: test-kernels test-neon test-asan test-ubsan test-tsan test-wheels
 .PHONY: test-without-keras test-keras-jax test-keras-tensorflow test-keras-torch
 .PHONY: test-keras-versions test-lightning-versions
@@ -20,7 +21,7 @@ demo: $(READY)
 demo-lightning: $(READY)
 	$(RUN) examples/lightning_mnist.py
 
-# What docs/does_it_help.md tells, in some 100 minutes of processor time on a busy machine; goes on
+# What docs/studies/does_it_help.md tells, in some 100 minutes of processor time on a busy machine; goes on
 # where it was stopped.
 study: $(READY)
 	$(RUN) examples/label_noise.py
@@ -104,6 +105,10 @@ test-keras-versions: $(READY)
 # Lightning's other name, and older versions, each in an environment of its own.
 test-lightning-versions: $(READY)
 	$(RUN) -m nox --session lightning-2.0.9 lightning-2.2.5 lightning-2.4.0 lightning-namespace
+
+# The site, into build/site; any warning is an error.
+docs: $(READY)
+	$(RUN) -m mkdocs build --strict --quiet
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -2,7 +2,7 @@
 
 Draws states many times from distributions whose entropy is known: uniform, Zipf, and the states of
 LeNet-5's layers on 5,000 digits taken for the whole population. `--save` writes both tables into
-`docs/estimators.md`. The same seeds give the same tables.
+`docs/how_to/estimators.md`. The same seeds give the same tables.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tensorstate_callbacks.metrics.intervals import Interval, entropy_interval
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "estimators.md"
+PAGE = ROOT / "docs" / "how_to" / "estimators.md"
 SEEDS = 200
 NEURONS = {"conv_1": 20, "conv_2": 50, "conv_3": 100}
 SIZES = (250, 1_000, 4_000, 16_000, 64_000)

@@ -1,7 +1,8 @@
 """What groups and positions show of today's networks: `python -m benchmarks.scale_metrics`.
 
 Efficiency and memory of ResNet-50, ConvNeXt-tiny and ViT-small at 224×224 with random weights, on
-smooth noise; all settings count the same pass. `--save` writes the tables into `docs/scale.md`.
+smooth noise; all settings count the same pass. `--save` writes the tables into
+`docs/how_to/scale.md`.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from benchmarks.validation_torch import validate  # noqa: E402
 from tensorstate_callbacks import network_efficiency  # noqa: E402
 from tensorstate_callbacks.torch import record  # noqa: E402
 
-PAGE = ROOT / "docs" / "scale.md"
+PAGE = ROOT / "docs" / "how_to" / "scale.md"
 BATCH = 8
 
 

@@ -2,7 +2,7 @@
 
 The picture of the documentation, after a first `make demo`:
 
-    .venv/bin/python tests/board_page.py runs/keras_mnist/tensorboard/* docs/tensorboard.png
+    .venv/bin/python tests/board_page.py runs/keras_mnist/tensorboard/* docs/images/tensorboard.png
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Show the pages of a run in an MLflow database in a headless Chromium, one as a picture.
 
-`.venv/bin/python tests/mlflow_page.py runs/keras_mnist docs/mlflow.png` makes the picture in the
-README from what `make demo` left.
+`.venv/bin/python tests/mlflow_page.py runs/keras_mnist docs/images/mlflow.png` makes the picture of
+the documentation from what `make demo` left.
 """
 
 import sys

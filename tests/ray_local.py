@@ -10,7 +10,7 @@ import pytest
 
 @contextmanager
 def local_ray(folder: Path) -> Iterator[dict[str, Any]]:
-    """Give a trainer, and what makes it train here, under the names of docs/integrations.md."""
+    """Give a trainer, and what makes it train here, under names of docs/how_to/integrations.md."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -240,11 +240,11 @@ def test_calls_of_a_method_are_timed_and_do_what_they_did():
     assert all(seconds >= 0 for seconds in spent)
 
 
-SCALE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+SCALE = (ROOT / "docs" / "how_to" / "scale.md").read_text(encoding="utf-8")
 
 
 def scale_table(lines):
-    """Return the efficiencies of a table of docs/scale.md by unit and positions."""
+    """Return the efficiencies of a table of docs/how_to/scale.md by unit and positions."""
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     return {(unit, at): list(map(float, shown)) for unit, at, _, _, *shown in cells}
 

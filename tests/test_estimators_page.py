@@ -1,4 +1,4 @@
-"""The tables of docs/estimators.md, and the script that writes them."""
+"""The tables of docs/how_to/estimators.md, and the script that writes them."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import estimators  # noqa: E402
 
-PAGE = (ROOT / "docs" / "estimators.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how_to" / "estimators.md").read_text(encoding="utf-8")
 
 
 def cells_of(start):

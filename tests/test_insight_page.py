@@ -1,4 +1,4 @@
-"""The snippets of docs/insight.md run as they stand there, and what they say is so."""
+"""The snippets of docs/how_to/insight.md run as they stand there, and what they say is so."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import nn
 from tensorstate_callbacks import History, plot_classes, plot_neurons
 from tensorstate_callbacks.torch import ProbeSet, record
 
-PAGE = (Path(__file__).parent.parent / "docs" / "insight.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "how_to" / "insight.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 N_SAMPLES = 300
 
@@ -128,7 +128,8 @@ def test_change_is_what_the_page_says():
 
 
 def test_pictures_of_the_page_are_there():
-    names = re.findall(r"!\[[^]]+\]\(([\w.]+)\)", PAGE)
+    names = re.findall(r"!\[[^]]+\]\(\.\./images/([\w.]+)\)", PAGE)
     assert len(names) == 3
+    images = Path(__file__).parent.parent / "docs" / "images"
     for name in names:
-        assert (Path(__file__).parent.parent / "docs" / name).read_bytes().startswith(b"\x89PNG")
+        assert (images / name).read_bytes().startswith(b"\x89PNG")

@@ -153,7 +153,7 @@ def test_the_console_script_is_this_command_line():
 def test_the_extras_are_those_of_pyproject():
     tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
     declared = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
-    for_users = declared.keys() - {"all", "bench", "dev", "examples", "sweep", "test"}
+    for_users = declared.keys() - {"all", "bench", "dev", "docs", "examples", "sweep", "test"}
     assert installation.EXTRAS.keys() == for_users
     for extra, names in installation.EXTRAS.items():
         assert {re.match(r"[\w-]+", line).group() for line in declared[extra]} == set(names)

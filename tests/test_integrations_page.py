@@ -1,4 +1,4 @@
-"""The snippets of docs/integrations.md run as they stand there, and give what they say."""
+"""The snippets of docs/how_to/integrations.md run as they stand there, and give what they say."""
 
 import contextlib
 import re
@@ -16,7 +16,7 @@ import tensorstate_callbacks
 from tensorstate_callbacks.huggingface import EfficiencyTrainerMixin
 from tensorstate_callbacks.torch import record
 
-PAGE = (Path(__file__).parent.parent / "docs" / "integrations.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "how_to" / "integrations.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 pytestmark = [

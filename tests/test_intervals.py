@@ -149,7 +149,7 @@ def test_numbers_of_samples_and_accuracies_that_are_none():
 
 @pytest.mark.parametrize("n_states", [300, 3_000, 300_000])
 def test_intervals_hold_the_true_entropy(n_states, rng):
-    """At coverages of 0.14, 0.77 and 1; docs/estimators.md has more."""
+    """At coverages of 0.14, 0.77 and 1; docs/how_to/estimators.md has more."""
     held = 0
     for _ in range(100):
         counts = rng.multinomial(n_states, np.full(2**11, 2.0**-11))

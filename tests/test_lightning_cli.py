@@ -111,7 +111,7 @@ def test_saved_config_runs_again_to_the_same_report(
 
 @pytest.mark.skipif(NAMESPACE != "pytorch_lightning", reason="lightning is the page's other name")
 def test_config_of_the_page_runs(tmp_path: Path) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "integrations.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "how_to" / "integrations.md").read_text()
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     path = written(tmp_path)
     config = yaml.safe_load(path.read_text())

@@ -256,7 +256,7 @@ def test_fabric_loops() -> None:
 
 
 def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs/how_to/training.md").read_text(encoding="utf-8")
     callback, loop = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     model = small_net()
     names = {

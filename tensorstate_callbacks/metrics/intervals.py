@@ -2,8 +2,8 @@
 
 An interval is about the entropy that infinitely many states would show, so where many were never
 seen it lies above the plug-in estimate. It costs one pass over a spectrum, nothing is drawn at
-random, and the same spectrum gives the same interval. `docs/estimators.md` says how often the
-intervals hold what they promise, and where they don't.
+random, and the same spectrum gives the same interval. `docs/how_to/estimators.md` says how often
+the intervals hold what they promise, and where they don't.
 """
 
 import math
