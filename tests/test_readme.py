@@ -1,6 +1,7 @@
-"""The README's code runs as it stands there, and its links lead somewhere."""
+"""The README's and the home page's code runs as it stands there, and links lead somewhere."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+INDEX = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+HOME = [
+    textwrap.dedent(text) for text in re.findall(r"    ```python\n(.*?)    ```", INDEX, re.DOTALL)
+]
 
 
 def block(word):
@@ -72,6 +77,31 @@ def test_lightning_code(tmp_path, monkeypatch, capsys, rng):
 def test_each_framework_takes_six_lines():
     for text in BLOCKS:
         assert len([line for line in text.splitlines() if line]) == 6
+
+
+def test_the_home_page_shows_the_same_code_and_two_more_frameworks():
+    assert HOME[:2] == BLOCKS
+    assert len(HOME) == 4
+
+
+def test_pytorch_code_of_the_home_page(capsys):
+    import torch
+
+    model, x = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 2)), torch.randn(40, 6)
+    names = {"model": model, "validate": lambda model: float(model(x).detach().mean() ** 2)}
+    exec(HOME[2], names)  # noqa: S102
+    report = names["recording"].report(accuracy=names["accuracy"])
+    assert report.table() in capsys.readouterr().out
+    assert report.layers["0"].n_states == 40
+
+
+def test_hugging_face_code_of_the_home_page(tmp_path, capsys):
+    from huggingface_runs import arguments, images, share_right, vision
+
+    names = {"model": vision(), "accuracy": share_right, "test": images()}
+    exec(HOME[3], names | {"arguments": arguments(tmp_path)})  # noqa: S102
+    printed = capsys.readouterr().out.split()
+    assert 0 < float(printed[-1]) < 1
 
 
 def test_links_are_absolute_and_lead_to_files_and_pages():
