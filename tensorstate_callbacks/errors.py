@@ -79,7 +79,7 @@ class WarnOnce:
 def list_some(words: Iterable[str], most: int = 6) -> str:
     """Return the first `most` of the words, and how many more there are, for a message.
 
-    Example:
+    Examples:
         >>> list_some(["conv", "fc", "out"], 2)
         'conv, fc and 1 more'
     """

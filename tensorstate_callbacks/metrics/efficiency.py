@@ -20,7 +20,7 @@ def efficiency(entropy_bits: float, n_neurons: int) -> float:
     Source: Schaub and Hotaling, "Assessing Intelligence in Artificial Neural Networks",
     arXiv 2006.02909.
 
-    Example:
+    Examples:
         >>> efficiency(5.0, 20)
         0.25
     """
@@ -48,7 +48,7 @@ def network_efficiency(efficiencies: Iterable[float]) -> float:
         TypeError: It is no iterable of numbers.
         ValueError: There is no layer, or a value is not a share.
 
-    Example:
+    Examples:
         >>> network_efficiency([0.25, 1.0])
         0.5
     """
@@ -96,7 +96,7 @@ def aIQ(network_efficiency: float, accuracy: float, beta: float = 2) -> float:
     Source: Schaub and Hotaling, "Assessing Intelligence in Artificial Neural Networks",
     arXiv 2006.02909.
 
-    Example:
+    Examples:
         >>> aIQ(0.125, 1.0, beta=2)
         0.5
     """

@@ -55,7 +55,7 @@ def entropy(counts: npt.ArrayLike, alpha: float = 1) -> float:
     Source: A. Rényi, "On measures of entropy and information" (1961); C. Shannon, "A mathematical
     theory of communication" (1948).
 
-    Example:
+    Examples:
         >>> entropy([2, 2, 4])
         1.5
         >>> entropy([5, 5, 5, 5], alpha=0)
@@ -104,7 +104,7 @@ def estimate_entropy(
     Raises:
         ValueError: No state was seen, or there is no estimator of that name.
 
-    Example:
+    Examples:
         >>> spectrum = Spectrum.from_counts([4, 2, 3, 2, 4, 2, 1, 1])
         >>> [round(estimate_entropy(spectrum, name), 3) for name in ("plug-in", "chao-shen")]
         [2.84, 3.176]

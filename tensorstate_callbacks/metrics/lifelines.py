@@ -22,7 +22,7 @@ class Lifelines:
         rates: Share of the states in which each neuron fired, 0 to 1, shape
             `(n_neurons, evaluations)`, float64, read-only; NaN where the layer wasn't seen.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> rates = np.array([[0.5, 0.25, 0.5], [0.5, 0.0, 0.0], [0.25, 0.0, 0.5]])
         >>> lines = Lifelines("fc", "epoch", np.array([1, 2, 3]), rates)

@@ -82,7 +82,7 @@ def turnover(first: Rows, second: Rows, n_neurons: int) -> float:
         second: As many, in the same order.
         n_neurons: Bits of a state.
 
-    Example:
+    Examples:
         >>> turnover(np.uint8([[0b011], [0b111]]), np.uint8([[0b010], [0b101]]), 3)
         0.3333333333333333
     """
@@ -123,7 +123,7 @@ def naswot(codes: Rows, n_bits: int) -> float:
         codes: Packed bits of each sample, shape `(samples, bytes)`; what is no bit of it is 0.
         n_bits: Bits of a sample.
 
-    Example:
+    Examples:
         >>> round(naswot(np.uint8([[0b00], [0b01], [0b11]]), 2), 4)  # log of the determinant 4
         1.3863
     """

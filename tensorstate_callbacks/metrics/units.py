@@ -159,7 +159,7 @@ class UnitMetrics(NamedTuple):
 def unit_sizes(n_neurons: int, group_size: int) -> npt.NDArray[np.int64]:
     """Return the number of neurons of each unit of a layer: `group_size`, the rest in the last.
 
-    Example:
+    Examples:
         >>> unit_sizes(20, 8)
         array([8, 8, 4])
     """

@@ -333,7 +333,7 @@ class LayerReport(NeuronReadings):
         Source: M. O. Hill, "Diversity and evenness: a unifying notation and its consequences",
         Ecology 54 (1973) 427-432.
 
-        Example:
+        Examples:
             >>> fired = np.array([4, 2], np.uint64)
             >>> layer = LayerReport.from_spectrum("a", Spectrum.from_counts([2, 2, 4]), fired)
             >>> [round(layer.effective_states(order), 3) for order in (0, 1, 2, math.inf)]

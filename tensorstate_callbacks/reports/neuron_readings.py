@@ -60,7 +60,7 @@ class NeuronReadings:
         Raises:
             StatesNotAvailableError: It wasn't asked for, or isn't known any more; says how to.
 
-        Example:
+        Examples:
             >>> from tensorstate_callbacks import LayerReport
             >>> tables = np.array([0, 0, 0, 2, 1, 0, 0, 0], np.uint64)
             >>> fired = np.array([2, 2, 1], np.uint64)

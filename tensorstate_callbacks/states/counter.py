@@ -55,7 +55,7 @@ class StateCounter(RowCounter):
         ValueError: if one is less than 1, or the environment variable `TENSORSTATE_KERNEL` names a
             kernel that this machine cannot run.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> counter = StateCounter(3)
         >>> counter.update(np.array([[1.0, -1.0, 2.0], [0.5, 0.0, 9.0], [0.0, 1.0, 0.0]]), -1)
@@ -110,7 +110,7 @@ class StateCounter(RowCounter):
     def spectrum(self) -> Spectrum:
         """How many distinct states were seen once, twice, ...: all that an entropy depends on.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> counter = StateCounter(8)
             >>> counter.update_packed(np.array([[1], [2], [2], [3], [3]], np.uint8))
@@ -132,7 +132,7 @@ class StateCounter(RowCounter):
         Raises:
             ValueError: if an order is negative or NaN.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> counter = StateCounter(8)
             >>> counter.update_packed(np.array([[1], [2], [2]], np.uint8))

@@ -45,7 +45,7 @@ class GroupCounter(RowCounter):
             a kernel that this machine cannot run.
         MemoryError: if there is no memory for the counts of all units.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> counter = GroupCounter(3, group_size=2)
         >>> counter.update(np.array([[1.0, -1.0, 2.0], [0.5, 0.0, 9.0], [0.0, 1.0, 0.0]]), -1)
@@ -128,7 +128,7 @@ class GroupCounter(RowCounter):
             ValueError: if the shape is wrong, or the counts of a unit don't add up to `n_states`.
             OverflowError: if the counter would hold more than 2**64 - 1 states.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> counter = GroupCounter(3, group_size=2)
             >>> counter.add_tables(np.array([0, 2, 1, 0, 1, 2], np.uint64), 3)
@@ -155,7 +155,7 @@ class GroupCounter(RowCounter):
     def spectra(self) -> list[Spectrum]:
         """The spectrum of each unit: all that the units' entropies depend on.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> counter = GroupCounter(10, group_size=8)
             >>> counter.update_packed(np.array([[1, 0], [2, 0], [2, 1]], np.uint8))

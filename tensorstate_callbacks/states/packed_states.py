@@ -22,7 +22,7 @@ def compress_states(states: Any) -> npt.NDArray[np.uint8]:
         TypeError: The outputs can't be compared with 0.
         ValueError: They are not two-dimensional, or there is no neuron.
 
-    Example:
+    Examples:
         >>> compress_states(np.array([[0.5, -1.0, 2.0], [0.0, 3.0, -0.0]]))
         array([[5],
                [2]], dtype=uint8)
@@ -50,7 +50,7 @@ def decompress_states(states: npt.ArrayLike, num_neurons: int) -> npt.NDArray[np
         TypeError: The states are not uint8.
         ValueError: Their width is not that of so many neurons.
 
-    Example:
+    Examples:
         >>> decompress_states(np.array([[5], [2]], np.uint8), 3)
         array([[ True, False,  True],
                [False,  True, False]])
@@ -84,7 +84,7 @@ def sort_states(
         TypeError: The states are not uint8.
         ValueError: There are fewer states than `state_count`, or it is negative.
 
-    Example:
+    Examples:
         >>> edges, index = sort_states(np.array([[7], [2], [7]], np.uint8))
         >>> np.diff(edges), index
         (array([1, 2]), array([1, 0, 2]))

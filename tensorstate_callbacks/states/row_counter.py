@@ -102,7 +102,7 @@ class RowCounter:
             TypeError: if `rows` is not uint8.
             ValueError: if the shape is wrong or a bit beyond `n_neurons` is set.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> from tensorstate_callbacks import StateCounter
             >>> counter = StateCounter(10)
@@ -125,7 +125,7 @@ class RowCounter:
             ValueError: if a shape is wrong or a bit beyond `n_neurons` is set.
             OverflowError: if the counter would hold more than 2**64 - 1 states.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> from tensorstate_callbacks import StateCounter
             >>> counter = StateCounter(3)

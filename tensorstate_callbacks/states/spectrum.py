@@ -109,7 +109,7 @@ def check_alpha(alpha: float) -> float:
 def add_spectra(spectra: Iterable[Spectrum]) -> Spectrum:
     """Return the spectrum of the union of disjoint sets of states.
 
-    Example:
+    Examples:
         >>> one, other = Spectrum.from_counts([1, 1, 5]), Spectrum.from_counts([1, 2])
         >>> values, multiplicities = add_spectra([one, other])
         >>> values, multiplicities

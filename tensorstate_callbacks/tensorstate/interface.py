@@ -73,7 +73,7 @@ def build_efficiency_model(
             of the layers are inside of other layers; the model has a `compile` of its own and the
             new one isn't compiled; or, with JAX, the optimizer can't be shared.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
         >>> model = build_efficiency_model(model, attach_to=["Linear"])
@@ -141,7 +141,7 @@ def network_efficiency(model: Any) -> float:
 def aIQ(network_efficiency: float, accuracy: float, weight: float = 2) -> float:
     """Return `tensorstate_callbacks.aIQ`, whose `beta` is called `weight` here.
 
-    Example:
+    Examples:
         >>> aIQ(0.125, 1.0, weight=2)
         0.5
     """

@@ -58,11 +58,13 @@ class StateCapture(StateReadings, keras.layers.Layer):
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of its range.
 
-    Example:
+    Examples:
+        ```python
         capture = tensorstate_callbacks.keras.StateCapture("conv_1_states")
         model = keras.Sequential([keras.layers.Conv2D(20, 5), capture, keras.layers.Flatten(), ...])
         model.predict(x)
         print(capture.efficiency())
+        ```
     """
 
     def __init__(

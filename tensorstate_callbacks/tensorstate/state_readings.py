@@ -214,7 +214,7 @@ def rows_of_samples(
     Returns:
         Row numbers, sample by sample.
 
-    Example:
+    Examples:
         >>> rows_of_samples(np.array([[2, 4], [1, 3]]), np.array([2, 0]))
         array([4, 5, 6, 0, 1])
     """
@@ -242,7 +242,7 @@ def sample_numbers(index: npt.ArrayLike, n_samples: int) -> npt.NDArray[np.int64
         IndexError: There is no such sample, or the mask is of another length.
         TypeError: It is neither whole numbers nor a mask.
 
-    Example:
+    Examples:
         >>> sample_numbers([0, -1], 5), sample_numbers([False, True], 2)
         (array([0, 4]), array([1]))
     """

@@ -60,7 +60,7 @@ class StateCaptureHook(CapturedStates):
     Warns:
         TensorStateWarning: The axis of the neurons had to be guessed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> layer = torch.nn.Linear(4, 3)
         >>> hook = StateCaptureHook("layer")

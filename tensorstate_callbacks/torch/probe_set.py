@@ -43,7 +43,7 @@ class ProbeSet:
         TypeError: It is neither.
         ValueError: At the first use: it has more samples, or none.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from tensorstate_callbacks.torch import record
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
