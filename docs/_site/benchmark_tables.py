@@ -1,1 +1,1 @@
-"""Divide the table of benchmarks/RESULTS.md over the page of the benchmarks, as the site is built."""
+"""Divide the table of benchmarks/RESULTS.md over docs/benchmarks.md as the site is built."""

@@ -42,8 +42,8 @@ class EvaluationRecording(RecordingCallback):
         attach_to: Which layers to probe: a class name (`"Linear"`), a layer name or glob
             (`"*.query"`), a type, a predicate `(name, module) -> bool`, or a sequence of these.
             None takes every convolution and dense layer except the one that makes the output.
-        mask: Which positions (tokens) count. `"auto"` takes the masks that the Trainer gives the
-            model; None counts padding too.
+        mask: Which positions (tokens) count. The default, `"auto"`, takes the masks that the
+            Trainer gives the model; None counts padding too.
         output_fn: `(name, output)` to the tensor to count; see `torch.record`.
         **options: More arguments of the callbacks, with the same meaning and default: `exclude`,
             `method`, `beta`, `accuracy`, `threshold`, `alpha`, `group_size`, `positions`,
