@@ -16,21 +16,25 @@ _SHORT = {"record": "torch.Recording", "record_training": "torch.TrainingRecordi
 _PARTS = re.compile(r"(<(a|h\d|pre|autoref)\b.*?</\2>)|<code>([\w.]+)</code>", re.DOTALL)
 
 
+def find_paths(page: str) -> list[str]:
+    """Return what a page of the reference shows, as paths within the package."""
+    return _NAMES.findall(page)
+
+
 def find_names() -> dict[str, str]:
     """Return what can be linked, as it may be written, and where to in the reference."""
-    names = dict(_SHORT)
+    names = {}
     for page in sorted(_REFERENCE.glob("*.md")):
-        for path in _NAMES.findall(page.read_text(encoding="utf-8")):
+        for path in find_paths(page.read_text(encoding="utf-8")):
             name = path.rpartition(".")[2]
             names |= {path: path, f"tensorstate_callbacks.{path}": path}
-            if name not in _AMBIGUOUS and (name[0].isupper() or "_" in name):
+            if name not in _AMBIGUOUS:
                 names[name] = path
-    for name, path in _SHORT.items():
-        names |= {f"torch.{name}": path, f"tensorstate_callbacks.torch.{name}": path}
     # A word like `entropy` is a metric as often as the function.
-    return {name: path for name, path in names.items() if not re.fullmatch("[a-z]+|aIQ", name)} | {
-        "record": _SHORT["record"]
-    }
+    names = {name: path for name, path in names.items() if not re.fullmatch("[a-z]+|aIQ", name)}
+    for name, path in _SHORT.items():
+        names |= dict.fromkeys((name, f"torch.{name}", f"tensorstate_callbacks.torch.{name}"), path)
+    return names
 
 
 def link(html: str, names: dict[str, str]) -> str:
