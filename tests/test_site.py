@@ -153,6 +153,19 @@ def test_the_pages_of_callbacks_describe_all_their_arguments(site: Path, package
     assert arguments_on(site / "reference/lightning/index.html", name) == [*shared, *own]
 
 
+def test_what_a_function_returns_is_one_type_and_one_paragraph(site: Path) -> None:
+    found = {}
+    for page in sorted((site / "reference").rglob("index.html")):
+        for part in page.read_text(encoding="utf-8").split(">Returns:</span>")[1:]:
+            terms = part.partition("</dl>")[0]
+            found[terms] = re.findall(r"<dt>(.*?)</dt>", terms, re.DOTALL)
+    assert len(found) > 15
+    for terms, types in found.items():
+        (text,) = (re.sub("<.*?>", "", each).strip() for each in types)
+        # What stands before a colon in the description would be taken for the type.
+        assert re.fullmatch(r"[\w.]+(\[.+\]| \| None)?", text), terms
+
+
 def test_what_options_takes_is_listed_by_name(package: Any) -> None:
     shared = set(parameters(package, "recording.callback.RecordingCallback.__init__"))
     recording = "huggingface.recording"

@@ -45,7 +45,7 @@ def network_efficiency(efficiencies: Iterable[float]) -> float:
         A share between 0 and 1; 0 as soon as one layer's efficiency is 0.
 
     Raises:
-        TypeError: It is no iterable of numbers.
+        TypeError: `efficiencies` is not an iterable of numbers.
         ValueError: There is no layer, or a value is not a share.
 
     Examples:

@@ -132,7 +132,7 @@ class StateCounter(RowCounter):
             alphas: Orders, each at least 0; infinity is allowed.
 
         Returns:
-            Shape `(len(alphas),)`, float64: Σ c log2 c for α = 1, max c for α = ∞, else Σ c^α.
+            Σ c log2 c for α = 1, max c for α = ∞, else Σ c^α, shape `(len(alphas),)`, float64.
             Zeros where nothing was counted. Sums are rounded once, so the order of the states
             doesn't matter.
 

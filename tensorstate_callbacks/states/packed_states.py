@@ -75,10 +75,10 @@ def sort_states(
         state_count: How many of them to look at, from the first on; None for all.
 
     Returns:
-        `edges`, shape `(distinct + 1,)`, int64: where each distinct state begins among the sorted
-        ones, and their number at the end, so that `np.diff(edges)` counts them; and `index`, shape
-        `(state_count,)`, int64: `states[index]` is sorted by its bytes, equal states in the order
-        in which they stood.
+        A tuple `(edges, index)`. `edges` says where each distinct state begins among the sorted
+        ones, and their number at the end, so that `np.diff(edges)` counts them, shape
+        `(distinct + 1,)`, int64. `index` sorts the states, `states[index]`, by their bytes, equal
+        states in the order in which they stood, shape `(state_count,)`, int64.
 
     Raises:
         TypeError: The states are not uint8.

@@ -148,7 +148,17 @@ def network_efficiency(model: Any) -> float:
 
 
 def aIQ(network_efficiency: float, accuracy: float, weight: float = 2) -> float:
-    """Return `tensorstate_callbacks.aIQ`, whose `beta` is called `weight` here.
+    """Return the artificial intelligence quotient of a network.
+
+    It is `tensorstate_callbacks.aIQ`, whose `beta` is called `weight` here.
+
+    Args:
+        network_efficiency: Geometric mean of the layers' efficiencies, a share (0 to 1).
+        accuracy: The network's accuracy on the same data, a share (0 to 1).
+        weight: Weight of accuracy against efficiency, above 0.
+
+    Raises:
+        ValueError: `weight` is not above 0, or one of the others is not a share.
 
     Examples:
         >>> aIQ(0.125, 1.0, weight=2)
