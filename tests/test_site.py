@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -187,6 +188,11 @@ def options_of(package: Any, path: str) -> set[str]:
 def test_names_in_text_are_links_to_the_reference(site: Path) -> None:
     links = Tags(site / "reference/keras/index.html").values("href", "a")
     assert "../reports/#tensorstate_callbacks.ProbeChange" in links
+    # Elsewhere it is as often Keras's own.
+    for path, is_linked in (("reference/reports.md", True), ("how_to/training.md", False)):
+        page = SimpleNamespace(file=SimpleNamespace(src_uri=path))
+        html = link_names.on_page_content("<p><code>History</code></p>", page)
+        assert ("tensorstate_callbacks.History" in html) == is_linked
     names = {"plot_history": "plot_history", "torch.record": "torch.Recording"}
     assert link_names.find_names().items() >= names.items()
     there = '<autoref identifier="tensorstate_callbacks.plot_history" optional>'

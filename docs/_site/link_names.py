@@ -11,6 +11,8 @@ _REFERENCE = Path(__file__).parents[1] / "reference"
 _NAMES = re.compile(r"^::: tensorstate_callbacks\.(\S+)$", re.MULTILINE)
 # What may stand for something else: a metric, a method, either framework's callback.
 _AMBIGUOUS = {"EfficiencyCallback", "network_efficiency"}
+# On other pages it is as often the one that Keras's `fit` returns.
+_OURS_IN_REFERENCE = "History"
 _SHORT = {"record": "torch.Recording", "record_training": "torch.TrainingRecording"}
 # Code, but not in links, headings and blocks.
 _PARTS = re.compile(r"(<(a|h\d|pre|autoref)\b.*?</\2>)|<code>([\w.]+)</code>", re.DOTALL)
@@ -49,6 +51,9 @@ def link(html: str, names: dict[str, str]) -> str:
     return _PARTS.sub(linked, html)
 
 
-def on_page_content(html: str, **_: Any) -> str:
+def on_page_content(html: str, page: Any, **_: Any) -> str:
     """Link the names of a page."""
-    return link(html, find_names())
+    names = find_names()
+    if not page.file.src_uri.startswith("reference/"):
+        del names[_OURS_IN_REFERENCE]
+    return link(html, names)
