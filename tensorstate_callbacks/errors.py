@@ -11,7 +11,7 @@ class TensorStateError(Exception):
 
 
 class NoLayerMatchedError(TensorStateError, ValueError):
-    """`attach_to` and `exclude` leave no layer of the model to probe."""
+    """`attach_to` and `exclude` leave no layer to probe; the message says what the model has."""
 
 
 class ProbeError(TensorStateError, RuntimeError):
@@ -19,7 +19,7 @@ class ProbeError(TensorStateError, RuntimeError):
 
 
 class RankError(TensorStateError, RuntimeError):
-    """Another process failed or did not come to merge its counts; the message names its rank."""
+    """Another process failed, or didn't come to merge its counts; the message names its rank."""
 
 
 class MissingExtraError(TensorStateError, ImportError):
@@ -27,15 +27,18 @@ class MissingExtraError(TensorStateError, ImportError):
 
 
 class TensorStateWarning(UserWarning):
-    """Something the user asked for could not be measured, or only slowly; said once."""
+    """Something you asked for can't be measured, or only in part or slowly.
+
+    It is given once a fit, or once a recording, and names the layer or key and the ways out.
+    """
 
 
 class StatesNotAvailableError(TensorStateError, RuntimeError):
-    """What was asked for has not been captured, or was not kept; the message names the layer."""
+    """What was asked for was not recorded, or not kept; the message says how to keep it."""
 
 
 class RunError(TensorStateError, ValueError):
-    """A finished run can't be read back; the message names what was found instead."""
+    """A finished run can't be read back; the message says what was found instead."""
 
 
 class WarnOnce:
@@ -79,7 +82,7 @@ class WarnOnce:
 def list_some(words: Iterable[str], most: int = 6) -> str:
     """Return the first `most` of the words, and how many more there are, for a message.
 
-    Example:
+    Examples:
         >>> list_some(["conv", "fc", "out"], 2)
         'conv, fc and 1 more'
     """

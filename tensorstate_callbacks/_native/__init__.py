@@ -76,7 +76,10 @@ class GroupEngine(RowsEngine, Protocol):
 
 
 def available_kernels() -> tuple[str, ...]:
-    """Names of the kernels this machine can run, fastest first; `"numpy"` is always there."""
+    """Return the names of the kernels that this machine can run, the fastest first.
+
+    `"numpy"` is always among them.
+    """
     return (*_native_kernels, "numpy")
 
 
@@ -106,7 +109,21 @@ def use_openmp(parallel_region: int) -> None:
 
 @contextmanager
 def use_kernel(name: str) -> Iterator[None]:
-    """Make new counters use one kernel while the context lasts; for the whole process."""
+    """Make new counters of the whole process use one kernel while the block is open.
+
+    Args:
+        name: One of `available_kernels`.
+
+    Raises:
+        ValueError: It is unknown, or can't run on this machine.
+
+    Examples:
+        >>> from tensorstate_callbacks import StateCounter
+        >>> with use_kernel("numpy"):
+        ...     counter = StateCounter(8)
+        >>> counter.kernel
+        'numpy'
+    """
     global _forced, _forced_by
     before = _forced, _forced_by
     _forced, _forced_by = _checked(name, "use_kernel"), "use_kernel"

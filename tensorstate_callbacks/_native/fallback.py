@@ -284,7 +284,7 @@ def pack_states(
         TypeError: if the dtype is not supported or an argument is not a number.
         ValueError: if the channel axis is not there, or the threshold is not finite.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> pack_states(np.array([[1.0, -1.0, 2.0], [0.0, 3.0, 0.0]]), channel_axis=1)
         array([[5],

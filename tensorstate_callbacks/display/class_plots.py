@@ -35,8 +35,8 @@ def plot_classes(
 ) -> "Figure":
     """Draw how far apart the states of each two classes lie, as a matrix in shades of grey.
 
-    Beside each matrix stands that of labels shuffled by sample, on the same scale: what both show
-    comes of having seen few states, and says nothing of the classes.
+    Beside each matrix stands the one of labels shuffled by sample, on the same scale: what both
+    show comes from having seen few states, and says nothing about the classes.
 
     Args:
         report: One evaluation, recorded with `classes=`.

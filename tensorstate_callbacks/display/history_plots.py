@@ -51,10 +51,10 @@ def plot_history(history: Sequence[EvaluationView]) -> "Figure":
         history: One report per evaluation, as in a callback's `history`.
 
     Returns:
-        A figure of two panels: the network's metrics, and the layers' efficiencies with the
-        ceilings that the number of samples sets, dotted. More than eight layers get a small panel
-        each, which its own ceiling scales, more than forty a heat map. The caller saves or shows
-        it.
+        A figure with two panels, one of the network's metrics and one of the layers' efficiencies
+        under the ceilings that the number of samples sets, dotted. More than eight layers get a
+        small panel each, scaled by its own ceiling, more than forty a heat map. Save or show it
+        yourself.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.

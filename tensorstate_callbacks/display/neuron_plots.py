@@ -42,15 +42,15 @@ def plot_neurons(history: Sequence[EvaluationView], layer: str) -> "Figure":
 
     Returns:
         A figure with a column per evaluation and a row per neuron, darker where it fires more.
-        Neurons that fired in the last evaluation are above, by how often they did. Those that were
-        dead then are below, the one that died last first: a cross stands in the first evaluation
-        after the last in which it fired. A triangle stands where a neuron fired again. The numbers
+        Neurons that fired in the last evaluation are above, by how often they did. Neurons that
+        were dead then are below, the one that died last first: a cross marks the first evaluation
+        in which it stayed dead, and a triangle one in which a neuron fired again. The numbers
         beside the rows are the neurons' indices. Of more than 256 neurons several neighbours in
         that order share a row, which shows their mean.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
-        StatesNotAvailableError: It isn't known of some evaluation how often the neurons fired.
+        StatesNotAvailableError: Some evaluations don't know how often the neurons fired.
         ValueError: The history is empty, no evaluation has such a layer, or its number of neurons
             changes.
     """

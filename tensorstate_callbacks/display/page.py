@@ -58,9 +58,9 @@ def write_page(
 
     Args:
         evaluations: A `History`, a list of reports, the oldest first, or one report.
-        path: Where to, ending in .html or .htm; a file that is there is replaced once the new one
-            is whole.
-        source: Where the evaluations come from, in words.
+        path: Name of the file, ending in `.html` or `.htm`. An existing file is replaced once the
+            new one is whole.
+        source: Where the evaluations come from, in words; it stands in the heading.
 
     Raises:
         ValueError: There is no evaluation, or the name ends in something else.

@@ -146,11 +146,11 @@ def plot_states(report: EvaluationView) -> "Figure":
         report: One evaluation.
 
     Returns:
-        A figure: the share of the states that each distinct state makes up, the most frequent one
-        first, on logarithmic axes. A flat curve uses its states evenly; the lowest level that a
-        curve can reach is of states seen once. More than eight layers get a small panel each, all
-        of the same scale, more than forty a row of a heat map. Layers whose spectrum isn't known
-        are left out.
+        A figure of the share of the states that each distinct state makes up, the most frequent
+        one first, on logarithmic axes. A flat curve uses its states evenly; the lowest level that a
+        curve can reach is that of states seen once. More than eight layers get a small panel each,
+        all of the same scale, more than forty a row of a heat map. Layers whose spectrum isn't
+        known are left out.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.

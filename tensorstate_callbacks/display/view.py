@@ -183,7 +183,7 @@ def printable(text: str) -> str:
 
     What can't be shown, such as line breaks, NUL and lone surrogates, stands as Python writes it.
 
-    Example:
+    Examples:
         >>> print(printable("a\nb\udc80"))
         a\nb\udc80
     """
@@ -203,7 +203,7 @@ def _escaped(sign: str) -> str:
 def short(name: str, length: int = 40) -> str:
     """Return the name, something in its middle left out if it is longer than `length`.
 
-    Example:
+    Examples:
         >>> short("encoder.layer.11.attention.output.dense", 30)
         'encoder.la…ention.output.dense'
     """
@@ -216,7 +216,7 @@ def short(name: str, length: int = 40) -> str:
 def short_names(names: Iterable[str], length: int) -> list[str]:
     """Return names that are printable and short; those that become alike have a number in front.
 
-    Example:
+    Examples:
         >>> short_names(["encoder.1.attention.dense", "encoder.2.attention.dense", "head"], 16)
         ['1:enco…ion.dense', '2:enco…ion.dense', 'head']
     """

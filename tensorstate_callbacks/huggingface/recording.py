@@ -35,18 +35,23 @@ _NOT_TAKEN = frozenset({"every_n_epochs", "every_n_train_steps", "log_extras", "
 class EvaluationRecording(RecordingCallback):
     """What `EfficiencyTrainerMixin` records, and with which arguments.
 
-    The arguments are those of `RecordingCallback`, but for `on`, `every_n_train_steps`, `window`,
-    `every_n_epochs` and `log_extras`. A key given as `accuracy` may stand with or without `eval_`;
-    a callable gets the metrics of the evaluation.
+    A Trainer makes one of its `efficiency` mapping. Make it yourself to keep one history over
+    several Trainers.
 
     Args:
-        attach_to: Which layers to probe; see there.
-        mask: Which positions count; see there. `"auto"` by default: the masks that layers are
-            called with.
+        attach_to: Which layers to probe: a class name (`"Linear"`), a layer name or glob
+            (`"*.query"`), a type, a predicate `(name, module) -> bool`, or a sequence of these.
+            None takes every convolution and dense layer except the one that makes the output.
+        mask: Which positions (tokens) count. The default, `"auto"`, takes the masks that the
+            Trainer gives the model; None counts padding too.
         output_fn: `(name, output)` to the tensor to count; see `torch.record`.
-        probe_data: A mapping of input tensors, or a loader of a few such batches; see
-            `torch.ProbeSet`. A training begins anew with it.
-        options: The others that are there.
+        **options: More arguments of the callbacks, with the same meaning and default: `exclude`,
+            `method`, `beta`, `accuracy`, `threshold`, `alpha`, `group_size`, `positions`,
+            `max_memory`, `channel_axis`, `neurons`, `classes`, `probe_data`, `prefix`,
+            `layer_metrics` and `missing_accuracy`. `accuracy` is a key with or without `eval_`, or
+            a callable that gets the metrics of the evaluation. `probe_data` is a mapping of input
+            tensors, or a loader of a few such batches, and each training begins anew with it. When
+            to evaluate, and what to report to, the Trainer's own arguments say.
 
     Attributes:
         history: One `EfficiencyReport` per evaluation and prediction.

@@ -14,33 +14,45 @@ class EfficiencyTrainerMixin:
     Put it before the Trainer among the base classes. `eval_aiq`, `eval_efficiency` and
     `eval_efficiency/<layer>` (`test_...` in `predict`) then stand beside the metrics of
     `compute_metrics`, for `metric_for_best_model`, `EarlyStoppingCallback` and every reporter. The
-    accuracy is the one that `compute_metrics` returns. Masks of padding that the model is given are
-    applied, so that the figures don't depend on how batches are padded. What is counted is what the
-    model runs in `prediction_step`, but not what it generates. Processes merge their states, and
-    all get the metrics that one would have of the data: samples that are repeated to even out the
-    last batch are left out.
+    accuracy is the one that `compute_metrics` returns.
+
+    Padding is left out: the masks that the model is given apply by themselves, so the metrics don't
+    depend on how batches are padded. States are counted of what the model runs in
+    `prediction_step`, but not of what it generates. Several processes merge their states, and all
+    get the metrics that one process would have of the data: samples that are repeated to fill up
+    the last batch are left out.
 
     Args:
-        args: The Trainer's.
-        efficiency: Arguments of `EvaluationRecording`, or one; None takes its defaults.
-        kwargs: The Trainer's.
+        *args: Arguments of the Trainer.
+        efficiency: Arguments of `EvaluationRecording` as a mapping, such as `{"group_size": 8}`, or
+            an `EvaluationRecording`. None takes the defaults.
+        **kwargs: Arguments of the Trainer.
 
     Attributes:
         efficiency: The `EvaluationRecording`, with the arguments, `history` and `last`.
 
     Raises:
-        TypeError: There is no Trainer behind the mixin; or see `EvaluationRecording`.
+        TypeError: There is no Trainer behind the mixin, or an argument of `efficiency` is of the
+            wrong kind.
+        ValueError: An argument of `efficiency` is out of its range.
 
-    Example:
+    Examples:
+        ```python
         class EfficiencyTrainer(EfficiencyTrainerMixin, Trainer):
             pass
 
+
         trainer = EfficiencyTrainer(
-            model, TrainingArguments(..., metric_for_best_model="eval_aiq"),
-            compute_metrics=accuracy, efficiency={"group_size": 8}, ...
+            model,
+            TrainingArguments("runs", eval_strategy="epoch", metric_for_best_model="eval_aiq"),
+            train_dataset=train,
+            eval_dataset=validation,
+            compute_metrics=accuracy,
+            efficiency={"group_size": 8},
         )
         trainer.train()
         print(trainer.efficiency.last.table())
+        ```
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

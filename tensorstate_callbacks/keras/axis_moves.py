@@ -57,7 +57,7 @@ def carried_axes(axes: Axes, before: Shape, after: Shape) -> Axes:
 def reshaped_axes(axes: Axes, before: Shape, after: Shape) -> Axes:
     """Return where neurons are after a reshape: all axes that theirs became, or were put into.
 
-    Example:
+    Examples:
         >>> reshaped_axes((-1,), (None, 7, 8), (None, 7, 2, 4))
         (-2, -1)
         >>> reshaped_axes((-2, -1), (32, 7, 2, 4), (32, 7, 8))

@@ -158,7 +158,7 @@ def _torch_module(layer: Any, shape: Shape, is_input: bool) -> Axes | None:
 def einsum_axes(equation: str, n_axes: int, *, is_input: bool = False) -> Axes | None:
     """Return the axes that a dense layer's kernel makes, or takes up, by its einsum equation.
 
-    Example:
+    Examples:
         >>> einsum_axes("abc,cde->abde", 4)
         (-2, -1)
         >>> einsum_axes("...x,xy->...y", 3)

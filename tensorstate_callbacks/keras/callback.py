@@ -35,84 +35,97 @@ class EfficiencyCallback(RecordingCallback, keras.callbacks.Callback):
     """Logs the network's efficiency and aIQ with each validation pass.
 
     It counts the firing states of the probed layers while Keras evaluates the model, and adds
-    `val_aiq`, `val_efficiency` and `val_efficiency/<layer>` to the logs of the epoch, where every
-    other callback finds them, wherever it stands in the list. Training isn't touched, no pass is
-    added, and nothing of it has any effect on the model when the evaluation is over.
+    `val_aiq`, `val_efficiency` and `val_efficiency/<layer>` to the logs of the epoch. Every other
+    callback finds them there, wherever it stands in the list. Training isn't touched, no pass is
+    added, and when the evaluation is over nothing of it has any effect on the model.
 
-    On JAX, all processes that `keras.distribution` connects log the figures that one process has of
-    the same data. Each is given the callback, and as many samples as the others. What goes wrong in
-    one of them is raised as the evaluation ends, as the others would wait for its next batch.
+    **Outside of fit.** `model.evaluate(..., callbacks=[callback])` is recorded too. The keys are
+    `aiq`, `efficiency` and `efficiency/<layer>` then, in `return_dict=True` results and in
+    `callback.last`.
 
-    With `on=("val", "train")` it also records every `every_n_train_steps`-th training step, in a
-    train function beside the model's own, and adds `train_efficiency` and
-    `train_efficiency/<layer>` of the last `window` recorded ones to the logs of their batch and of
-    the epoch. With `steps_per_execution`, an execution counts as one batch, and is recorded if one
-    of its batches is due. Weights are those of a training without it, to the bit; but in the graphs
-    of TensorFlow without XLA, and on PyTorch with `jit_compile=True`, recorded steps may round the
-    last bits otherwise.
+    **Layers.** A layer inside another model is found by its path (`"inner/conv"`), and by its own
+    name where no other layer has it. In a subclassed model, the layer that makes the output is the
+    one that is called last.
 
-    With `model.evaluate(..., callbacks=[callback])` outside of fit, the keys are `aiq`,
-    `efficiency` and `efficiency/<layer>`, in `return_dict=True` results and in `callback.last`.
+    **Accuracy.** A key given as `accuracy` may stand with or without `val_`. A callable gets the
+    logs without it.
 
-    The arguments are those of `RecordingCallback`. A layer inside another model is found by its
-    path (`"inner/conv"`), and by its own name where no other has it. In a subclassed model, the
-    layer that makes the output is the one that is called last. A key given as `accuracy` may stand
-    with or without `val_`; a callable gets the logs without it. Keras's `CSVLogger` fixes its
-    columns in the first epoch, in which keys are missing if `every_n_epochs` is above 1: they never
-    get a column. Log with another callback then, or write `callback.history.to_frame()`.
+    **Training.** `on=("val", "train")` also records every `every_n_train_steps`-th training step,
+    in a train function beside the model's own. `train_efficiency` and `train_efficiency/<layer>` of
+    the last `window` recorded steps join the logs of their batch and of the epoch. With
+    `steps_per_execution`, an execution counts as one batch, and is recorded if one of its batches
+    is due. The weights are those of a training without the callback, to the bit; except that
+    recorded steps may round the last bits differently in the graphs of TensorFlow without XLA, and
+    on PyTorch with `jit_compile=True`.
 
-    What Keras's own masks hide (`Masking`, `Embedding(mask_zero=True)`, `mask=` and `padding_mask=`
-    of a layer's call) isn't counted, so that a padded batch gives the counts of its samples without
-    padding. `mask` takes their place. Its key is one of a dict in the batch, x or y. A callable
-    gets the layer's name and the batch as `test_step` gets it, `(x, y)`; where the step is compiled
-    these are symbolic, and it returns a tensor made by `keras.ops`, or None to count all. An array
-    has a row for each sample of the validation data, in their order; one row is for all samples.
+    **Masks.** What Keras's own masks hide (`Masking`, `Embedding(mask_zero=True)`, `mask=` and
+    `padding_mask=` of a layer's call) isn't counted, so a padded batch gives the counts of its
+    samples without padding. `mask` takes the place of these masks. A key is looked for in x or y,
+    where they are dicts. A callable gets the layer's name and the batch as `test_step` gets it,
+    `(x, y)`; where the step is compiled these are symbolic, and it returns a tensor made by
+    `keras.ops`, or None to count everything. An array has a row for each sample of the validation
+    data, in their order; a single row stands for all samples.
 
-    `classes=True` takes y of the evaluation's batches as the labels, where it is one thing. A key
-    is looked for in y, then in x, where they are dicts; a callable gets the batch as `mask` does,
-    `(x, y)` or `(x, y, sample_weight)`, and returns labels; an array has a label for each sample of
+    **Classes.** `classes=True` takes y of the evaluation's batches as the labels, if y is a single
+    array. A key is looked for in y, then in x, where they are dicts. A callable gets the batch,
+    `(x, y)` or `(x, y, sample_weight)`, and returns labels. An array has a label for each sample of
     the validation data, in their order. Labels are whole numbers or bool, of shape `(N,)` or
-    `(N, 1)`, or one-hot `(N, C)`. Of a layer that gets several rows of each sample, such as a token
-    in each, those of a sample are taken to lie together. Recorded training steps have no classes.
+    `(N, 1)`, or one-hot `(N, C)`. Where a layer gets several rows of each sample, such as one for
+    each token, the rows of a sample are taken to lie together. Recorded training steps have no
+    classes.
 
-    `probe_data` is what `fit` takes as data: arrays, which are run by 32 samples; `(x, y)`, of
-    which x is run; or a `tf.data.Dataset`, a `PyDataset` or another iterable of batches. The model
-    is called on it by itself, `model(x, training=False)`, uncompiled, and its variables are put
-    back afterwards. A subclassed model that isn't built yet is followed from its first recorded
-    evaluation on. Each fit begins anew with it.
+    **Probe data.** `probe_data` is what `fit` takes as data: arrays, which are run in batches of
+    32; `(x, y)`, of which x is run; or a `tf.data.Dataset`, a `PyDataset` or another iterable of
+    batches. The model is called on it by itself, `model(x, training=False)`, uncompiled, and its
+    variables are put back afterwards. A subclassed model that isn't built yet is followed from its
+    first recorded evaluation on. Each fit begins anew with it.
+
+    **Several processes.** On JAX, all processes that `keras.distribution` connects log the metrics
+    that one process has of the same data. Give each of them the callback, and as many samples as
+    the others. What goes wrong in one of them is raised as the evaluation ends, since the others
+    would wait for its next batch.
+
+    **CSVLogger.** Keras's `CSVLogger` fixes its columns in the first epoch. With `every_n_epochs`
+    above 1 our keys are missing there and never get a column: use another logger then, or write
+    `callback.history.to_frame()`.
 
     Attributes:
         history: One `EfficiencyReport` per recorded evaluation, over all fits.
+        train_history: One `EfficiencyReport` for each recorded training batch, of the window that
+            it is the last of, without an accuracy. It keeps the latest 1,000, the last one whole
+            and the others with their metrics only.
 
     Raises:
-        NoLayerMatchedError: As training begins: nothing matched; says what the model has.
-        ProbeError: A layer's activations can't be counted; names the layer. As training begins
-            where the model's graph shows it, else in or after the evaluation. Or a batch doesn't
-            have the key given as `mask` or `classes`, or what is no labels, or the array fewer rows
-            than there are samples.
+        NoLayerMatchedError: As training begins: `attach_to` and `exclude` leave no layer. The
+            message says what the model has.
+        ProbeError: A layer's activations can't be counted; the message names the layer. Raised as
+            training begins where the model's graph shows it, else in or after the evaluation. Also
+            if a batch doesn't have the key given as `mask` or `classes`, if its labels are no
+            labels, or if an array has fewer rows than there are samples.
         TypeError: An argument is of the wrong kind, or the model is one of Keras 2.
         ValueError: An argument is out of its range, the Keras backend is not supported, or
-            TF_CONFIG names several TensorFlow workers. As training begins: a layer is the cell of a
-            recurrent one, a key of `channel_axis` matches no probed layer, TensorFlow's workers
-            share the model, JAX runs in several processes that `keras.distribution` doesn't
-            connect, replicas or processes share the model and `mask` or `classes` is an array of
-            all samples, or JAX's processes share it and there is `probe_data`; or that has too many
-            samples.
+            `TF_CONFIG` names several TensorFlow workers. As training begins: a layer is the cell of
+            a recurrent one; a key of `channel_axis` matches no probed layer; TensorFlow's workers
+            share the model; JAX runs in several processes that `keras.distribution` doesn't
+            connect; replicas or processes share the model and `mask` or `classes` is an array of
+            all samples; JAX's processes share it and `probe_data` is given; or `probe_data` has too
+            many samples.
         RankError: JAX's processes share the evaluations, and another one failed, has other
-            arguments, or didn't come within five minutes; the message names it.
+            arguments, or didn't come within five minutes. The message names it.
 
     Warns:
         TensorStateWarning: Once a fit each: nothing tells which axis holds a layer's neurons; the
-            probed layers hold less than nine tenths of the weights, though none were chosen; a
-            mask of padding can't be applied to a layer; layers have nothing to count, or can't be
-            seen in training steps; torch.distributed connects processes, which Keras doesn't know
-            of.
+            layers that were probed by default hold less than nine tenths of the weights; a mask of
+            padding can't be applied to a layer; layers have nothing to count, or can't be seen in
+            training steps; `torch.distributed` connects processes, which Keras doesn't know of.
 
-    Example:
+    Examples:
+        ```python
         callback = tensorstate_callbacks.keras.EfficiencyCallback()
         stop = keras.callbacks.EarlyStopping("val_aiq", mode="max", patience=5)
         model.fit(x, y, validation_data=(x_val, y_val), callbacks=[callback, stop])
         print(callback.last.table())
+        ```
     """
 
     _NOT_COPIED = (

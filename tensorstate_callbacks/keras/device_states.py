@@ -132,7 +132,7 @@ def firing_of(dtype: str, threshold: float) -> Firing | None:
         dtype: Name of the type.
         threshold: Finite.
 
-    Example:
+    Examples:
         >>> firing_of("int8", 2.5), firing_of("float16", 0.0)
         (Firing(first=3, last=127, below=None), Firing(first=1, last=31744, below=None))
     """

@@ -55,47 +55,51 @@ class EfficiencyHooks(RecordingCallback):
 
     It counts the firing states of the probed layers while Lightning evaluates the model, and logs
     `val_aiq`, `val_efficiency` and `val_efficiency/<layer>` (`test_...` in a test) through the
-    LightningModule's own `log`, after everything else of that pass has been logged: loggers,
+    LightningModule's own `log`, after everything else of that pass has been logged. Loggers,
     EarlyStopping, ModelCheckpoint, learning rate schedulers and progress bars see them, wherever
     this callback stands in the list. No pass is added, training isn't touched unless `on` asks for
-    it, and the model carries nothing of it when the pass is over. Only what the model runs within
-    `validation_step` or `test_step` is counted. In the sanity check the probes are tried, so that a
-    layer that can't be counted ends the run there, but nothing is logged.
+    it, and the model carries nothing of it when the pass is over.
 
-    A value that this pass doesn't have is taken out of `trainer.callback_metrics`, so that nobody
-    acts on an old one: `val_aiq` where the accuracy is missing, all keys in the epochs that
-    `every_n_epochs` passes over. EarlyStopping with its default `strict=True` and ModelCheckpoint
-    then end the training with an error that names the key. With `every_n_epochs`, give
-    EarlyStopping `strict=False` (its patience then counts recorded epochs) and ModelCheckpoint the
-    same `every_n_epochs`.
+    Only what the model runs within `validation_step` or `test_step` is counted. The sanity check
+    tries the probes and logs nothing, so that a layer that can't be counted ends the run there.
 
-    With `on=("val", "train")` or `on="train"` it also records the training step of every
+    **Layers.** The layer that makes the output is the one that the first evaluation calls last.
+
+    **Accuracy.** A key given as `accuracy` may be logged in a step, at the end of the epoch or by
+    another callback. A callable gets what the pass has logged.
+
+    **Missing values.** A value that this pass doesn't have is taken out of
+    `trainer.callback_metrics`, so that nobody acts on an old one: `val_aiq` where the accuracy is
+    missing, all keys in the epochs that `every_n_epochs` passes over. EarlyStopping with its
+    default `strict=True` and ModelCheckpoint then end the training with an error that names the
+    key. With `every_n_epochs`, give EarlyStopping `strict=False` (its patience then counts recorded
+    epochs) and ModelCheckpoint the same `every_n_epochs`.
+
+    **Training.** `on=("val", "train")` or `on="train"` also records the training step of every
     `every_n_train_steps`-th batch, and logs `train_efficiency` and `train_efficiency/<layer>` of
     the last `window` recorded ones: to loggers at that step, whatever `log_every_n_steps` says, to
     the progress bar and to callbacks that come later in the list, as checkpoints do. Batches are
     counted from the fit's beginning, over epochs and checkpoints, whether or not the optimizer
     steps after each. A recorded step runs uncompiled where the model is compiled, which may round
-    otherwise in the last bits; else training is the same to the bit. What the backward pass runs
-    once more (gradient checkpointing) isn't counted, and where an optimizer repeats the step its
-    first run is. There is no `train_aiq`: nobody measures an accuracy on just these batches. On
+    the last bits differently; otherwise training is the same to the bit. What the backward pass
+    runs once more (gradient checkpointing) isn't counted, and where an optimizer repeats the step
+    its first run is. There is no `train_aiq`: nobody measures an accuracy on just these batches. On
     several processes a recorded batch is all of theirs; samples that a sampler repeats are trained
     on, and count.
 
-    Processes of one Trainer (DDP, FSDP) merge their states, and all get the metrics that one
-    process would have of the data: samples that DistributedSampler repeats are left out. The
-    accuracy is the one that is logged, in which Lightning counts them; `torch.own_samples` tells
-    how many of a batch to count instead. Where it differs over the processes, being logged without
-    `sync_dist`, the mean by their samples is taken.
+    **Several processes.** The processes of one Trainer (DDP, FSDP) merge their states, and all get
+    the metrics that one process would have of the data: samples that DistributedSampler repeats are
+    left out. The accuracy is the one that is logged, in which Lightning counts them;
+    `torch.own_samples` tells how many of a batch to count instead. Where the accuracy differs over
+    the processes, because it is logged without `sync_dist`, their mean is taken, weighted by
+    samples.
 
-    `probe_data` is a batch as a dataloader gives it, or a dataloader of a few batches; see
-    `torch.ProbeSet`. The module's own `forward` is called on it, at the beginning of the training
-    and with each recorded pass, also by each of several processes; what it logs is passed over.
-    Checkpoints keep what is needed to compare with, up to 16 MiB: a fit that goes on from one goes
-    on with the same probe data as if it hadn't been interrupted, and begins anew with other.
-
-    The other arguments are those of `RecordingCallback`. The layer that makes the output is the one
-    that the first evaluation calls last. A key given as `accuracy` may be logged in a step, at the
-    end of the epoch or by another callback; a callable gets what the pass has logged.
+    **Probe data.** `probe_data` is a batch as a dataloader gives it, or a dataloader of a few
+    batches; see `torch.ProbeSet`. The module's own `forward` is called on it, at the beginning of
+    the training and with each recorded pass, also by each of several processes; what it logs is
+    passed over. Checkpoints keep what is needed to compare with, up to 16 MiB: a fit that goes on
+    from one goes on with the same probe data as if it hadn't been interrupted, and begins anew with
+    other data.
 
     Args:
         output_fn: `(name, output)` to the tensor to count; see `torch.record`.
@@ -103,25 +107,29 @@ class EfficiencyHooks(RecordingCallback):
 
     Attributes:
         history: One `EfficiencyReport` per recorded pass, over all runs. Checkpoints keep the last
-            one, and of the others all but the spectra of their states.
-        train_history: One for each recorded training batch, of the window that it is the last of;
-            see `RecordingCallback`. Loggers keep it, checkpoints don't: the window of a fit that
-            goes on from one begins anew.
+            one whole, and all but the spectra of the others.
+        train_history: One `EfficiencyReport` for each recorded training batch, of the window that
+            it is the last of, without an accuracy. It keeps the latest 1,000, the last one whole
+            and the others with their metrics only. Checkpoints don't keep it: the window of a fit
+            that goes on from one begins anew.
 
     Raises:
-        NoLayerMatchedError: As the run begins: nothing matched; says what the model has.
+        NoLayerMatchedError: As the run begins: `attach_to` and `exclude` leave no layer. The
+            message says what the model has.
         ProbeError: From the evaluation: a layer's activations can't be counted; names the layer.
-        TypeError: An argument is of the wrong kind, or the Trainer of another namespace.
+        TypeError: An argument is of the wrong kind, or the Trainer is of the other namespace.
         ValueError: An argument is out of its range, or the accuracy is missing and
             `missing_accuracy` is `"raise"`.
         RankError: Another process failed, is gone, or has a callback of other arguments; names its
             rank.
 
-    Example:
+    Examples:
+        ```python
         callback = tensorstate_callbacks.lightning.EfficiencyCallback()
         stop = EarlyStopping("val_aiq", mode="max", patience=5)
         Trainer(callbacks=[callback, stop]).fit(model, train_loader, val_loader)
         print(callback.last.table())
+        ```
     """
 
     namespace: ClassVar[Namespace]

@@ -181,7 +181,7 @@ def _format_value(value: Any) -> str:
 def _join_names(names: Sequence[str]) -> str:
     """Return the names, and how many more there are than MLflow takes.
 
-    Example:
+    Examples:
         >>> len(_join_names(["layer"] * 2000)), _join_names(["layer"] * 2000)[-27:]
         (5977, 'layer, layer, and 1148 more')
     """

@@ -26,7 +26,7 @@ def hide_passwords(text: str, address: str = "") -> str:
         address: An address whose password is hidden wherever it stands, in part or escaped too: a
             password with `/` or `#` in it is taken apart by whoever reads the address.
 
-    Example:
+    Examples:
         >>> hide_passwords("https://me:secret@mlflow.example.org:5000/x")
         'https://mlflow.example.org:5000/x'
         >>> hide_passwords("postgresql://db/mlflow?user=me&password=secret")

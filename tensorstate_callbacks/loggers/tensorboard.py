@@ -175,7 +175,7 @@ def check_drawing(settings: Settings) -> None:
 def exactly(tag: str) -> str:
     """Return the regular expression of a tag; TensorBoard looks for it at the tags' beginnings.
 
-    Example:
+    Examples:
         >>> exactly("epoch_efficiency")
         'epoch_efficiency$'
     """
@@ -187,7 +187,7 @@ def below(tag: str) -> str:
 
     It doesn't name the layers, so that runs with layers of other names share the chart.
 
-    Example:
+    Examples:
         >>> below("epoch_efficiency")
         'epoch_efficiency/.+'
     """

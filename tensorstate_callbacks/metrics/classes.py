@@ -21,26 +21,28 @@ _MOST_HELD = 20
 class ClassMetrics(NamedTuple):
     """What the states of a layer tell of the classes of its samples, by Shannon entropy.
 
-    Of a layer in groups, entropies are sums over its units, and overlaps, divergences and the
-    information are means of theirs. Each metric stands beside that of labels shuffled by sample:
-    what the first shows beyond the second is of the classes, the rest of having seen few states.
-    Shuffled metrics are of one shuffling, the same for the same data. They move by little if the
-    layer showed many states, and differences of that size say nothing.
+    Each metric stands beside the same for shuffled labels. What it shows beyond that comes from the
+    classes; the rest comes from having seen few states. The labels are shuffled by sample, once,
+    and in the same way for the same data. Another shuffling would give slightly other numbers, so
+    differences of that size say nothing.
+
+    With units smaller than the layer, entropies are sums over the units, and overlaps, divergences
+    and the information are means over them.
 
     Attributes:
         labels: The classes, ascending, shape `(C,)`, int64.
         n_states: States of each class, repetitions included, shape `(C,)`, int64.
-        n_distinct: Distinct states of each, of all units together, shape `(C,)`, int64.
-        entropy: Of the states of each class, bits, shape `(C,)`.
+        n_distinct: Distinct states of each class, of all units together, shape `(C,)`, int64.
+        entropy: Entropy of the states of each class, bits, shape `(C,)`.
         efficiency: `entropy / n_neurons`, share 0 to 1, shape `(C,)`.
         shuffled_entropy: As `entropy`, of shuffled labels.
         shuffled_efficiency: As `efficiency`, of shuffled labels.
-        information: Mutual information of state and label, bits: how much of the label a state
-            tells, at most the entropy of the labels, `label_entropy`.
-        shuffled_information: As `information`, of shuffled labels, which states tell nothing of.
+        information: Mutual information of state and label, bits: how much a state tells of the
+            label, at most `label_entropy`.
+        shuffled_information: As `information`, of shuffled labels, of which states tell nothing.
         overlap: `overlap[a, b]` is the share of the states of class a, repetitions included, that
-            class b showed too, 0 to 1, shape `(C, C)`; None where there are more than 100 classes,
-            and of more than 20 in all reports of a callback's history but the last.
+            class b showed too, 0 to 1, shape `(C, C)`. None where there are more than 100 classes;
+            with more than 20, only the last report of a callback's history has it.
         shuffled_overlap: As `overlap`, of shuffled labels.
         divergence: Jensen-Shannon divergence of the states of two classes (Lin, "Divergence
             measures based on the Shannon entropy", 1991), bits, 0 (the same states, equally often)
@@ -74,7 +76,7 @@ class ClassMetrics(NamedTuple):
 
     @property
     def n_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.labels)
 
     @property
@@ -103,7 +105,7 @@ class ClassMetrics(NamedTuple):
         return _mean_of_pairs(self.shuffled_divergence)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as numbers and lists; `from_dict` reads them back."""
+        """Return the fields as numbers and lists, for `from_dict`."""
         return {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in self._asdict().items()
@@ -111,7 +113,7 @@ class ClassMetrics(NamedTuple):
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ClassMetrics":
-        """Build what `to_dict` was called on."""
+        """Build again what `to_dict` was called on."""
         whole = ("labels", "n_states", "n_distinct")
         columns: dict[str, Any] = {
             name: np.array(fields[name], np.int64 if name in whole else np.float64)

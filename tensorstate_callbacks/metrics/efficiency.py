@@ -7,6 +7,9 @@ from collections.abc import Iterable
 def efficiency(entropy_bits: float, n_neurons: int) -> float:
     """Return a layer's efficiency: the share of its capacity that its states use.
 
+    Source: Schaub and Hotaling, "Assessing Intelligence in Artificial Neural Networks",
+    arXiv 2006.02909.
+
     Args:
         entropy_bits: Entropy of the layer's states, in bits.
         n_neurons: Number of neurons (channels); each can carry at most one bit.
@@ -17,10 +20,7 @@ def efficiency(entropy_bits: float, n_neurons: int) -> float:
     Raises:
         ValueError: `n_neurons` is below 1, or the entropy is not between 0 and `n_neurons` bits.
 
-    Source: Schaub and Hotaling, "Assessing Intelligence in Artificial Neural Networks",
-    arXiv 2006.02909.
-
-    Example:
+    Examples:
         >>> efficiency(5.0, 20)
         0.25
     """
@@ -45,10 +45,10 @@ def network_efficiency(efficiencies: Iterable[float]) -> float:
         A share between 0 and 1; 0 as soon as one layer's efficiency is 0.
 
     Raises:
-        TypeError: It is no iterable of numbers.
+        TypeError: `efficiencies` is not an iterable of numbers.
         ValueError: There is no layer, or a value is not a share.
 
-    Example:
+    Examples:
         >>> network_efficiency([0.25, 1.0])
         0.5
     """
@@ -82,6 +82,11 @@ def check_beta(beta: float) -> float:
 def aIQ(network_efficiency: float, accuracy: float, beta: float = 2) -> float:
     """Return the artificial intelligence quotient of a network.
 
+    It weighs how much of the network is used against how often it is right.
+
+    Source: Schaub and Hotaling, "Assessing Intelligence in Artificial Neural Networks",
+    arXiv 2006.02909.
+
     Args:
         network_efficiency: Geometric mean of the layers' efficiencies, a share (0 to 1).
         accuracy: The network's accuracy on the same data, a share (0 to 1).
@@ -93,10 +98,7 @@ def aIQ(network_efficiency: float, accuracy: float, beta: float = 2) -> float:
     Raises:
         ValueError: `beta` is not above 0, or one of the others is not a share.
 
-    Source: Schaub and Hotaling, "Assessing Intelligence in Artificial Neural Networks",
-    arXiv 2006.02909.
-
-    Example:
+    Examples:
         >>> aIQ(0.125, 1.0, beta=2)
         0.5
     """

@@ -38,6 +38,11 @@ def spectrum_entropy(spectrum: Spectrum, alpha: float = 1) -> float:
 def entropy(counts: npt.ArrayLike, alpha: float = 1) -> float:
     """Return the entropy, in bits, of states seen `counts` times each.
 
+    It is the plug-in estimate: the observed shares are taken for probabilities.
+
+    Source: A. Rényi, "On measures of entropy and information" (1961); C. Shannon, "A mathematical
+    theory of communication" (1948).
+
     Args:
         counts: How often each distinct state was seen, shape `(distinct,)`, whole numbers; zeros
             add nothing.
@@ -45,17 +50,13 @@ def entropy(counts: npt.ArrayLike, alpha: float = 1) -> float:
             number of distinct states), `math.inf` the min-entropy.
 
     Returns:
-        The entropy in bits, between 0 and `log2(distinct)`. It is the plug-in estimate: the
-        observed shares are taken for probabilities.
+        The entropy in bits, between 0 and `log2(distinct)`.
 
     Raises:
         TypeError: The counts are not whole numbers.
         ValueError: There is no count above zero, one is negative, or `alpha` is negative or NaN.
 
-    Source: A. Rényi, "On measures of entropy and information" (1961); C. Shannon, "A mathematical
-    theory of communication" (1948).
-
-    Example:
+    Examples:
         >>> entropy([2, 2, 4])
         1.5
         >>> entropy([5, 5, 5, 5], alpha=0)
@@ -88,12 +89,20 @@ _SERIES_FROM = 32
 def estimate_entropy(
     spectrum: Spectrum, estimator: Estimator = "chao-shen", *, max_bits: float = math.inf
 ) -> float:
-    """Return an estimate of the Shannon entropy that infinitely many states would show.
+    """Return an estimate of the Shannon entropy that infinitely many states would show, in bits.
 
     Args:
         spectrum: Frequency spectrum of the states.
-        estimator: `"plug-in"`, what was seen, uncorrected; `"miller-madow"`, `"chao-shen"`,
-            `"grassberger"` or `"jackknife"`: see the function of that name.
+        estimator: Which one to take:
+
+            - `"plug-in"`: what was seen, uncorrected.
+            - `"miller-madow"`: the first term of the bias added (G. A. Miller, 1955). Too little
+              where many states were never seen.
+            - `"chao-shen"`: shares scaled down by the coverage, each term divided by the
+              probability that its state was seen at all (A. Chao and T.-J. Shen, Environ. Ecol.
+              Stat. 10, 2003).
+            - `"grassberger"`: P. Grassberger, arXiv physics/0307138 (2003), eq. 35.
+            - `"jackknife"`: S. Zahl, Ecology 58 (1977).
         max_bits: What the states can carry at most, the number of neurons. An estimate beyond it
             is cut down to it, and one below 0 (Grassberger's can be) is raised to 0. An estimate
             may well pass `log2(N)`, the most that N states can show: that is its purpose.
@@ -104,7 +113,7 @@ def estimate_entropy(
     Raises:
         ValueError: No state was seen, or there is no estimator of that name.
 
-    Example:
+    Examples:
         >>> spectrum = Spectrum.from_counts([4, 2, 3, 2, 4, 2, 1, 1])
         >>> [round(estimate_entropy(spectrum, name), 3) for name in ("plug-in", "chao-shen")]
         [2.84, 3.176]

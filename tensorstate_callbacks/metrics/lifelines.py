@@ -11,8 +11,8 @@ import numpy.typing as npt
 class Lifelines:
     """How often each neuron of a layer fired, evaluation by evaluation.
 
-    A neuron is dead in an evaluation in which it fired in no state. On other data, and in between,
-    it may fire: whether it is dead for good shows only afterwards.
+    A neuron is dead in an evaluation if it fired in none of its states. On other data, and between
+    the evaluations, it may fire: whether it is dead for good shows only afterwards.
 
     Attributes:
         layer: The layer's name.
@@ -22,7 +22,7 @@ class Lifelines:
         rates: Share of the states in which each neuron fired, 0 to 1, shape
             `(n_neurons, evaluations)`, float64, read-only; NaN where the layer wasn't seen.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> rates = np.array([[0.5, 0.25, 0.5], [0.5, 0.0, 0.0], [0.25, 0.0, 0.5]])
         >>> lines = Lifelines("fc", "epoch", np.array([1, 2, 3]), rates)
@@ -43,16 +43,17 @@ class Lifelines:
 
     @property
     def last_fired(self) -> npt.NDArray[np.int64]:
-        """The last evaluation in which each neuron fired; 0 where it fired in none."""
+        """The last evaluation in which each neuron fired, `(n_neurons,)` int64; 0 for none."""
         fires = self.rates > 0
         last = fires.shape[1] - 1 - np.argmax(fires[:, ::-1], axis=1)
         return np.where(fires.any(axis=1), self.evaluations[last], 0)
 
     @property
     def died(self) -> dict[int, int]:
-        """Of each neuron that was dead in the end, the first evaluation after the last it fired in.
+        """For each neuron that was dead in the end, the first evaluation in which it stayed dead.
 
-        It died between the two; one that fired in none was dead in the first evaluation already.
+        It died between that one and the one before. A neuron that never fired was dead in the first
+        evaluation already.
         """
         seen = ~np.isnan(self.rates).all(axis=0)
         if not seen.any():
@@ -66,7 +67,7 @@ class Lifelines:
 
     @property
     def came_back(self) -> dict[int, tuple[int, ...]]:
-        """Of each neuron that fired after an evaluation it was dead in, when it did so again."""
+        """For each neuron that fired again after it was dead, the evaluations in which it did."""
         seen = ~np.isnan(self.rates).all(axis=0)
         where, rates = self.evaluations[seen], self.rates[:, seen]
         neurons, places = np.nonzero((rates[:, :-1] == 0) & (rates[:, 1:] > 0))

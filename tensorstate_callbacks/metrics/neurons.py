@@ -89,7 +89,7 @@ class NeuronCounts:
     def describe(self) -> list[str]:
         """Return what there is to say of each neuron, in a few words; mostly nothing.
 
-        Example:
+        Examples:
             >>> fired, found = np.uint64([0, 2, 2, 1]), ([0, 1, 1, 1], [0, 0, 0, 1])
             >>> NeuronCounts(fired, 3, Agreement(*map(np.array, found))).describe()
             ['never fired', 'agrees with 2, opposes 3', 'agrees with 1, opposes 3', 'opposes 1']
@@ -133,7 +133,7 @@ def agreeing_groups(sides: Sequence[tuple[Group, Group]]) -> tuple[Group, ...]:
     Args:
         sides: See `NeuronCounts.sides`.
 
-    Example:
+    Examples:
         >>> agreeing_groups([((0, 4), (1, 2, 7)), ((3,), (5,))])
         ((0, 4), (1, 2, 7))
     """
@@ -146,7 +146,7 @@ def opposing_groups(sides: Sequence[tuple[Group, Group]]) -> tuple[tuple[Group, 
     Args:
         sides: See `NeuronCounts.sides`.
 
-    Example:
+    Examples:
         >>> opposing_groups([((0, 4), (1, 2, 7)), ((3,), (5,)), ((6, 8), ())])
         (((0, 4), (1, 2, 7)), ((3,), (5,)))
     """
@@ -170,7 +170,7 @@ class NeuronRow(NamedTuple):
 def neuron_rows(neurons: NeuronCounts) -> list[NeuronRow]:
     """Return what there is to say of a layer's neurons, as far as known.
 
-    Example:
+    Examples:
         >>> fired, found = np.uint64([0, 2, 2, 1, 3]), ([0, 1, 1, 1, 0], [0, 0, 0, 1, 1])
         >>> for row in neuron_rows(NeuronCounts(fired, 3, Agreement(*map(np.array, found)))):
         ...     print(*row, sep=" | ")

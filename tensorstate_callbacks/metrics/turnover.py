@@ -23,21 +23,24 @@ class ProbeChange:
     A recording is one run over the probe data: at the beginning of a fit, and with each evaluation
     that is recorded.
 
-    A neuron's bit may flip back and forth though its weights hardly move, where its activations are
-    close to the threshold; and weights may change much and flip none. A layer changes its states
-    also where only the layers before it have learned. What happened between two recordings doesn't
-    show: a bit that changed and came back counts as unchanged. All is of these samples and
-    positions only: a neuron that stands still on them may change on others.
+    Read it with care. Where activations are close to the threshold, a neuron's bit may flip back
+    and forth though its weights hardly move; and weights may change much and flip none. A layer's
+    states also change where only the layers before it have learned. A bit that changed and came
+    back between two recordings counts as unchanged. And all of this is about these samples and
+    positions: a neuron that stands still on them may change on others.
 
     Attributes:
         since_previous: Share of the bits (samples x positions x neurons) that differ from those of
-            the recording before, 0 to 1; None in the first.
-        since_first: As `since_previous`, of the first recording.
+            the recording before, 0 to 1; None in the first recording.
+        since_first: As `since_previous`, against the first recording.
         unchanged: Share of the neurons of which no bit has differed from the first recording in any
-            so far, 0 to 1; None in the first.
-        naswot: Logarithm (natural) of the determinant of the Hamming kernel in the first recording,
-            see `naswot`; minus infinity where the determinant is 0; None where samples have codes
-            of different lengths, such as sentences without padding.
+            recording so far, 0 to 1; None in the first.
+        naswot: Score of "Neural Architecture Search without Training" (Mellor, Turner, Storkey and
+            Crowley, arXiv 2006.04647) in the first recording: the natural logarithm of the
+            determinant of the Hamming kernel of the samples' codes. It is high where a network that
+            isn't trained tells the samples apart. Compare it on the same samples only. Minus
+            infinity where the determinant is 0; None where samples have codes of different lengths,
+            such as sentences without padding.
     """
 
     since_previous: float | None = None
@@ -46,13 +49,13 @@ class ProbeChange:
     naswot: float | None = None
 
     def to_dict(self) -> dict[str, float | str | None]:
-        """Return all fields; minus infinity, which JSON doesn't have, as the text `"-inf"`."""
+        """Return all fields, for `from_dict`; minus infinity, which JSON lacks, as `"-inf"`."""
         score = "-inf" if self.naswot == -math.inf else self.naswot
         return {**dataclasses.asdict(self), "naswot": score}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ProbeChange":
-        """Build what `to_dict` was called on."""
+        """Build again what `to_dict` was called on."""
         score = fields["naswot"]
         return cls(**{**fields, "naswot": -math.inf if score == "-inf" else score})
 
@@ -82,7 +85,7 @@ def turnover(first: Rows, second: Rows, n_neurons: int) -> float:
         second: As many, in the same order.
         n_neurons: Bits of a state.
 
-    Example:
+    Examples:
         >>> turnover(np.uint8([[0b011], [0b111]]), np.uint8([[0b010], [0b101]]), 3)
         0.3333333333333333
     """
@@ -123,7 +126,7 @@ def naswot(codes: Rows, n_bits: int) -> float:
         codes: Packed bits of each sample, shape `(samples, bytes)`; what is no bit of it is 0.
         n_bits: Bits of a sample.
 
-    Example:
+    Examples:
         >>> round(naswot(np.uint8([[0b00], [0b01], [0b11]]), 2), 4)  # log of the determinant 4
         1.3863
     """

@@ -30,12 +30,13 @@ class UnitMetrics(NamedTuple):
         n_distinct: Distinct states seen, int64.
         n_singletons: States seen exactly once, int64.
         largest: How often the most frequent state was seen, uint64.
-        entropy: Rényi entropy of the report's order, bits; the others are Shannon's.
+        entropy: Rényi entropy of the report's order, bits; those that follow are Shannon's.
         plug_in: Entropy as it was seen, bits.
-        chao_shen: Estimate; see `entropy.chao_shen`.
-        grassberger: Estimate; see `entropy.grassberger`.
-        jackknife: Estimate; see `entropy.jackknife`.
-        variance: Of what the last count adds, bits²; makes the jackknife's standard error.
+        chao_shen: Estimate of Chao and Shen, bits.
+        grassberger: Estimate of Grassberger, bits.
+        jackknife: Estimate by the jackknife, bits.
+        variance: Variance of what the last count adds, bits², from which the jackknife's standard
+            error is made.
     """
 
     n_neurons: npt.NDArray[np.int64]
@@ -159,7 +160,7 @@ class UnitMetrics(NamedTuple):
 def unit_sizes(n_neurons: int, group_size: int) -> npt.NDArray[np.int64]:
     """Return the number of neurons of each unit of a layer: `group_size`, the rest in the last.
 
-    Example:
+    Examples:
         >>> unit_sizes(20, 8)
         array([8, 8, 4])
     """

@@ -40,7 +40,7 @@ def accuracy_keys(accuracy: str | None, stage: str | None = None) -> list[str]:
             that share a step between both log one's name in the other. None where keys have no
             stage before them: then the key may have been given with `val_` all the same.
 
-    Example:
+    Examples:
         >>> accuracy_keys("val_acc", "test")
         ['val_acc', 'test_acc']
         >>> accuracy_keys("val_acc")
@@ -106,7 +106,7 @@ def merge_accuracies(found: Sequence[FoundAccuracy], weights: Sequence[float]) -
     Returns:
         The mean by weight of the accuracies there are; the first problem where there is none.
 
-    Example:
+    Examples:
         >>> merge_accuracies([FoundAccuracy(0.5), FoundAccuracy(1.0)], [30, 10]).value
         0.625
     """

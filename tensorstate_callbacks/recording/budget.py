@@ -59,7 +59,7 @@ def bytes_per_state(n_neurons: int) -> int:
 def level_positions(n_positions: int) -> tuple[int, ...]:
     """Return how many positions of a sample each level reads, the whole first.
 
-    Example:
+    Examples:
         >>> level_positions(112 * 112), level_positions(1)
         ((12544, 784, 49, 4, 1), (1,))
     """
@@ -97,7 +97,7 @@ def level_sizes(n_neurons: int, distinct: Sequence[int | None]) -> list[int | No
         n_neurons: Bits of a state.
         distinct: Distinct states at each level; None at those that were given up.
 
-    Example:
+    Examples:
         >>> level_sizes(64, [None, 1000, 100])
         [None, 44000, 4000]
     """

@@ -31,14 +31,18 @@ _MOST_WINDOWS = 1000
 class RecordingCallback:
     """Base of the callbacks, beside the framework's own `Callback`.
 
-    Each argument is a public attribute under its own name. One that is changed counts from the next
-    run on, a fit or an evaluation outside of it, and is checked as that begins.
+    Each argument is a public attribute under its own name. A changed one counts from the next run
+    on, a fit or an evaluation outside of it, and is checked as that begins.
 
     Attributes:
         history: One `EfficiencyReport` per recorded evaluation, over all fits.
         train_history: One for each recorded training batch, of the window that it is the last of;
-            stage `"train"`, without an accuracy: nobody measures one on just these batches. The
-            latest 1,000, of which the last one is whole and those before have their metrics only.
+            stage `"train"`, without an accuracy: nobody measures one on just these batches. It
+            keeps the latest 1,000, the last one whole and the others with their metrics only.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of its range.
     """
 
     # What a copy goes without: all that `_forget_the_run` sets.
@@ -83,51 +87,52 @@ class RecordingCallback:
                 `<layer>.input`), `"both"` both.
             beta: Weight of accuracy in aIQ, above 0.
             accuracy: Key of the accuracy in the logs (`"val_acc"`), or a callable that takes the
-                evaluation's logs and returns it; None looks for the usual names (`accuracy`, `acc`,
-                `sparse_categorical_accuracy`...). Share 0 to 1.
+                evaluation's logs and returns it, as a share 0 to 1. None looks for the usual names
+                (`accuracy`, `acc`, `sparse_categorical_accuracy`...).
             threshold: A neuron fires where its activation is above it; finite.
             alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
-            group_size: Neurons of a unit, 1 to 22: so many neighbouring neurons of a layer are one,
-                and the layer's entropy is the sum of theirs. Of small units few states suffice,
-                whatever the width of the layer. None makes the layer one unit, as in the paper.
-            positions: At most that many positions of each sample (pixels, tokens) are read, spread
-                evenly; which ones depends on the shape of the layer's output only. None reads all.
-            max_memory: Bytes that the counters of one evaluation may hold together. Where it is
-                short, the layers that need most are read at fewer positions, and a warning names
-                them. None is a quarter of the machine's memory, `math.inf` no limit.
-            channel_axis: Axis of the neurons in the layers' tensors, batch axis included, where it
-                isn't the one that layers and the way of the data tell: an axis; a tuple of axes
-                that are one unit together, as heads and their size `(-2, -1)`; a mapping of layer
-                names, globs, class names or types to these; or a callable `(name, layer, tensor)`
-                that returns one, or None. Axes may be negative.
+            group_size: Neurons of a unit, 1 to 22. So many neighbouring neurons of a layer are one
+                unit, and the layer's entropy is the sum of the units'. A small unit needs few
+                states to be measured well, however wide the layer is. None makes the layer one
+                unit, as in the paper.
+            positions: At most so many positions of each sample (pixels, tokens) are read, spread
+                evenly. Which ones depends on the shape of the layer's output only. None reads all.
+            max_memory: Bytes that the counters of one evaluation may hold together. Where they
+                would pass it, the layers that need most are read at fewer positions, and a warning
+                names them. None is a quarter of the machine's memory, `math.inf` no limit.
+            channel_axis: Axis of the neurons in the layers' tensors, batch axis included, where the
+                one that is found out by itself is wrong: an axis; a tuple of axes that are one unit
+                together, such as heads and their size, `(-2, -1)`; a mapping of layer names, globs,
+                class names or types to these; or a callable `(name, layer, tensor)` that returns
+                one, or None. Axes may be negative.
             mask: Which positions (tokens, pixels) of the samples count. The others, such as
                 padding, are left out, so that a padded batch gives the counts of its samples
-                without padding. A key of the batch (`"attention_mask"`), a callable `(name, batch)`
-                that returns a layer's mask, or an array for all samples in their order. A mask is
-                True, or 1, where a position counts, of shape `(samples, positions)`, or with more
-                axes of positions. `"auto"`: the masks that layers are called with.
+                without padding. A key of the batch (`"attention_mask"`); a callable `(name, batch)`
+                that returns a layer's mask; an array for all samples in their order; or `"auto"`,
+                the masks that layers are called with. A mask has the shape `(samples, positions)`,
+                or more axes of positions, and is True, or 1, where a position counts.
             neurons: Whether to find, at the end of each recorded pass, the neurons of a layer that
-                fired in exactly the same states, and those that fired exactly where another did not
-                (`layer.agreeing`, `layer.opposing`; with `group_size` within each unit only), and
-                to keep how often each neuron fired over all evaluations, in checkpoints and files
-                too (`layer.firing_rates`, `history.lifelines(layer)`).
-            classes: Labels of the samples, by which the states of evaluations are counted too: how
-                evenly each class uses its states, how much of them two classes share, what a state
-                tells of the label, each beside that of shuffled labels; see
-                `last.layers[name].classes`. True takes the second element of a batch, or what a
-                mapping has under `labels`, `label`, `y`, `target` or `targets`; else a key of the
-                batch; a callable `batch -> labels`; or an array with a label for each sample, in
-                their order. Labels are whole numbers, one for each sample, or one-hot; of at most
-                1,000 classes. They take half of `max_memory`. Training batches, as `on="train"`
-                records them, have no metrics of classes.
+                fired in exactly the same states (`layer.agreeing`), and those that fired exactly
+                where another did not (`layer.opposing`); with `group_size` within each unit only.
+                It also keeps how often each neuron fired over all evaluations, in checkpoints and
+                files too (`layer.firing_rates`, `history.lifelines(layer)`).
+            classes: Labels of the samples, to count the states of evaluations by class too: how
+                evenly each class uses its states, how many of them two classes share, and what a
+                state tells of the label, each beside the same for shuffled labels. The results are
+                in `last.layers[name].classes`. True takes the second element of a batch, or what a
+                mapping has under `labels`, `label`, `y`, `target` or `targets`; or give a key of
+                the batch, a callable `batch -> labels`, or an array with a label for each sample,
+                in their order. Labels are whole numbers, one for each sample, or one-hot, of at
+                most 1,000 classes. They take half of `max_memory`. Recorded training batches have
+                no metrics of classes.
             probe_data: A few samples, at most 1,024, whose states are followed over the training:
                 how many of their bits change from one recorded evaluation to the next, and since
-                the beginning; see `ProbeChange`, under `report.layers[name].probe`. The model is
-                run on them once more as a fit begins, if it is built by then, and at the end of
-                each recorded evaluation, without gradients, as in evaluations. They are read once.
-                Their packed states of the first and the latest run are held, and may take 128 MiB
-                a run, a bit for each neuron and position; `positions` takes fewer. A mask that is
-                an array of all samples isn't applied to them. If the model fails on them, a
+                the beginning. The results are in `last.layers[name].probe`, a `ProbeChange`. The
+                model is run on them once more as a fit begins, if it is built by then, and at the
+                end of each recorded evaluation, without gradients, as in evaluations. They are read
+                once. Their packed states of the first and the latest run are kept, a bit for each
+                neuron and position, and may take 128 MiB a run; `positions` takes fewer. A mask
+                that is an array of all samples isn't applied to them. If the model fails on them, a
                 warning says so, and training goes on without.
             every_n_epochs: Record every n-th epoch's validation only.
             on: What to record: `"val"` the evaluations, validation and tests; `"train"` the
@@ -135,37 +140,38 @@ class RecordingCallback:
             every_n_train_steps: With `"train"`, record every n-th training batch only. The others
                 run as without the callback.
             window: With `"train"`, how many recorded batches are reported together, the latest
-                ones: the more, the more states are seen, and the longer it takes until a change of
-                the network shows. All of them share `max_memory`.
+                ones. More of them show more states, but it takes longer until a change of the
+                network shows. All of them share `max_memory`.
             prefix: Put before the metrics' names: `"x_"` gives `val_x_aiq`. Several callbacks of
                 one fit need different ones.
-            layer_metrics: True logs each layer's efficiency, False nothing of the layers; or names
-                of metrics. Shares 0 to 1: `"efficiency"`, `"ceiling"`, `"ceiling_share"` (of the
-                ceiling, what the efficiency reaches), `"rate_bound"` (the efficiency if neurons
-                fired independently), `"redundancy"` (of the rate bound, what is lost),
-                `"coverage"` (of units, the smallest) and `"mean_coverage"`, `"dead"` and
-                `"always"` (neurons that never and that always fired), `"firing_rate"`,
-                `"max_share"` (of the most frequent state). Numbers of states: `"states"`,
-                `"distinct"`, `"singletons"` (seen once), `"effective_states"` (used evenly, so
-                many have the same entropy, of the order `alpha`; of units the geometric mean).
-                Bits: `"entropy"`; with `classes` `"class_information"` (of state and label),
-                `"class_divergence"` (mean of two classes), and those of shuffled labels,
-                `"shuffled_class_information"` and `"shuffled_class_divergence"`. With `probe_data`,
-                shares: `"turnover"` (of its bits that changed since the recording before),
-                `"turnover_from_first"`, `"unchanged"` (of the neurons that never did).
-            missing_accuracy: `"warn"` once, `"ignore"` or `"raise"` where no accuracy is found.
-                Efficiency is logged all the same.
-            log_extras: What loggers get besides scalars. `"charts"`: a TensorBoard run gets charts
-                that lay efficiency, aIQ and accuracy over each other, an MLflow run parameters,
-                table and figure. `"figures"`: TensorBoard also gets, with each recorded epoch, a
-                heat map of the layers' efficiencies over the epochs, and how often each layer's
-                states occur; needs the extra `plot`. None: nothing. With `neurons=True`
-                TensorBoard's figures and MLflow's are joined by those of the neurons of the first
-                six layers (see `plot_neurons`), and MLflow gets a table of neurons.
+            layer_metrics: True logs each layer's efficiency, False nothing of the layers. Or give
+                the names of the metrics to log:
 
-        Raises:
-            TypeError: An argument is of the wrong kind.
-            ValueError: An argument is out of its range.
+                - Shares, 0 to 1: `"efficiency"`, `"ceiling"`, `"ceiling_share"` (what the
+                  efficiency reaches of the ceiling), `"rate_bound"` (the efficiency if neurons
+                  fired independently), `"redundancy"` (what is lost of the rate bound),
+                  `"coverage"` (of units, the smallest), `"mean_coverage"`, `"dead"` and `"always"`
+                  (neurons that never and that always fired), `"firing_rate"`, `"max_share"` (of the
+                  most frequent state).
+                - Numbers of states: `"states"`, `"distinct"`, `"singletons"` (seen once),
+                  `"effective_states"` (so many, used evenly, have the same entropy of order
+                  `alpha`; of units the geometric mean).
+                - Bits: `"entropy"`.
+                - With `classes`, in bits: `"class_information"` (of state and label),
+                  `"class_divergence"` (mean of two classes), and the same of shuffled labels,
+                  `"shuffled_class_information"` and `"shuffled_class_divergence"`.
+                - With `probe_data`, shares: `"turnover"` (of the bits, those that changed since the
+                  recording before), `"turnover_from_first"`, `"unchanged"` (of the neurons, those
+                  that never changed).
+            missing_accuracy: What to do where no accuracy is found: `"warn"` once, `"ignore"` it,
+                or `"raise"` an error. Efficiency is logged in any case.
+            log_extras: What loggers get besides scalars. `"charts"`: TensorBoard gets charts that
+                lay efficiency, aIQ and accuracy over each other, MLflow gets parameters, a table
+                and a figure. `"figures"`: TensorBoard also gets, with each recorded epoch, a heat
+                map of the layers' efficiencies over the epochs, and how often each layer's states
+                occur; needs the extra `plot`. None: nothing. With `neurons=True` both also get
+                figures of the neurons of the first six layers (see `plot_neurons`), TensorBoard
+                with `"figures"` only, and MLflow a table of neurons.
         """
         super().__init__()
         self.attach_to = attach_to

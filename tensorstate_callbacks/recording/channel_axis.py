@@ -70,7 +70,7 @@ def normal_axes(axis: Axis | Sequence[int], shape: Sequence[int]) -> tuple[int, 
     Raises:
         ValueError: The shape doesn't have them, or one is named twice.
 
-    Example:
+    Examples:
         >>> normal_axes((-2, -1), (8, 5, 2, 4))
         (2, 3)
     """
@@ -99,7 +99,7 @@ def folded(activations: Any, axis: Axis) -> tuple[Any, int]:
     Raises:
         ValueError: The shape doesn't have one of several axes.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> array, axis = folded(np.zeros((8, 5, 2, 4)), (-2, -1))
         >>> array.shape, axis
@@ -118,7 +118,7 @@ def folded(activations: Any, axis: Axis) -> tuple[Any, int]:
 def folded_sample_axis(sample_axis: int | None, axis: Axis, shape: Sequence[int]) -> int | None:
     """Return where `folded` puts the axis of the samples; None where there is none.
 
-    Example:
+    Examples:
         >>> folded_sample_axis(1, (0, 3), (8, 5, 2, 4)), folded_sample_axis(0, 0, (8, 5))
         (0, None)
     """

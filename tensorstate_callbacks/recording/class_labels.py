@@ -31,7 +31,7 @@ class BatchLabels:
         classes: The argument; see `check_classes`.
         advice: What else to do where a batch holds no labels, a clause.
 
-    Example:
+    Examples:
         >>> labels = BatchLabels(True)
         >>> labels.of_batch(([[0.1], [0.2]], [3, 5]))
         array([3, 5])
@@ -189,7 +189,7 @@ def as_labels(given: Any) -> Labels:
         TypeError: It holds no numbers, or fractions.
         ValueError: It has another shape, such as `(N, T)` with a label for each token.
 
-    Example:
+    Examples:
         >>> as_labels([[0, 0, 1], [1, 0, 0]]), as_labels([2.0, 7.0])
         (array([2, 0]), array([2, 7]))
     """

@@ -58,7 +58,7 @@ class MaskedSamples:
         keep: bool, of the mask's shape.
         keeps_all: Whether all positions count.
 
-    Example:
+    Examples:
         >>> masked = MaskedSamples([[1, 1, 0], [1, 0, 0], [0, 1, 1]])
         >>> [(kept.rows.tolist(), kept.sizes) for kept in masked.kept]
         [([[3]], (1,)), ([[0, 1], [7, 8]], (2,))]

@@ -21,7 +21,7 @@ class Overrides:
     Attributes:
         active: Whether the functions run in place of the methods.
 
-    Example:
+    Examples:
         >>> class Greeter:
         ...     def greet(self):
         ...         return "hello"

@@ -217,7 +217,7 @@ class PassCounts(NamedTuple):
 def name_widths(entries: Mapping[Width, Entry]) -> dict[str, Entry]:
     """Return entries by names: the probe's, followed by its width where it has several.
 
-    Example:
+    Examples:
         >>> name_widths({Width("relu", 6): "a", Width("conv", 6): "b", Width("relu", 12): "c"})
         {'relu@6': 'a', 'conv': 'b', 'relu@12': 'c'}
     """
@@ -239,7 +239,7 @@ def merge_orders(orders: Iterable[Iterable[Name]]) -> list[Name]:
     Args:
         orders: The names that each process has, in its order: that of the lowest one counts.
 
-    Example:
+    Examples:
         >>> merge_orders([[], ["a", "c"], ["b", "a", "c"]])
         ['a', 'c', 'b']
     """

@@ -93,7 +93,7 @@ class _Followed(NamedTuple):
 class ProbeSeries:
     """The recordings of one model on one set of samples: the first and the latest are kept.
 
-    Example:
+    Examples:
         >>> series = ProbeSeries()
         >>> for rows in ([[0b01], [0b10]], [[0b01], [0b00]]):
         ...     changes = series.add({"fc": LayerStates(2, np.uint8(rows), 2)})

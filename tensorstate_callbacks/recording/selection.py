@@ -120,7 +120,7 @@ def uncovered_message(owned: Mapping[str, int], covered: int) -> str | None:
         A sentence that names the share and the layers which own 1 % or more, largest first; None
         where the probed layers hold 90 % or more.
 
-    Example:
+    Examples:
         >>> uncovered_message({"lstm": 600, "scale": 2}, 400)
         'the default selection covers 40 % of the weights; not probed: lstm (60 %). Efficiency and \
 aIQ say nothing of these layers: name the layers to probe with attach_to'

@@ -260,7 +260,7 @@ class ProbeSettings(Settings):
 def describe_value(value: Any) -> str:
     """Return an argument as a text that is the same in each process which was given the same.
 
-    Example:
+    Examples:
         >>> describe_value({"conv": (-2, -1), int: 2.0}), describe_value(math.log2)
         ('{conv: (-2, -1), builtins.int: 2}', 'math.log2')
     """

@@ -78,7 +78,7 @@ class StateWindow:
     Args:
         size: How many batches it holds at most, at least 1.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> window = StateWindow(2)
         >>> for batch in (np.eye(3), np.eye(3), -np.eye(3)):

@@ -33,21 +33,22 @@ from tensorstate_callbacks.states.spectrum import Spectrum, check_alpha
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerReport(NeuronReadings):
-    """Firing states of one layer over one evaluation pass.
+    """Metrics of one layer over one evaluation pass.
 
-    The layer is one unit of neurons, as in the paper, or parts of it are units by themselves.
+    The layer is one unit of neurons, as in the paper, or is divided into units of `group_size`
+    neurons.
 
     Attributes:
         name: The layer's name; `<name>.input` if its input was probed.
         n_neurons: Neurons (channels) of the layer.
-        n_states: States seen of each unit, repetitions included (positions times samples).
+        n_states: States seen of each unit, repetitions included: positions times samples.
         n_distinct: Distinct states seen, of all units together.
         n_singletons: States seen exactly once, of all units together.
         entropy: Entropy of the states, bits; the sum over the units.
         efficiency: `entropy / n_neurons`, share 0 to 1.
-        ceiling: The highest efficiency that so few states can show, share 0 to 1:
-            `min(n_neurons, log2(n_states)) / n_neurons`; of units of g neurons the sum of their
-            `min(g, log2(n_states))` by `n_neurons`.
+        ceiling: The highest efficiency that so many states can show, share 0 to 1:
+            `min(n_neurons, log2(n_states)) / n_neurons`. With units of g neurons it is the sum of
+            `min(g, log2(n_states))` over the units, divided by `n_neurons`.
         coverage: Good-Turing estimate of the probability that the next state is one already seen,
             `1 - n_singletons / n_states`, share 0 to 1; of several units the smallest. Where it is
             low, the efficiency says more about the number of samples than about the layer.
@@ -55,26 +56,27 @@ class LayerReport(NeuronReadings):
         n_never: Neurons that fired in no state.
         n_always: Neurons that fired in every state.
         rate_bound: What the efficiency would be if the neurons fired independently at their
-            rates, share 0 to 1: the efficiency of units of one neuron, and never less than that
-            of larger ones (by Shannon entropy).
-        spectrum: How many distinct states were seen once, twice, three times...; what estimates
-            and rank-abundance curves are made from; read-only. None where the units are smaller
-            than the layer, and in a report from a checkpoint or a `train_history` that has only its
-            metrics.
+            rates, share 0 to 1. It is the efficiency of units of one neuron, and (by Shannon
+            entropy) never less than that of larger units.
+        spectrum: How many distinct states were seen once, twice, three times..., read-only.
+            Estimates and the curves of `plot_states` are made from it. None where the units are
+            smaller than the layer, and in a report from a checkpoint or a `train_history` that has
+            only its metrics.
         largest: How often the most frequent state was seen; of several units the sum of theirs.
-        group_size: Neurons of a unit, the last one may have fewer; None where it is the layer.
-        mean_coverage: As `coverage`, the mean of the units.
+        group_size: Neurons of a unit, of which the last may have fewer; None where the layer is one
+            unit.
+        mean_coverage: As `coverage`, but the mean of the units.
         units: What is known of each unit, where they are smaller than the layer; None in a report
             from a checkpoint that has only its metrics.
-        neurons: How often each neuron fired, always there in a fresh report; and, with
-            `neurons=True`, which neurons agree. Without it they are not part of what is compared,
-            copied, pickled and saved: None there, and so in a report from a file or a checkpoint.
-            With it `without_states` keeps the counts, and with them a checkpoint and a
-            `train_history`, so that `History.lifelines` has every evaluation.
-        probe: How its states of `probe_data` have changed since earlier recordings; None where none
-            was given, or the layer wasn't called on it.
-        classes: What the states tell of the classes of the samples; None where that isn't asked
-            for, can't be counted, or the report has only its metrics.
+        neurons: How often each neuron fired, and, with `neurons=True`, which neurons agree; read it
+            by `firing_rates`, `agreeing` and the like. Fresh reports have it. Only with
+            `neurons=True` it is compared, copied, pickled and saved along, so that
+            `History.lifelines` has every evaluation; else it is None in a report from a file or a
+            checkpoint.
+        probe: How its states of `probe_data` have changed since earlier recordings; None where
+            there is no `probe_data`, or the layer wasn't called on it.
+        classes: What the states tell of the classes of the samples; None without `classes`, where
+            they can't be counted, and where the report has only its metrics.
     """
 
     name: str
@@ -262,7 +264,7 @@ class LayerReport(NeuronReadings):
 
     @property
     def n_units(self) -> int:
-        """Units that the layer is divided into."""
+        """Number of units that the layer is divided into."""
         return -(-self.n_neurons // self.group_size) if self.group_size else 1
 
     @property
@@ -272,22 +274,25 @@ class LayerReport(NeuronReadings):
 
     @property
     def max_share(self) -> float:
-        """Share of the states that the most frequent one makes up, 0 to 1; the units' mean."""
+        """Share of the states that the most frequent one makes up, 0 to 1; of units the mean."""
         return self.largest / (self.n_states * self.n_units)
 
     @property
     def redundancy(self) -> float:
-        """Share of what its neurons' rates allow that is lost as they depend on each other.
+        """Share of the rate bound that is lost because neurons depend on each other, 0 to 1.
 
-        `1 - efficiency / rate_bound`, 0 to 1; 0 where the bound is 0. Read it where coverage is
-        high: too few states look like neurons that depend on each other.
+        `1 - efficiency / rate_bound`, and 0 where the bound is 0. Read it where coverage is high:
+        too few states look like neurons that depend on each other.
         """
         return max(1 - self.efficiency / self.rate_bound, 0.0) if self.rate_bound else 0.0
 
     def estimate(self, estimator: Estimator = "chao-shen") -> float:
         """Return the Shannon entropy, corrected for unseen states, bits; see `estimate_entropy`.
 
-        That of units is the sum of theirs.
+        Of several units it is the sum of theirs.
+
+        Args:
+            estimator: Name of the estimator, as `estimate_entropy` takes it.
 
         Raises:
             StatesNotAvailableError: The report, from a checkpoint, has only its metrics.
@@ -297,12 +302,24 @@ class LayerReport(NeuronReadings):
         return estimate_entropy(self._known_spectrum(), estimator, max_bits=self.n_neurons)
 
     def interval(self, level: float = 0.95, *, n_samples: int | None = None) -> Interval:
-        """Return an interval for the efficiency by Shannon entropy; see `efficiency_interval`.
+        """Return an interval for the efficiency, by Shannon entropy, that more data would show.
 
-        Its ends are the sums of those of the units.
+        Two things are uncertain: which states were drawn, and what was never seen. For the first
+        the interval takes the standard error of the jackknife, for the second the estimators of
+        Grassberger, which corrects too little, and of Chao and Shen, which more often corrects too
+        much. Its estimate is the larger of the two. With several units, its ends are the sums of
+        theirs.
+
+        Args:
+            level: How often intervals are meant to hold the true value, above 0 and below 1.
+            n_samples: Samples (images) in the pass. States of one sample resemble each other: with
+                the number given, a sample counts as one observation, however many states it gave.
+                None counts all states as independent, which is right only for layers with one state
+                per sample.
 
         Raises:
             StatesNotAvailableError: The report, from a checkpoint, has only its metrics.
+            ValueError: `level` is not between 0 and 1, or `n_samples` is below 1.
         """
         if self.units is not None:
             bits = self.units.interval(level, self.n_states, n_samples)
@@ -313,27 +330,26 @@ class LayerReport(NeuronReadings):
     def effective_states(self, order: float = 1) -> float:
         """Return the effective number of states: so many, used evenly, have the same entropy.
 
-        Hill's number, 2 to the power of the Rényi entropy in bits. Order 0 is the number of
+        It is Hill's number, 2 to the power of the Rényi entropy in bits. Order 0 is the number of
         distinct states, 1 weighs each by its share (Shannon), 2 is the inverse of the probability
-        that two states are the same, infinity the inverse of the most frequent one's share. Of
+        that two states are the same, infinity the inverse of the most frequent state's share. Of
         several units it is the geometric mean of theirs.
 
-        It is never more than the number of states seen, and that of distinct ones; states that
-        would be seen with more data are not in it, so compare layers and runs on the same data
-        only, and see `coverage`. It can't tell whether the states differ in something that
-        matters.
+        It is never more than the number of distinct states seen. States that more data would show
+        are not in it, so compare layers and runs on the same data only, and look at `coverage`. It
+        can't tell whether the states differ in something that matters.
+
+        Source: M. O. Hill, "Diversity and evenness: a unifying notation and its consequences",
+        Ecology 54 (1973) 427-432.
 
         Args:
-            order: 0 to infinity. Of units smaller than the layer 0, 1 or infinity.
+            order: 0 to infinity. With units smaller than the layer 0, 1 or infinity.
 
         Raises:
             StatesNotAvailableError: The report has no spectrum or units to compute it from.
             ValueError: `order` is negative or NaN.
 
-        Source: M. O. Hill, "Diversity and evenness: a unifying notation and its consequences",
-        Ecology 54 (1973) 427-432.
-
-        Example:
+        Examples:
             >>> fired = np.array([4, 2], np.uint64)
             >>> layer = LayerReport.from_spectrum("a", Spectrum.from_counts([2, 2, 4]), fired)
             >>> [round(layer.effective_states(order), 3) for order in (0, 1, 2, math.inf)]
@@ -368,7 +384,10 @@ class LayerReport(NeuronReadings):
         return self if classes is self.classes else dataclasses.replace(self, classes=classes)
 
     def metrics(self) -> dict[str, Any]:
-        """Return all metrics but those of units and classes, under their names: a table's row."""
+        """Return the metrics under their names, as a row of a table has them.
+
+        Those of single units, neurons and classes are not among them.
+        """
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in ("spectrum", "units", "classes", "largest", "neurons", "probe"):
             del fields[name]
@@ -386,7 +405,7 @@ class LayerReport(NeuronReadings):
         return {**fields, **{name: getattr(self, name) for name in more}}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field as plain numbers, strings and lists; `from_dict` reads it back.
+        """Return all of it as plain numbers, strings and lists, for `from_dict`.
 
         What is known of each neuron is there with `neurons=True` only.
         """
@@ -407,7 +426,7 @@ class LayerReport(NeuronReadings):
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "LayerReport":
-        """Build the report that `to_dict` was called on."""
+        """Build the report again that `to_dict` was called on."""
         spectrum = fields["spectrum"]
         if spectrum is not None:
             spectrum = Spectrum(*(np.array(column, dtype=np.uint64) for column in spectrum))

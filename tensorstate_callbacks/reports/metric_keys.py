@@ -51,7 +51,7 @@ def safe_key(key: str) -> str:
 
     Keys over 250 characters are cut and end in a digest of the whole, so that they stay distinct.
 
-    Example:
+    Examples:
         >>> safe_key("val_efficiency/block[0]/conv")
         'val_efficiency/block_0_/conv'
     """
@@ -66,7 +66,7 @@ def safe_key(key: str) -> str:
 def layer_keys(names: Iterable[str]) -> list[str]:
     """Return one safe key per layer name; names that become alike get `_2`, `_3`... appended.
 
-    Example:
+    Examples:
         >>> layer_keys(["a[0]", "a(0)", "b"])
         ['a_0_', 'a_0__2', 'b']
     """

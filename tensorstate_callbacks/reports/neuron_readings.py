@@ -20,7 +20,7 @@ class NeuronReadings:
 
     @property
     def firing_rates(self) -> npt.NDArray[np.float64]:
-        """How often each neuron fired, shape `(n_neurons,)`, float64, share 0 to 1 of the states.
+        """Share of the states in which each neuron fired, 0 to 1, `(n_neurons,)` float64.
 
         Raises:
             StatesNotAvailableError: It isn't known any more; says how to keep it.
@@ -31,8 +31,8 @@ class NeuronReadings:
     def never_fired(self) -> Group:
         """The neurons that fired in no state, by index.
 
-        Whether they are dead for good it can't tell: on other data, or later in training, they may
-        fire. See `History.lifelines`.
+        They may still fire on other data, or later in training: whether they are dead for good,
+        this can't tell. See `History.lifelines`.
 
         Raises:
             StatesNotAvailableError: It isn't known any more; says how to keep it.
@@ -50,17 +50,17 @@ class NeuronReadings:
 
     @property
     def agreeing(self) -> tuple[Group, ...]:
-        """Groups of neurons that fired in exactly the same states, by index, two at least.
+        """Groups of two or more neurons that fired in exactly the same states, by index.
 
-        Exact, for the states that were seen: in few states neurons agree by chance. Those that
-        never or always fired are in no group. In units smaller than the layer the neurons of each
-        unit are compared, and not those of two. It says nothing of how strongly they fire: to
-        replace one by another, look at their activations.
+        It is exact for the states that were seen; in few states, neurons agree by chance. Neurons
+        that never or always fired are in no group. With units smaller than the layer, neurons are
+        compared within each unit only. How strongly they fire, it can't tell: before you replace
+        one by another, look at their activations.
 
         Raises:
             StatesNotAvailableError: It wasn't asked for, or isn't known any more; says how to.
 
-        Example:
+        Examples:
             >>> from tensorstate_callbacks import LayerReport
             >>> tables = np.array([0, 0, 0, 2, 1, 0, 0, 0], np.uint64)
             >>> fired = np.array([2, 2, 1], np.uint64)
@@ -74,8 +74,7 @@ class NeuronReadings:
     def opposing(self) -> tuple[tuple[Group, Group], ...]:
         """Pairs of groups of neurons, of which one fired exactly where the other did not.
 
-        All neurons of a group agree; it may be a single one. What `agreeing` says of units and of
-        what can't be known holds here too.
+        All neurons of a group agree; it may be a single neuron. The limits are those of `agreeing`.
 
         Raises:
             StatesNotAvailableError: It wasn't asked for, or isn't known any more; says how to.

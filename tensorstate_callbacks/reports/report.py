@@ -43,12 +43,12 @@ class EfficiencyReport:
     """Efficiency of a network over one evaluation pass.
 
     Attributes:
-        layers: Layer name to `LayerReport`, in forward order, read-only.
+        layers: The `LayerReport` of each layer under its name, in forward order, read-only.
         beta: Weight of accuracy in aIQ.
         accuracy: Accuracy on the same data, share 0 to 1; None where there was none.
         epoch: Epoch the pass belongs to, counted from 0; None outside training.
         step: Training steps made before the pass; None where the framework counts none.
-        stage: `"val"`, `"test"`..., the first part of the metric keys.
+        stage: First part of the metric keys: `"val"`, `"test"`...
         alpha: Order of the Rényi entropy that the efficiencies are made from; 1 is Shannon's.
 
     Raises:
@@ -89,18 +89,23 @@ class EfficiencyReport:
 
     @cached_property
     def aiq(self) -> float | None:
-        """Artificial intelligence quotient, share 0 to 1; None where there is no accuracy."""
+        """aIQ, the artificial intelligence quotient, share 0 to 1; None without an accuracy."""
         if self.accuracy is None:
             return None
         return aIQ(self.efficiency, self.accuracy, self.beta)
 
     def interval(self, level: float = 0.95, *, n_samples: int | None = None) -> Interval:
-        """Return an interval for the network efficiency; see `network_interval`.
+        """Return an interval for the network efficiency that more data would show.
+
+        Its ends are those of all layers at their low and at their high ends at once: layers see the
+        same samples, so their errors may well go together. See `LayerReport.interval`.
 
         Args:
             level: How often intervals are meant to hold the true value, above 0 and below 1.
-            n_samples: Samples (images) in the pass; None counts all states of one sample as
-                independent: see `entropy_interval`.
+            n_samples: Samples (images) in the pass. States of one sample resemble each other: with
+                the number given, a sample counts as one observation, however many states it gave.
+                None counts all states as independent, which is right only for layers with one state
+                per sample.
 
         Raises:
             ValueError: `alpha` is not 1, or `level` or `n_samples` is out of its range.
@@ -115,11 +120,14 @@ class EfficiencyReport:
         )
 
     def aiq_interval(self, level: float = 0.95, *, n_samples: int) -> Interval | None:
-        """Return an interval for aIQ, or None where there is no accuracy; see `aiq_interval`.
+        """Return an interval for the aIQ that more data would show; None without an accuracy.
+
+        Network efficiency and accuracy (Wilson's interval) are taken at their low and at their high
+        ends at once.
 
         Args:
             level: How often intervals are meant to hold the true aIQ, above 0 and below 1.
-            n_samples: Samples (images) in the pass, which the accuracy is a share of.
+            n_samples: Samples (images) in the pass, of which the accuracy is a share.
 
         Raises:
             ValueError: `alpha` is not 1, or `level` or `n_samples` is out of its range.
@@ -137,12 +145,13 @@ class EfficiencyReport:
         layer_metrics: bool | Sequence[str] = True,
         with_stage: bool = True,
     ) -> dict[str, float]:
-        """Return what is logged: `val_aiq`, `val_efficiency`, `val_efficiency/<layer>`...
+        """Return what is logged, under its keys: `val_aiq`, `val_efficiency/<layer>`...
 
         Args:
             prefix: Put between stage and name, to tell several callbacks apart: `"x_"` gives
                 `val_x_aiq`.
-            layer_metrics: The metrics logged for each layer; see `check_layer_metrics`.
+            layer_metrics: True gives each layer's efficiency, False nothing of the layers; or the
+                names of metrics, as the callbacks' argument of that name takes them.
             with_stage: Whether keys start with the stage; Keras puts it there by itself.
 
         Raises:
@@ -180,22 +189,22 @@ class EfficiencyReport:
         return dataclasses.replace(self, layers=layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every metric as plain numbers, strings, dicts; `from_dict` reads it back."""
+        """Return all of it as plain numbers, strings, lists and dicts, for `from_dict`."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         layers = {name: layer.to_dict() for name, layer in self.layers.items()}
         return {**fields, "layers": layers, "efficiency": self.efficiency, "aiq": self.aiq}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "EfficiencyReport":
-        """Build the report that `to_dict` was called on."""
+        """Build the report again that `to_dict` was called on."""
         layers = {name: LayerReport.from_dict(layer) for name, layer in fields["layers"].items()}
         names = {field.name for field in dataclasses.fields(cls)} - {"layers"}
         return cls(layers=layers, **{name: fields[name] for name in names})
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return one row per layer, with the epoch, the network's metrics and the layer's.
+        """Return one row per layer: the epoch, the network's metrics and the layer's.
 
-        Lone surrogates in a layer's name, which no file can hold, stand as Python writes them.
+        Lone surrogates in a layer's name, which no file can hold, are written as Python's escapes.
         """
         values = (self.epoch, self.step, self.stage, self.accuracy, self.efficiency, self.aiq)
         network = dict(zip(NETWORK_KEYS, values, strict=True))
@@ -208,8 +217,8 @@ class EfficiencyReport:
         """Return the layers' metrics as a text table, with a line for the network below.
 
         Args:
-            full: Whether to show all metrics of each layer, in tables one below the other, and what
-                its states tell of classes, where they were counted by class.
+            full: Whether to show all metrics of each layer, in several tables, and, if states were
+                counted by class, what they tell of the classes.
         """
         tables = layers_text(self.layers, full=full)
         tables += classes_text(self.layers) if full else ""
@@ -219,11 +228,11 @@ class EfficiencyReport:
         return report_html(self) + classes_html(self.layers)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a JSON file that `load` reads; `write_page` makes a page to read.
+        """Write a JSON file that `load` reads. For a page to look at, see `write_page`.
 
         Args:
-            path: Where to, ending in .json; a file that is there is replaced once the new one is
-                whole.
+            path: Name of the file, ending in `.json`. An existing file is replaced once the new one
+                is whole.
 
         Raises:
             ValueError: The name ends in something else.
@@ -244,7 +253,7 @@ class EfficiencyReport:
         return reports[0]
 
     def notes(self) -> list[str]:
-        """Return what limits these metrics, in sentences that name layers."""
+        """Return what to be careful about in these metrics, in sentences that name layers."""
         return describe_limits(self.layers, self.accuracy, self.alpha)
 
     def facts(self) -> list[str]:
@@ -265,7 +274,11 @@ class EfficiencyReport:
 
 
 class History(list[EfficiencyReport]):
-    """Reports in the order of their evaluations: a list that knows how to show itself."""
+    """Reports in the order of their evaluations.
+
+    It is a list, which shows itself as a table, and reads and writes files. Slices and sums of it
+    are histories too.
+    """
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> EfficiencyReport: ...
@@ -286,14 +299,14 @@ class History(list[EfficiencyReport]):
     def lifelines(self, layer: str) -> Lifelines:
         """Return how often each neuron of a layer fired in each evaluation: which died, and when.
 
-        It is known of fresh reports, and with `neurons=True` of all. Let the evaluations be of the
-        same data: take those of one stage, and of one fit, out of a history that has others too.
+        Fresh reports know it, and with `neurons=True` all reports do. The evaluations should be of
+        the same data: where a history has several stages or fits, take the reports of one.
 
         Args:
             layer: Name of the layer.
 
         Raises:
-            StatesNotAvailableError: It isn't known of some evaluation; names these.
+            StatesNotAvailableError: Some evaluations don't know it any more; names them.
             ValueError: No evaluation has such a layer, or its number of neurons changes.
         """
         return lifelines(self, layer)
@@ -312,19 +325,19 @@ class History(list[EfficiencyReport]):
         return pandas.DataFrame(self.to_dicts())
 
     def table(self) -> str:
-        """Return one line per evaluation: the network's metrics, and the layers' while they fit."""
+        """Return a line per evaluation: the network's metrics, and the layers' if they fit."""
         return history_text(self)
 
     def _repr_html_(self) -> str:
         return history_html(self)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a JSON file that `load` reads: `EfficiencyReport.save`, for all of them."""
+        """Write all reports into a JSON file that `load` reads; see `EfficiencyReport.save`."""
         _write_json([report.to_dict() for report in self], path)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "History":
-        """Read the file that `save` wrote, of a history or of one report.
+        """Read a file that `save` wrote, of a history or of one report.
 
         Raises:
             ValueError: The file holds something else.

@@ -128,7 +128,7 @@ Scalars = Mapping[str, Sequence[Point]]
 def find_leads(keys: Iterable[str]) -> list[str]:
     """Return what stands before our names in the keys, the likeliest first.
 
-    Example:
+    Examples:
         >>> find_leads(["val_efficiency", "val_aiq", "val_x_efficiency", "val_efficiency/a"])
         ['val_', 'val_x_']
     """

@@ -30,7 +30,7 @@ _TABLE = "layers.json"
 def mlflow_run_id(text: str) -> str | None:
     """Return the id in `runs:/<id>`, or None if it isn't of that form.
 
-    Example:
+    Examples:
         >>> mlflow_run_id("runs:/0123456789abcdef0123456789abcdef")
         '0123456789abcdef0123456789abcdef'
     """

@@ -74,7 +74,7 @@ def read_tensorboard(
 def printable(path: str | os.PathLike[str]) -> str:
     r"""Return a path as text that can be printed and saved, whatever bytes it has.
 
-    Example:
+    Examples:
         >>> printable("runs/\udcff\n")
         'runs/\\xff\\n'
     """

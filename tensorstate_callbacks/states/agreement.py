@@ -58,7 +58,7 @@ class Agreement(NamedTuple):
             fired: How often each neuron fired, shape `(n_neurons,)`, uint64.
             n_states: States that were seen, repetitions included.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> states = np.array([[0b0101], [0b0110], [0b1001]], np.uint8)
             >>> Agreement.of_states(states, np.uint64([2, 1, 2, 1]), 3)
@@ -91,7 +91,7 @@ class Agreement(NamedTuple):
             n_neurons: Neurons of the layer.
             group_size: Neurons of each unit but the last, which may have fewer.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> tables = np.array([0, 2, 1, 0, 3, 0, 0, 2], np.uint64)
             >>> Agreement.of_tables(tables, 4, 2)
@@ -119,7 +119,7 @@ class Agreement(NamedTuple):
         Args:
             parts: At least one; each of at least one state.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> one = Agreement(np.array([0, 0, 0]), np.array([False, True, True]))
             >>> other = Agreement(np.array([0, 0, 0]), np.array([False, True, False]))

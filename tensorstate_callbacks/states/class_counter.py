@@ -28,7 +28,7 @@ class ClassCounter:
         group_size: Neurons of a unit, 1 to 22; None makes the layer one unit.
         n_threads: At most so many threads work on a large batch, the caller's among them.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> counter = ClassCounter(3)
         >>> counter.update_packed(np.array([[1], [5], [5], [5]], np.uint8), np.array([7, 8]))

@@ -39,23 +39,23 @@ class StateCounter(RowCounter):
     """Counts the states of one layer, exactly.
 
     A state is the firing pattern of `n_neurons` neurons at one position: one bit per neuron, set
-    where the activation is greater than a threshold. What a counter holds does not depend on how
-    the data was cut: batch size, order, shards and threads give the same numbers, in the same
-    order. Several threads may feed one counter. A call that raises leaves the counter as it was.
+    where the activation is greater than a threshold. What a counter holds doesn't depend on how the
+    data was cut: batch size, order, shards and threads give the same numbers, in the same order.
+    Several threads may feed one counter. A call that raises an error leaves it as it was.
 
     Args:
-        n_neurons: bits per state, at least 1.
-        keep_states: ask for it to be promised `states` above 64 neurons. Up to 64 neurons
-            states are kept anyway. (Today all are.)
-        n_threads: at most so many threads work on a large batch, the caller's among them. What
-            is counted doesn't depend on it.
+        n_neurons: Bits per state, at least 1.
+        keep_states: True promises that `states` has the states of more than 64 neurons too. Today
+            all counters keep them.
+        n_threads: At most so many threads work on a large batch, the caller's among them. What is
+            counted doesn't depend on it.
 
     Raises:
-        TypeError: if `n_neurons` or `n_threads` is not an integer.
-        ValueError: if one is less than 1, or the environment variable `TENSORSTATE_KERNEL` names a
-            kernel that this machine cannot run.
+        TypeError: `n_neurons` or `n_threads` is not an integer.
+        ValueError: One of them is less than 1, or the environment variable `TENSORSTATE_KERNEL`
+            names a kernel that this machine can't run.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> counter = StateCounter(3)
         >>> counter.update(np.array([[1.0, -1.0, 2.0], [0.5, 0.0, 9.0], [0.0, 1.0, 0.0]]), -1)
@@ -75,16 +75,16 @@ class StateCounter(RowCounter):
 
     @property
     def n_distinct(self) -> int:
-        """Different states seen so far."""
+        """Number of distinct states seen so far."""
         return self._engine.n_distinct
 
     def merge(self, other: StateCounter) -> None:
         """Add all that `other` has counted; `other` stays as it is.
 
         Raises:
-            TypeError: if `other` is not a StateCounter.
-            ValueError: if it counts states of another number of neurons.
-            OverflowError: if the counter would hold more than 2**64 - 1 states.
+            TypeError: `other` is not a StateCounter.
+            ValueError: It counts states of another number of neurons.
+            OverflowError: The counter would hold more than 2**64 - 1 states.
         """
         if not isinstance(other, StateCounter):
             raise TypeError(f"only a StateCounter can be merged, not {type(other).__name__}")
@@ -96,21 +96,27 @@ class StateCounter(RowCounter):
         merge_engines(self._engine, other._engine)
 
     def counts(self) -> NDArray[np.uint64]:
-        """How often each distinct state was seen: (n_distinct,) uint64, in step with states()."""
+        """Return how often each distinct state was seen: `(n_distinct,)` uint64.
+
+        The counts are in the order of `states`.
+        """
         return self.snapshot()[1]
 
     def states(self) -> NDArray[np.uint8]:
-        """The distinct states: (n_distinct, ceil(n_neurons / 8)) uint8, sorted by their bytes."""
+        """Return the distinct states, sorted by their bytes.
+
+        Their shape is `(n_distinct, ceil(n_neurons / 8))`, uint8; see `decompress_states`.
+        """
         return self.snapshot()[0]
 
     def snapshot(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
-        """states() and counts() of one moment, for half the work of both."""
+        """Return `states()` and `counts()` of one moment, for half the work of both."""
         return self._engine.snapshot()
 
     def spectrum(self) -> Spectrum:
-        """How many distinct states were seen once, twice, ...: all that an entropy depends on.
+        """Return how many distinct states were seen once, twice, ...: what an entropy depends on.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> counter = StateCounter(8)
             >>> counter.update_packed(np.array([[1], [2], [2], [3], [3]], np.uint8))
@@ -120,19 +126,20 @@ class StateCounter(RowCounter):
         return Spectrum(*self._engine.spectrum())
 
     def moments(self, alphas: Sequence[float]) -> NDArray[np.float64]:
-        """Sums over the counts c of the distinct states, one for each order α.
+        """Return sums over the counts c of the distinct states, one for each order α.
 
         Args:
-            alphas: orders, each at least 0; infinity is allowed.
+            alphas: Orders, each at least 0; infinity is allowed.
 
         Returns:
-            (len(alphas),) float64: Σ c log2 c for α = 1, max c for α = ∞, else Σ c**α. Zeros
-            where nothing was counted. Sums are rounded once, so they do not depend on an order.
+            Σ c log2 c for α = 1, max c for α = ∞, else Σ c^α, shape `(len(alphas),)`, float64.
+            Zeros where nothing was counted. Sums are rounded once, so the order of the states
+            doesn't matter.
 
         Raises:
-            ValueError: if an order is negative or NaN.
+            ValueError: An order is negative or NaN.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> counter = StateCounter(8)
             >>> counter.update_packed(np.array([[1], [2], [2]], np.uint8))
@@ -143,7 +150,7 @@ class StateCounter(RowCounter):
         return np.array([spectrum.moment(float(alpha)) for alpha in alphas], np.float64)
 
     def fired(self) -> NDArray[np.uint64]:
-        """In how many states each neuron fired: (n_neurons,) uint64."""
+        """Return in how many states each neuron fired: `(n_neurons,)` uint64."""
         return self._engine.fired()
 
     def __repr__(self) -> str:

@@ -27,25 +27,25 @@ _COUNTS_AT_ONCE = 2**18
 class GroupCounter(RowCounter):
     """Counts the states of each unit of a layer, exactly, in memory that doesn't grow with them.
 
-    Neurons 0 to `group_size` - 1 are the first unit, the next `group_size` the second; the last
-    one has what is left. A unit of g neurons has 2**g counts. What a counter holds does not depend
-    on how the data was cut: batch size, order, shards and threads give the same numbers. Several
-    threads may feed one counter. A call that raises leaves the counter as it was.
+    Neurons 0 to `group_size - 1` are the first unit, the next `group_size` the second; the last
+    unit has what is left. A unit of g neurons has `2**g` counts. What a counter holds doesn't
+    depend on how the data was cut: batch size, order, shards and threads give the same numbers.
+    Several threads may feed one counter. A call that raises an error leaves it as it was.
 
     Args:
-        n_neurons: of the layer, at least 1.
-        group_size: neurons of a unit, 1 to 22. Where it is `n_neurons` or more, the layer is one
+        n_neurons: Neurons of the layer, at least 1.
+        group_size: Neurons of a unit, 1 to 22. Where it is `n_neurons` or more, the layer is one
             unit.
-        n_threads: at most so many threads work on a large batch, the caller's among them. What
-            is counted doesn't depend on it.
+        n_threads: At most so many threads work on a large batch, the caller's among them. What is
+            counted doesn't depend on it.
 
     Raises:
-        TypeError: if an argument is not an integer.
-        ValueError: if one is out of range, or the environment variable `TENSORSTATE_KERNEL` names
-            a kernel that this machine cannot run.
-        MemoryError: if there is no memory for the counts of all units.
+        TypeError: An argument is not an integer.
+        ValueError: One is out of range, or the environment variable `TENSORSTATE_KERNEL` names a
+            kernel that this machine can't run.
+        MemoryError: There is no memory for the counts of all units.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> counter = GroupCounter(3, group_size=2)
         >>> counter.update(np.array([[1.0, -1.0, 2.0], [0.5, 0.0, 9.0], [0.0, 1.0, 0.0]]), -1)
@@ -80,12 +80,12 @@ class GroupCounter(RowCounter):
 
     @property
     def n_units(self) -> int:
-        """Units of the layer."""
+        """Number of units of the layer."""
         return -(-self._n_neurons // self._width)
 
     @property
     def n_distinct(self) -> NDArray[np.uint64]:
-        """Different states seen so far of each unit: (n_units,) uint64."""
+        """Number of distinct states seen so far of each unit: `(n_units,)` uint64."""
         seen = [np.count_nonzero(units, axis=1) for units in self._units()]
         return np.concatenate(seen).astype(np.uint64)
 
@@ -93,9 +93,9 @@ class GroupCounter(RowCounter):
         """Add all that `other` has counted; `other` stays as it is.
 
         Raises:
-            TypeError: if `other` is not a GroupCounter.
-            ValueError: if its units are others.
-            OverflowError: if the counter would hold more than 2**64 - 1 states.
+            TypeError: `other` is not a GroupCounter.
+            ValueError: Its units are others.
+            OverflowError: The counter would hold more than 2**64 - 1 states.
         """
         if not isinstance(other, GroupCounter):
             raise TypeError(f"only a GroupCounter can be merged, not {type(other).__name__}")
@@ -107,12 +107,12 @@ class GroupCounter(RowCounter):
         merge_group_engines(self._engine, other._engine)
 
     def tables(self) -> NDArray[np.uint64]:
-        """How often each unit was in each state: one uint64 array for all units.
+        """Return how often each unit was in each state: one uint64 array for all units.
 
-        The count of state s of unit u stands at `u * 2**group_size + s`, where neuron i of the
-        unit is bit i of s. Of a smaller last unit of g neurons there are the first 2**g states
-        only, and of a layer that is one unit its 2**n_neurons. Arrays of counters with the same
-        units can be added up, over processes too, for `add_tables`.
+        The count of state s of unit u is at `u * 2**group_size + s`, where neuron i of the unit is
+        bit i of s. A smaller last unit of g neurons has only its `2**g` states there, and a layer
+        that is one unit its `2**n_neurons`. Arrays of counters with the same units can be added up,
+        over processes too, for `add_tables`.
         """
         return self._engine.snapshot()[0]
 
@@ -120,15 +120,15 @@ class GroupCounter(RowCounter):
         """Add what was counted elsewhere: by counters of other processes, or on a device.
 
         Args:
-            tables: uint64, as `tables()` gives them.
-            n_states: states of the layer that were counted: what the counts of each unit add up to.
+            tables: Counts, uint64, as `tables()` returns them.
+            n_states: States of the layer that were counted: the sum of the counts of each unit.
 
         Raises:
-            TypeError: if `tables` is not uint64 or `n_states` is not an integer.
-            ValueError: if the shape is wrong, or the counts of a unit don't add up to `n_states`.
-            OverflowError: if the counter would hold more than 2**64 - 1 states.
+            TypeError: `tables` is not uint64, or `n_states` is not an integer.
+            ValueError: The shape is wrong, or the counts of a unit don't add up to `n_states`.
+            OverflowError: The counter would hold more than 2**64 - 1 states.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> counter = GroupCounter(3, group_size=2)
             >>> counter.add_tables(np.array([0, 2, 1, 0, 1, 2], np.uint64), 3)
@@ -153,9 +153,9 @@ class GroupCounter(RowCounter):
         self._engine.add_tables(tables, n_states)
 
     def spectra(self) -> list[Spectrum]:
-        """The spectrum of each unit: all that the units' entropies depend on.
+        """Return the spectrum of each unit: what the units' entropies depend on.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> counter = GroupCounter(10, group_size=8)
             >>> counter.update_packed(np.array([[1, 0], [2, 0], [2, 1]], np.uint8))
@@ -165,11 +165,11 @@ class GroupCounter(RowCounter):
         return [spectrum for units in self._units() for spectrum in _spectra(units)]
 
     def fired(self) -> NDArray[np.uint64]:
-        """In how many states each neuron fired: (n_neurons,) uint64."""
+        """Return in how many states each neuron fired: `(n_neurons,)` uint64."""
         return self.snapshot()[1]
 
     def snapshot(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """tables() and fired() of one moment, for little more than the work of one."""
+        """Return `tables()` and `fired()` of one moment, for little more than the work of one."""
         tables = self.tables()
         return tables, np.concatenate([_fired(units) for units in self._units_of(tables)])
 

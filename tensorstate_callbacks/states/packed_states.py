@@ -22,7 +22,7 @@ def compress_states(states: Any) -> npt.NDArray[np.uint8]:
         TypeError: The outputs can't be compared with 0.
         ValueError: They are not two-dimensional, or there is no neuron.
 
-    Example:
+    Examples:
         >>> compress_states(np.array([[0.5, -1.0, 2.0], [0.0, 3.0, -0.0]]))
         array([[5],
                [2]], dtype=uint8)
@@ -50,7 +50,7 @@ def decompress_states(states: npt.ArrayLike, num_neurons: int) -> npt.NDArray[np
         TypeError: The states are not uint8.
         ValueError: Their width is not that of so many neurons.
 
-    Example:
+    Examples:
         >>> decompress_states(np.array([[5], [2]], np.uint8), 3)
         array([[ True, False,  True],
                [False,  True, False]])
@@ -75,16 +75,16 @@ def sort_states(
         state_count: How many of them to look at, from the first on; None for all.
 
     Returns:
-        `edges`, shape `(distinct + 1,)`, int64: where each distinct state begins among the sorted
-        ones, and their number at the end, so that `np.diff(edges)` counts them; and `index`, shape
-        `(state_count,)`, int64: `states[index]` is sorted by its bytes, equal states in the order
-        in which they stood.
+        A tuple `(edges, index)`. `edges` says where each distinct state begins among the sorted
+        ones, and their number at the end, so that `np.diff(edges)` counts them, shape
+        `(distinct + 1,)`, int64. `index` sorts the states, `states[index]`, by their bytes, equal
+        states in the order in which they stood, shape `(state_count,)`, int64.
 
     Raises:
         TypeError: The states are not uint8.
         ValueError: There are fewer states than `state_count`, or it is negative.
 
-    Example:
+    Examples:
         >>> edges, index = sort_states(np.array([[7], [2], [7]], np.uint8))
         >>> np.diff(edges), index
         (array([1, 2]), array([1, 0, 2]))

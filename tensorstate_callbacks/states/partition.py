@@ -45,7 +45,7 @@ def part_of(states: npt.NDArray[np.uint8], n_parts: int) -> npt.NDArray[np.int64
     Returns:
         Shape `(m,)`, int64, from 0 to `n_parts - 1`.
 
-    Example:
+    Examples:
         >>> part_of(np.array([[0], [1], [2], [3]], np.uint8), 3)
         array([2, 1, 1, 0])
     """

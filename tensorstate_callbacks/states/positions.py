@@ -29,7 +29,7 @@ def spread_positions(shape: tuple[int, ...], count: int) -> npt.NDArray[np.intp]
         Shape `(min(count, positions),)`: indices into the grid's positions in C order, ascending,
         read-only.
 
-    Example:
+    Examples:
         >>> spread_positions((8, 8), 4)
         array([ 5, 16, 36, 49])
     """
@@ -97,7 +97,7 @@ class PositionPacker:
         n_neurons: Bits of a state, at least 1.
         n_threads: At most so many threads pack a large batch, the caller's among them.
 
-    Example:
+    Examples:
         >>> activations = np.zeros((2, 3, 8, 8), np.float32)
         >>> activations[1, 2] = 1
         >>> PositionPacker(3).pack(activations, 1, places=spread_positions((8, 8), 2))

@@ -33,17 +33,17 @@ class RowCounter:
 
     @property
     def n_neurons(self) -> int:
-        """Bits per state."""
+        """Number of neurons, the bits per state."""
         return self._n_neurons
 
     @property
     def n_states(self) -> int:
-        """States counted so far, repeats included."""
+        """Number of states counted so far, repeats included."""
         return self._engine.n_states
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the counter's tables hold."""
+        """Bytes of memory that the counter's tables take."""
         return self._engine.nbytes
 
     @property
@@ -59,24 +59,25 @@ class RowCounter:
         *,
         bfloat16: bool = False,
     ) -> None:
-        """Count one state per position of all axes but `channel_axis`.
+        """Count the states of activations: one for each position of all axes but `channel_axis`.
 
-        The memory is read where it lies, whatever its strides, and never written to. NaN, -0.0 at
-        threshold 0 and values equal to the threshold do not fire, +inf does. The comparison is
-        exact: a float32 0.1 is greater than the double 0.1, so it fires at that threshold.
+        The array is read in place, whatever its strides, and never written to. NaN, values equal to
+        the threshold, and -0.0 at threshold 0 don't fire; +inf does. The comparison is exact: a
+        float32 0.1 is greater than the double 0.1, so it fires at that threshold.
 
         Args:
-            activations: for example (N, C, H, W) or (N, H, W, C) float32; at least one axis;
+            activations: For example `(N, C, H, W)` or `(N, H, W, C)` float32. At least one axis, of
                 float16, float32, float64, bfloat16 (of ml_dtypes), integers or bool. A `Memory`
-                says where they lie instead: whoever gives it keeps them there.
-            channel_axis: the axis of the neurons; may be negative.
-            threshold: a finite number; a neuron fires where its activation is greater.
-            bfloat16: int16 or uint16 `activations` are the bits of bfloat16 numbers.
+                gives the address instead; the caller keeps the data there.
+            channel_axis: The axis of the neurons; may be negative.
+            threshold: A finite number; a neuron fires where its activation is greater.
+            bfloat16: Whether int16 or uint16 `activations` are the bits of bfloat16 numbers.
 
         Raises:
-            TypeError: if the dtype is not supported, a mask is on, or an argument is no number.
-            ValueError: if the channel axis is not there or does not have `n_neurons` entries,
-                or the threshold is not finite.
+            TypeError: The dtype is not supported, the array is a masked one, or an argument is not
+                a number.
+            ValueError: There is no such channel axis, it doesn't have `n_neurons` entries, or the
+                threshold is not finite.
         """
         given = memory_or_array(activations)
         layout = self._last_layout.of(given, channel_axis, threshold, bfloat16)
@@ -95,14 +96,14 @@ class RowCounter:
         """Count states that are packed already.
 
         Args:
-            rows: (m, ceil(n_neurons / 8)) uint8; neuron 0 is bit 0 of byte 0, as
-                `np.packbits(..., bitorder="little")` gives it.
+            rows: Shape `(m, ceil(n_neurons / 8))`, uint8. Neuron 0 is bit 0 of byte 0, as
+                `compress_states` and `np.packbits(..., bitorder="little")` give it.
 
         Raises:
-            TypeError: if `rows` is not uint8.
-            ValueError: if the shape is wrong or a bit beyond `n_neurons` is set.
+            TypeError: `rows` is not uint8.
+            ValueError: The shape is wrong, or a bit beyond `n_neurons` is set.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> from tensorstate_callbacks import StateCounter
             >>> counter = StateCounter(10)
@@ -116,16 +117,16 @@ class RowCounter:
         """Add states that were counted elsewhere: another process, device or file.
 
         Args:
-            rows: (m, ceil(n_neurons / 8)) uint8, as in `update_packed`; a state may stand in
-                several rows.
-            counts: (m,) uint64, how often each row was seen.
+            rows: Shape `(m, ceil(n_neurons / 8))`, uint8, as in `update_packed`. Several rows may
+                hold the same state.
+            counts: How often each row was seen, shape `(m,)`, uint64.
 
         Raises:
-            TypeError: if `rows` is not uint8 or `counts` is not uint64.
-            ValueError: if a shape is wrong or a bit beyond `n_neurons` is set.
-            OverflowError: if the counter would hold more than 2**64 - 1 states.
+            TypeError: `rows` is not uint8, or `counts` is not uint64.
+            ValueError: A shape is wrong, or a bit beyond `n_neurons` is set.
+            OverflowError: The counter would hold more than 2**64 - 1 states.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> from tensorstate_callbacks import StateCounter
             >>> counter = StateCounter(3)
@@ -137,9 +138,9 @@ class RowCounter:
         self._engine.add_rows(rows, checked_counts(counts, len(rows)))
 
     def reset(self) -> None:
-        """Forget everything counted, and give the memory back that it took.
+        """Forget everything counted, and give the memory back.
 
-        Up to 64 MiB of it wait for the next counter of the process; the rest goes to the system.
+        Up to 64 MiB of it are kept for the next counter of the process.
         """
         self._engine.reset()
 

@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 
 class Spectrum(NamedTuple):
-    """Frequency spectrum of a layer's states.
+    """Frequency spectrum of a layer's states: how many were seen once, twice, three times...
+
+    Entropies and their estimates depend on nothing else.
 
     Attributes:
         values: The distinct counts, ascending, shape `(k,)`, uint64, all above zero.
-        multiplicities: For each of them, how many distinct states have it, shape `(k,)`, uint64.
+        multiplicities: How many distinct states have each of these counts, shape `(k,)`, uint64.
     """
 
     values: npt.NDArray[np.uint64]
@@ -36,7 +38,10 @@ class Spectrum(NamedTuple):
 
     @classmethod
     def from_counts(cls, counts: npt.ArrayLike) -> "Spectrum":
-        """Build the spectrum of one count per distinct state; zeros are passed over.
+        """Build a spectrum from the counts of the distinct states.
+
+        Args:
+            counts: One count per distinct state, whole numbers; zeros are passed over.
 
         Raises:
             TypeError: The counts are not whole numbers.
@@ -80,10 +85,13 @@ class Spectrum(NamedTuple):
         return zip(self.values.tolist(), self.multiplicities.tolist(), strict=True)
 
     def moment(self, alpha: float) -> float:
-        """Return the sum over distinct states of `count**alpha`.
+        """Return the sum of `count**alpha` over the distinct states.
 
-        For `alpha=1`, where that sum says nothing, it is the sum of `count * log2(count)`; for
-        `alpha=inf` it is the largest count. Infinite where it passes the largest float.
+        For `alpha=1` it is the sum of `count * log2(count)` instead, for `alpha=inf` the largest
+        count. It is infinite where it passes the largest float.
+
+        Args:
+            alpha: Order, 0 to infinity.
 
         Raises:
             ValueError: `alpha` is negative or NaN.
@@ -109,7 +117,7 @@ def check_alpha(alpha: float) -> float:
 def add_spectra(spectra: Iterable[Spectrum]) -> Spectrum:
     """Return the spectrum of the union of disjoint sets of states.
 
-    Example:
+    Examples:
         >>> one, other = Spectrum.from_counts([1, 1, 5]), Spectrum.from_counts([1, 2])
         >>> values, multiplicities = add_spectra([one, other])
         >>> values, multiplicities

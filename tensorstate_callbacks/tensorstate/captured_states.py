@@ -36,7 +36,7 @@ class CapturedStates(StateReadings):
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of its range, or the capture can't be resumed.
 
-    Example:
+    Examples:
         >>> captured = CapturedStates("conv_1", keep_raw=True)
         >>> captured.record(np.array([[1.0, -1.0], [2.0, 3.0], [1.0, 0.0]]), channel_axis=-1)
         >>> captured.state_count, captured.counts(), captured.state_ids()

@@ -26,19 +26,20 @@ def build_efficiency_model(
     """Have some of a model's layers capture their states whenever it runs.
 
     What they captured is in the returned model's `efficiency_layers`, a list in the order of the
-    forward pass. They are named `<layer>_post_states` (what the layer gives) and
-    `<layer>_pre_states` (what it takes). A second call on the same model adds nothing twice.
+    forward pass. Its elements are named `<layer>_post_states` (the layer's output) and
+    `<layer>_pre_states` (its input), and are read by the methods of `StateReadings`. A second call
+    on the same model adds nothing twice.
 
-    A PyTorch module gets a `StateCaptureHook` on each layer. Without `attach_to` the layer that
-    makes the output is left out: the one that the first run calls last, or with a `storage_path`
-    the one defined last. Before the first run `efficiency_layers` is in the order of the model's
-    layers.
+    **PyTorch.** The module gets a `StateCaptureHook` on each layer, and is returned itself. Without
+    `attach_to` the layer that makes the output is left out: the one that the first run calls last,
+    or with a `storage_path` the one that is defined last. Before the first run `efficiency_layers`
+    is in the order of the model's layers.
 
-    A Keras model is rebuilt with `StateCapture` layers around its own, which keep their weights:
-    training one model trains the other. If the model is compiled, so is the new one, with the same
-    optimizer, loss and metrics. Layers of parallel branches may come in another order, so don't
-    carry `get_weights` over. The path of a layer inside another model has dots in the names. If all
-    that was asked for is captured already, the model itself is returned.
+    **Keras.** The model is rebuilt with `StateCapture` layers around its own, which keep their
+    weights: training one model trains the other. If the model is compiled, so is the new one, with
+    the same optimizer, loss and metrics. Layers of parallel branches may come in another order, so
+    don't carry `get_weights` over. In the names, the path of a layer inside another model has dots.
+    If everything you ask for is captured already, the model itself is returned.
 
     Args:
         model: A PyTorch module, LightningModules included, which gets hooks and is returned; or a
@@ -48,16 +49,15 @@ def build_efficiency_model(
             and dense or linear layer except the one that makes the output.
         exclude: Which of them to leave out, in the same forms.
         method: `"after"` captures outputs, `"before"` inputs, `"both"` both.
-        storage_path: Folder in which all states are kept in the order of observation, for
-            `raw_states`, instead of memory.
-        keep_raw: Keep them in memory.
+        storage_path: Folder to keep all states in, in the order observed, for `raw_states`.
+        keep_raw: Whether to keep them in memory.
         threshold: A neuron fires where its activation is above it; finite.
-        resume: Go on with what `storage_path` holds of an earlier run, up to its last whole batch.
-        channel_axis: Axis of the neurons in the layers' tensors, batch axis included, where it
-            isn't the one that layers and the way of the data tell: an axis; a tuple of axes that
-            are one unit together; a mapping of layer names, globs, class names or types to these;
-            or a callable `(name, layer, tensor)` that returns one, or None. Keras's tensors are
-            symbolic there.
+        resume: Whether to go on with what `storage_path` holds of an earlier run, up to its last
+            whole batch.
+        channel_axis: Axis of the neurons in the layers' tensors, batch axis included, where the one
+            that is found out by itself is wrong: an axis; a tuple of axes that are one unit
+            together; a mapping of layer names, globs, class names or types to these; or a callable
+            `(name, layer, tensor)` that returns one, or None. Keras's tensors are symbolic there.
 
     Raises:
         FileExistsError: `storage_path` holds states of an earlier run, and `resume` isn't set.
@@ -73,7 +73,7 @@ def build_efficiency_model(
             of the layers are inside of other layers; the model has a `compile` of its own and the
             new one isn't compiled; or, with JAX, the optimizer can't be shared.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
         >>> model = build_efficiency_model(model, attach_to=["Linear"])
@@ -91,6 +91,9 @@ def build_efficiency_model(
 def reset_efficiency_model(model: Any) -> None:
     """Forget all states that the layers of `build_efficiency_model` have captured.
 
+    Args:
+        model: The model that `build_efficiency_model` returned.
+
     Raises:
         TypeError: The model is neither a Keras model nor a PyTorch module.
         ValueError: It was not built by `build_efficiency_model`.
@@ -99,7 +102,10 @@ def reset_efficiency_model(model: Any) -> None:
 
 
 def remove_state_layers(model: Any) -> Any:
-    """Return the model without what `build_efficiency_model` added; hooks of one's own stay.
+    """Return the model without what `build_efficiency_model` added; your own hooks stay.
+
+    Args:
+        model: The model that `build_efficiency_model` returned.
 
     Raises:
         TypeError: The model is neither a Keras model nor a PyTorch module.
@@ -109,6 +115,9 @@ def remove_state_layers(model: Any) -> Any:
 
 def efficiency_layers(model: Any) -> list[Any]:
     """Return what `build_efficiency_model` added, in the order of the forward pass.
+
+    Args:
+        model: The model that `build_efficiency_model` returned.
 
     Raises:
         TypeError: The model is neither a Keras model nor a PyTorch module.
@@ -139,9 +148,19 @@ def network_efficiency(model: Any) -> float:
 
 
 def aIQ(network_efficiency: float, accuracy: float, weight: float = 2) -> float:
-    """Return `tensorstate_callbacks.aIQ`, whose `beta` is called `weight` here.
+    """Return the artificial intelligence quotient of a network.
 
-    Example:
+    It is `tensorstate_callbacks.aIQ`, whose `beta` is called `weight` here.
+
+    Args:
+        network_efficiency: Geometric mean of the layers' efficiencies, a share (0 to 1).
+        accuracy: The network's accuracy on the same data, a share (0 to 1).
+        weight: Weight of accuracy against efficiency, above 0.
+
+    Raises:
+        ValueError: `weight` is not above 0, or one of the others is not a share.
+
+    Examples:
         >>> aIQ(0.125, 1.0, weight=2)
         0.5
     """

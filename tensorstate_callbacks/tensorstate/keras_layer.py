@@ -26,26 +26,26 @@ class StateCapture(StateReadings, keras.layers.Layer):
     """Captures the states of what passes through it, in any model and on all of Keras's backends.
 
     It has no weights, changes nothing, and lets masks through. It records in `evaluate`, `predict`
-    and plain calls, not in training, and is read by the methods of `StateReadings`. Of
-    several tensors (a list, a dict) it captures the first.
+    and plain calls, not in training, and is read by the methods of `StateReadings`. Of several
+    tensors (a list, a dict) it captures the first.
 
-    Saved with a model, copied or cloned it keeps its settings, but no states and no `storage_path`:
-    a second layer mustn't write into the first one's files. TensorFlow can't put it into code that
-    XLA compiles, so a model with it compiles without, and `model.export` can't take it along: see
+    When it is saved with a model, copied or cloned, it keeps its settings, but neither its states
+    nor its `storage_path`: two layers mustn't write into the same files. On TensorFlow, XLA can't
+    compile it: a model that contains it is compiled without XLA, and `model.export` fails. See
     `remove_state_layers`.
 
     Args:
-        name: Of the layer and of its files.
+        name: Name of the layer and of its files.
         channel_axis: The axis of the neurons, batch axis included, or several that are one unit
-            together; may be negative. None takes what the layers before it tell, where it is in a
-            functional or sequential model, else the last axis.
+            together; may be negative. None finds it by the layers before, in a functional or
+            sequential model, and else takes the last axis.
         threshold: A neuron fires where its activation is above it; finite.
-        keep_raw: Keep every state in memory, in the order observed, for `raw_states`.
+        keep_raw: Whether to keep every state in memory, in the order observed, for `raw_states`.
         storage_path: Folder to keep them in on disk instead.
-        resume: Go on with the capture that the folder holds.
-        record_training: Record in training too. (Where activations are computed a second time for
-            the gradients, by `keras.RematScope`, they are seen twice.)
-        **options: Of any Keras layer.
+        resume: Whether to go on with the capture that the folder holds.
+        record_training: Whether to record in training too. Where `keras.RematScope` computes
+            activations a second time for the gradients, they are counted twice.
+        **options: Options of any Keras layer.
 
     Attributes:
         capture_on: Nothing is recorded while it is False.
@@ -58,11 +58,13 @@ class StateCapture(StateReadings, keras.layers.Layer):
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of its range.
 
-    Example:
+    Examples:
+        ```python
         capture = tensorstate_callbacks.keras.StateCapture("conv_1_states")
         model = keras.Sequential([keras.layers.Conv2D(20, 5), capture, keras.layers.Flatten(), ...])
         model.predict(x)
         print(capture.efficiency())
+        ```
     """
 
     def __init__(

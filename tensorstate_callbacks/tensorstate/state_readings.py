@@ -50,25 +50,25 @@ class Captured:
 
 
 class StateReadings:
-    """What can be read of the states that a capture point has captured.
+    """What `StateCapture` layers, hooks and the `efficiency_layers` of a model let you read.
 
     The names and meanings are those of the capture layers and hooks of TensorState 0.1 to 0.4.
 
     Attributes:
-        name: Of the capture point.
+        name: Name of the capture point.
     """
 
     name: str
 
     @property
     def state_count(self) -> int:
-        """States recorded so far, repeats included."""
+        """Number of states recorded so far, repeats included."""
         counter = self._read().counter
         return 0 if counter is None else counter.n_states
 
     @property
     def states(self) -> npt.NDArray[np.bool_]:
-        """The distinct states, shape `(distinct, neurons)`, bool, in step with `counts()`."""
+        """The distinct states, shape `(distinct, neurons)`, bool, in the order of `counts()`."""
         counter = self._counted()
         return decompress_states(counter.states(), counter.n_neurons)
 
@@ -85,7 +85,7 @@ class StateReadings:
                 sample that is named twice counts twice. Needs `keep_raw` or `storage_path`.
 
         Returns:
-            Shape `(distinct,)`, uint64, in step with `state_ids()` and `states`: 0 where a state
+            Shape `(distinct,)`, uint64, in the order of `state_ids()` and `states`; 0 where a state
             wasn't seen in the samples of `index`.
 
         Raises:
@@ -114,7 +114,7 @@ class StateReadings:
         return counts
 
     def state_ids(self) -> list[bytes]:
-        """Return the distinct states as packed bytes, in step with `counts()`."""
+        """Return the distinct states as packed bytes, in the order of `counts()`."""
         states = self._counted().states()
         data, width = states.tobytes(), states.shape[1]
         return [data[begin : begin + width] for begin in range(0, len(data), width)]
@@ -123,7 +123,7 @@ class StateReadings:
         """Return how many states each sample has: the positions of a convolution's output.
 
         Raises:
-            StatesNotAvailableError: Nothing was captured, or samples of several sizes.
+            StatesNotAvailableError: Nothing was captured, or the samples have different sizes.
         """
         self._counted()
         positions = self._read().positions
@@ -157,8 +157,8 @@ class StateReadings:
         """Return the entropy of order `alpha1` as a share of the highest, or of another order's.
 
         Args:
-            alpha1: Order of the Rényi entropy above the line.
-            alpha2: Order below the line, less than `alpha1`; None for `max_entropy()`.
+            alpha1: Order of the Rényi entropy in the numerator.
+            alpha2: Order in the denominator, less than `alpha1`; None for `max_entropy()`.
 
         Returns:
             A share between 0 and 1.
@@ -214,7 +214,7 @@ def rows_of_samples(
     Returns:
         Row numbers, sample by sample.
 
-    Example:
+    Examples:
         >>> rows_of_samples(np.array([[2, 4], [1, 3]]), np.array([2, 0]))
         array([4, 5, 6, 0, 1])
     """
@@ -242,7 +242,7 @@ def sample_numbers(index: npt.ArrayLike, n_samples: int) -> npt.NDArray[np.int64
         IndexError: There is no such sample, or the mask is of another length.
         TypeError: It is neither whole numbers nor a mask.
 
-    Example:
+    Examples:
         >>> sample_numbers([0, -1], 5), sample_numbers([False, True], 2)
         (array([0, 4]), array([1]))
     """

@@ -31,27 +31,26 @@ HookAxis: TypeAlias = Axis | Callable[[str, nn.Module, torch.Tensor], Axis | Non
 class StateCaptureHook(CapturedStates):
     """Captures the states of a module's outputs or inputs, as long as it is registered there.
 
-    It goes where PyTorch takes a hook: `module.register_forward_hook(hook)` captures what the
-    module gives, `module.register_forward_pre_hook(hook)` what it takes, `with_kwargs` or without.
-    It captures in training and in evaluation alike, whenever `capture_on` is True, and is read
-    through the methods of `CapturedStates`. A copy of the model takes a copy of the hook along,
-    with counts of its own.
+    Register it as any hook of PyTorch's: `module.register_forward_hook(hook)` captures the module's
+    output, `module.register_forward_pre_hook(hook)` its input, both with or without `with_kwargs`.
+    It captures in training and in evaluation alike, whenever `capture_on` is True, and is read by
+    the methods of `StateReadings`. A copy of the model has a copy of the hook, with counts of its
+    own.
 
-    In a model that is compiled afterwards it stays outside of the graph, which is broken there.
-    Code that was compiled and has run before calls no new hooks.
+    A model that is compiled afterwards breaks its graph at the hook. Code that was compiled and has
+    run before calls no new hooks.
 
     Args:
-        name: Stands for the layer in messages and in the names of files.
+        name: Name of the layer in messages and in the names of files.
         threshold: A neuron fires where its activation is above it; finite.
-        keep_raw: Keep every state in the order of observation, for `raw_states`.
-        storage_path: Folder to keep them in instead of memory.
-        resume: Go on with the capture that the folder holds.
+        keep_raw: Whether to keep every state in memory, in the order observed, for `raw_states`.
+        storage_path: Folder to keep them in on disk instead.
+        resume: Whether to go on with the capture that the folder holds.
         channel_axis: Axis of the neurons, several that are one unit together, or a callable
             `(name, module, tensor)` that returns it. None goes by the module's type and
             parameters; where these don't say, the last of up to 3 axes or the second of more is
             taken, and a warning says so.
-        output_fn: `(name, output)` to the tensor to capture, or None to leave it to the rules; see
-            `torch.record`.
+        output_fn: `(name, output)` to the tensor to capture; see `torch.record`.
 
     Raises:
         FileExistsError: The folder holds an earlier capture, and `resume` isn't set.
@@ -60,7 +59,7 @@ class StateCaptureHook(CapturedStates):
     Warns:
         TensorStateWarning: The axis of the neurons had to be guessed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> layer = torch.nn.Linear(4, 3)
         >>> hook = StateCaptureHook("layer")

@@ -40,7 +40,7 @@ def find_packed(value: Any) -> PackedSequence | None:
 def packed_rows(packed: PackedSequence) -> PackedRows:
     """Return the rows of a PackedSequence, which lie one time step after the other.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.nn.utils.rnn import pack_sequence
         >>> packed = pack_sequence([torch.ones(1), torch.ones(3)], enforce_sorted=False)

@@ -28,22 +28,21 @@ class ProbeSet:
     given itself are followed in that recording only, which has NASWOT's score and no change.
 
     The run changes nothing: training modes, buffers and generators of random numbers are put back.
-    Inside of it these generators begin at one seed, so that a model which draws numbers also in
-    evaluation mode draws the same ones each time. It is made under the autocast that the block ends
-    in, if any.
+    The generators start from one seed, so that a model that draws numbers in evaluation mode too
+    draws the same ones each time. Where the block ends under autocast, so does the run.
 
     Args:
         data: A batch as a data loader gives it, or a loader or list of batches; at most 1,024
-            samples. Of a tuple or list, as `(x, y)`, the first element is the input. An input is
+            samples. Of a tuple or list, such as `(x, y)`, the first element is the input. It is
             called as `model(x)`; a tuple or list of tensors as `model(*x)`; a mapping as
-            `model(**x)`, without what `forward` doesn't take. It is read once, at the first use,
-            and held, where it lies.
+            `model(**x)`, without what `forward` doesn't take. The data is read once, at the first
+            use, and kept on its device.
 
     Raises:
-        TypeError: It is neither.
+        TypeError: `data` is neither a batch nor an iterable of batches.
         ValueError: At the first use: it has more samples, or none.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from tensorstate_callbacks.torch import record
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
@@ -76,14 +75,14 @@ class ProbeSet:
         return self._followed.record(lambda: run_probe(model, self.data.batches, recording))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the first and the latest recording, packed, for a checkpoint of one's own.
+        """Return the first and the latest recording, packed, for a checkpoint of your own.
 
-        Beyond 16 MiB they are left out: a training that goes on from there begins anew.
+        Recordings of more than 16 MiB are left out: a training that goes on from there begins anew.
         """
         return saved_series(self._followed)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave, if it is of the same samples."""
+        """Go on from what `state_dict` gave, if that was of the same samples."""
         load_series(self._followed, state_dict)
 
 

@@ -59,12 +59,14 @@ class _Exit:
 
 
 class Recording:
-    """Counts the states of a model's layers while a block is open, `with record(model) as ...`.
+    """Counts the states of a model's layers while a block is open: `with record(model) as ...`.
+
+    `record` is a short name for this class.
 
     The model's outputs, gradients and own hooks are not touched, and nothing is left on it
-    afterwards. A layer called several times is one layer, its states summed. What `torch.compile`
-    made runs uncompiled inside the block, since compiled code calls no hooks. `report` works inside
-    and after the block; a further block goes on counting.
+    afterwards. A layer that is called several times is one layer, its states summed. What
+    `torch.compile` made runs uncompiled inside the block, since compiled code calls no hooks.
+    `report` works inside and after the block, and a further block goes on counting.
 
     Args:
         model: Any module. Its layers are named as in `named_modules`, without what
@@ -79,14 +81,15 @@ class Recording:
         threshold: A neuron fires where its activation is above it; finite.
         alpha: Order of the Rényi entropy, 0 to infinity; 1 is Shannon's.
         beta: Weight of accuracy in aIQ, above 0.
-        group_size: Neurons of a unit, 1 to 22: so many neighbouring neurons of a layer are one, and
-            the layer's entropy is the sum of theirs; None makes the layer one unit.
-        positions: At most that many positions of each sample (pixels, tokens) are read, spread
-            evenly; which ones depends on the shape of the layer's output only. None reads all.
-        max_memory: Bytes that the counters may hold together; where it is short, the layers that
-            need most are read at fewer positions. None is a quarter of the machine's memory,
+        group_size: Neurons of a unit, 1 to 22. So many neighbouring neurons of a layer are one
+            unit, and the layer's entropy is the sum of the units'. None makes the layer one unit,
+            as in the paper.
+        positions: At most so many positions of each sample (pixels, tokens) are read, spread
+            evenly. Which ones depends on the shape of the layer's output only. None reads all.
+        max_memory: Bytes that the counters may hold together. Where they would pass it, the layers
+            that need most are read at fewer positions. None is a quarter of the machine's memory,
             `math.inf` no limit.
-        channel_axis: Axis of the neurons where what is found out (by the module's type, by
+        channel_axis: Axis of the neurons, where the one that is found out (by the module's type, by
             following the data through the model, by the module's parameters) is wrong: an axis;
             several, `(-2, -1)`, that are one unit together; a mapping of layer names, globs, class
             names or types to these; or a callable `(name, module, tensor)` that returns one or
@@ -94,51 +97,48 @@ class Recording:
         mask: Which positions (tokens, pixels) of the samples count. The others, such as padding,
             are left out, so that a padded batch gives the counts of its samples without padding. A
             key of the batch (`"attention_mask"`), or the name of an argument that layers are called
-            with; a callable `(name, batch)` that returns a layer's mask, or None where all counts;
-            or an array for all samples in their order. The batch is what `batches` yields, or else
-            what the model is called with. A mask is True, or 1, where a position counts, of shape
-            `(samples, positions)`, or with more axes of positions. `"auto"`: the masks that layers
-            are called with under their usual names (`attention_mask`, `key_padding_mask`...).
+            with; a callable `(name, batch)` that returns a layer's mask, or None where everything
+            counts; an array for all samples in their order; or `"auto"`, the masks that layers are
+            called with under their usual names (`attention_mask`, `key_padding_mask`...). The batch
+            is what `batches` yields, or else what the model is called with. A mask has the shape
+            `(samples, positions)`, or more axes of positions, and is True, or 1, where a position
+            counts.
         neurons: Whether to find, at the end of each recorded pass, the neurons of a layer that
-            fired in exactly the same states, and those that fired exactly where another did not
-            (`layer.agreeing`, `layer.opposing`; with `group_size` within each unit only), and to
-            keep how often each neuron fired over all evaluations, in checkpoints and files too
+            fired in exactly the same states (`layer.agreeing`), and those that fired exactly where
+            another did not (`layer.opposing`); with `group_size` within each unit only. It also
+            keeps how often each neuron fired when reports are saved or copied
             (`layer.firing_rates`, `history.lifelines(layer)`).
-        classes: Labels of the samples, by which states are counted too, class by class: how evenly
-            each class uses its states, how much of them two classes share, what a state tells of
-            the label, each beside that of shuffled labels; see
-            `report.layers[name].classes`. True takes the second element of a batch, or what a
-            mapping has under `labels`, `label`, `y`, `target` or `targets`; else a key of the
-            batch; a callable `batch -> labels`; or an array with a label for each sample, in their
-            order. The batch is what `batches` yields, or else what the model is called with. Labels
-            are whole numbers, one for each sample, or one-hot; of at most 1,000 classes. They take
-            half of `max_memory`.
+        classes: Labels of the samples, to count states by class too: how evenly each class uses its
+            states, how many of them two classes share, and what a state tells of the label, each
+            beside the same for shuffled labels. The results are in `report.layers[name].classes`.
+            True takes the second element of a batch, or what a mapping has under `labels`, `label`,
+            `y`, `target` or `targets`; or give a key of the batch, a callable `batch -> labels`, or
+            an array with a label for each sample, in their order. The batch is what `batches`
+            yields, or else what the model is called with. Labels are whole numbers, one for each
+            sample, or one-hot, of at most 1,000 classes. They take half of `max_memory`.
         probe_data: A few samples whose states are followed from one recording to the next: a
-            `ProbeSet` that each evaluation's recording is given. Of other data, such as a batch or
-            a loader, a set is made that ends with this recording: it has NASWOT's score and no
-            change. The model is run on them as the block ends without an error; a `report` inside
-            the block doesn't know of it. A mask that is an array of all samples isn't applied to
-            them. If the model fails on them, a warning says so.
-        output_fn: `(name, output)` to the tensor to count, for outputs that are no tensor, nor a
-            tuple, list or dict whose first tensor (or `last_hidden_state`) is meant; None where
-            that holds.
-
-    Attributes:
-        recorder: Holds the counts.
+            `ProbeSet` that each evaluation's recording is given. Other data, such as a batch or a
+            loader, is followed in this recording only, which has NASWOT's score and no change. The
+            model is run on them as the block ends without an error; a `report` inside the block
+            doesn't know of it. A mask that is an array of all samples isn't applied to them. If the
+            model fails on them, a warning says so.
+        output_fn: `(name, output)` to the tensor to count. None takes a tensor as it is, and of a
+            tuple, list or dict the first tensor (or `last_hidden_state`).
 
     Raises:
-        NoLayerMatchedError: Nothing matched; the message says what the model has.
+        NoLayerMatchedError: `attach_to` and `exclude` leave no layer. The message says what the
+            model has.
         ProbeError: From the model's call: a layer's activations can't be counted; names the layer.
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of its range.
 
     Warns:
-        TensorStateWarning: When the block ends: some probes saw no activations, or no tensor; the
-            axis of a layer's neurons had to be guessed; the layers that were picked by default hold
-            a part of the weights only; the model was given a mask of padding, which is counted all
-            the same.
+        TensorStateWarning: As the block ends: some probes saw no activations, or no tensor; the
+            axis of a layer's neurons had to be guessed; the layers that were probed by default hold
+            only a part of the weights; the model was given a mask of padding, but padding is
+            counted.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
         >>> with record(model, attach_to="Linear") as recording:
@@ -428,12 +428,12 @@ class Recording:
         return {**self._settings.comparable(), **own}
 
     def batches(self, loader: Iterable[Batch], process_group: Any = None) -> Iterator[Batch]:
-        """Yield a data loader's batches, and count of each only what is this rank's own.
+        """Yield a data loader's batches, and count only the samples that are this rank's own.
 
-        `DistributedSampler` and Accelerate repeat samples where the ranks don't divide them;
-        without them, the ranks' merged counts are those of one process. A loader of Accelerate's
-        is known without it: a loop over one needs no `batches`. What `mask` and `classes` ask of a
-        batch is asked of these.
+        `DistributedSampler` and Accelerate repeat samples where the ranks don't divide the data.
+        Without the repeats, the merged counts of all ranks are those of one process. A loop over a
+        loader of Accelerate's needs no `batches`: its repeats are left out anyway. `mask` and
+        `classes` take their keys from the batches that this yields.
 
         Args:
             loader: A DataLoader with a `DistributedSampler`, or one that Accelerate has prepared.
@@ -461,12 +461,12 @@ class Recording:
             accuracy: Accuracy on the same data, share 0 to 1; without it there is no aIQ. Where
                 it differs over the ranks of a process group, it is taken for that of each one's
                 own data.
-            epoch: Epoch the data was seen in.
+            epoch: Epoch that the data was seen in, counted from 0.
             step: Training steps made before.
             stage: First part of the metric keys.
-            process_group: Ranks whose counts are merged, each of which has to call this: for
-                example `torch.distributed.group.WORLD`. All get the report that one process would
-                give that ran on all of their data. None: this process alone.
+            process_group: Ranks whose counts are merged, for example
+                `torch.distributed.group.WORLD`; each of them has to call this. All get the report
+                of one process that runs on all of their data. None: this process alone.
 
         Raises:
             ProbeError: No probe saw any activations.
@@ -475,8 +475,8 @@ class Recording:
             ValueError: `accuracy` is not a share, or this process is not in the group.
 
         Warns:
-            TensorStateWarning: Which activations belong to repeated samples had to be assumed; or,
-                once, too little was seen of some layers, or some have no metrics of classes.
+            TensorStateWarning: It had to be assumed which activations belong to repeated samples;
+                or, once, too little was seen of some layers, or some have no metrics of classes.
         """
         self._watch.find_output()
         counted: Recorder | PassCounts = self.recorder
@@ -514,4 +514,4 @@ class Recording:
 
 
 record = Recording
-"""The short name that blocks are opened by."""
+"""Short name of `Recording`, as blocks open it."""

@@ -22,11 +22,13 @@ from tensorstate_callbacks.torch.record import Recording
 class TrainingRecording:
     """Records every n-th batch that a model is trained on, and reports the latest ones together.
 
+    `record_training` is a short name for this class.
+
     The other batches run as without it: no hook is on the model, and what `torch.compile` made runs
-    compiled. In those that are recorded it runs uncompiled, which may round otherwise in the last
-    bits; else training is the same to the bit. What the backward pass runs once more (gradient
-    checkpointing) isn't counted, nor what runs outside of the blocks: evaluations in between are
-    `record`'s.
+    compiled. In a recorded batch it runs uncompiled, which may round the last bits differently;
+    otherwise training is the same to the bit. What the backward pass runs once more (gradient
+    checkpointing) isn't counted, nor what runs outside of the blocks: take `record` for the
+    evaluations in between.
 
     Args:
         model: Any module; see `record`.
@@ -34,21 +36,23 @@ class TrainingRecording:
         every_n_train_steps: Record every n-th batch, at least 1.
         window: How many recorded batches are reported together, at least 1; all of them share
             `max_memory`.
-        process_group: Ranks that train together, each on its part of every batch: for example
+        process_group: Ranks that train together, each on its part of every batch, for example
             `torch.distributed.group.WORLD`. Their states are merged at the end of each recorded
             batch, to which all of them have to come. None: this process alone.
-        options: The other arguments of `record`, but for `classes`, and `probe_data`, which is
-            followed from one evaluation to the next.
+        **options: More arguments of `record`, with the same meaning and default: `exclude`,
+            `method`, `threshold`, `alpha`, `beta`, `group_size`, `positions`, `max_memory`,
+            `channel_axis`, `mask`, `neurons` and `output_fn`.
 
     Attributes:
         n_batches: Batches so far; set it where a training goes on from a checkpoint.
 
     Raises:
-        NoLayerMatchedError: Nothing matched; the message says what the model has.
-        TypeError: An argument is of the wrong kind.
-        ValueError: An argument is out of its range.
+        NoLayerMatchedError: `attach_to` and `exclude` leave no layer. The message says what the
+            model has.
+        TypeError: An argument is of the wrong kind, or `classes` is given.
+        ValueError: An argument is out of its range, or `probe_data` is given.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
         >>> training = record_training(model, "Linear", every_n_train_steps=2, window=3)
@@ -103,11 +107,11 @@ class TrainingRecording:
         """Open the block in which a training batch runs through the model, and record it if due.
 
         Args:
-            batch: What the loader gave, where `mask` is a key of it or a callable that takes it;
-                None: what the model is called with.
+            batch: What the loader gave, where `mask` is a key of it or a callable that takes it.
+                None stands for what the model is called with.
 
         Returns:
-            A context that gives True where the batch is recorded, and so `report` has news.
+            A context that gives True where the batch is recorded, so that `report` has news.
 
         Raises:
             ProbeError: A layer's activations can't be counted; names it.
@@ -137,11 +141,11 @@ class TrainingRecording:
     def report(self, epoch: int | None = None, step: int | None = None) -> EfficiencyReport:
         """Return the efficiency of the recorded batches that the window holds.
 
-        There is no aIQ, since nobody measures an accuracy on just these batches. Keys are
+        There is no aIQ, since nobody measures an accuracy on just these batches. The keys are
         `train_efficiency` and `train_efficiency/<layer>`.
 
         Args:
-            epoch: Epoch of the latest batch.
+            epoch: Epoch of the latest batch, counted from 0.
             step: Training steps made before it.
 
         Raises:
@@ -190,4 +194,4 @@ class TrainingRecording:
 
 
 record_training = TrainingRecording
-"""The short name that loops use."""
+"""Short name of `TrainingRecording`, as loops use it."""

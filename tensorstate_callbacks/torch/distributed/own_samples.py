@@ -86,15 +86,16 @@ class OwnSamples:
 def own_samples(loader: Any, batch_idx: int) -> int:
     """Return how many samples of a batch, from the first on, are this rank's own.
 
-    For an accuracy that leaves out what `DistributedSampler` or Accelerate repeats, so that several
-    processes have the very aIQ of one: `metric.update(scores[:k], y[:k])`.
+    Use it for an accuracy that leaves out the samples that `DistributedSampler` or Accelerate
+    repeats, so that several processes get exactly the aIQ of one:
+    `metric.update(scores[:k], y[:k])`.
 
     Args:
         loader: The rank's DataLoader; of a Lightning Trainer, `trainer.val_dataloaders`.
         batch_idx: Index of the batch under way, counted from 0.
 
     Raises:
-        ValueError: That can't be known of this loader; the message says why.
+        ValueError: The loader doesn't let it be known; the message says why.
     """
     deal = find_deal(loader)
     # A batch sampler of a stream has no length, and so no truth value.
