@@ -200,7 +200,7 @@ def draw_doubling(seen: Seen) -> Any:
     bars = axes.bar(neurons, [2**n for n in neurons], color=COLORS[0])
     bars[-1].set_color(COLORS[1])
     for n in (8, 12):
-        axes.text(n, 2**n + 800, f"{2**n:,}", ha="center")
+        axes.text(n + 0.4, 2**n + 800, f"{2**n:,}", ha="right")
     for n in (14, 15, 16):
         axes.text(n - 0.5, 2**n, f"{2**n:,}", ha="right", va="center")
     axes.set(xlabel="neurons", ylabel="possible states", xticks=list(neurons), ylim=(0, 70_000))

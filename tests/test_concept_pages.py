@@ -68,7 +68,7 @@ def test_the_layer_that_is_counted_by_hand() -> None:
     assert f"{layer.effective_states():.1f}" == "3.4"
     assert says(STATE_SPACE, "= 1.75 bits")
     assert says(STATE_SPACE, "1.75 / 3 = 0.583")
-    assert says(STATE_SPACE, "2^1.75 = 3.4 states")
+    assert says(STATE_SPACE, "2<sup>1.75</sup> = 3.4 states")
     spectrum = layer.spectrum
     assert spectrum is not None
     assert [*map(int, spectrum.values)] == [1, 2, 4]
@@ -94,7 +94,7 @@ def test_the_code_gives_what_stands_beside_it() -> None:
     assert report.efficiency == pytest.approx(names["network"])
     assert report.aiq == pytest.approx(names["aiq"])
     assert says(STATE_SPACE, f"√(0.583 · 0.25) = {report.efficiency:.3f}")
-    assert says(STATE_SPACE, f"(0.382 · 0.875²)^(1/3) = {report.aiq:.3f}")
+    assert says(STATE_SPACE, f"(0.382 · 0.875²)<sup>1/3</sup> = {report.aiq:.3f}")
     for beta in (1, 5):
         assert says(STATE_SPACE, f"*β* = {beta} ")
         assert says(STATE_SPACE, f"{aIQ(report.efficiency, 7 / 8, beta):.3f}")
