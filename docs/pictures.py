@@ -31,6 +31,7 @@ from torch_lenet5 import LeNet5, loader, optimizer_of  # noqa: E402
 Bits = npt.NDArray[np.bool_]
 
 N_EPOCHS = 15
+N_SHOWN = 1000  # digits that the states are counted on
 GROUP = 8
 # The digit that is shown, and where its states are read: row and column in the map of `conv_1`.
 DIGIT = 1
@@ -44,7 +45,7 @@ class Seen:
     """What a trained network showed on the validation digits.
 
     Attributes:
-        images: The digits, shape `(1000, 28, 28)`.
+        images: The digits, shape `(N_SHOWN, 28, 28)`.
         bits: Layer name to which neurons fired, shape `(N, H, W, n_neurons)`.
         whole: The report of whole layers.
         in_groups: The report of groups of eight neurons.
@@ -88,7 +89,7 @@ def train() -> tuple[Seen, Seen]:
     """Look at the states of LeNet-5 before it is trained and after."""
     images, labels = small_digits()
     x_train, x_val, y_train, _ = train_test_split(
-        images, labels, test_size=1000, stratify=labels, random_state=0
+        images, labels, test_size=N_SHOWN, stratify=labels, random_state=0
     )
     torch.manual_seed(0)
     model = LeNet5()

