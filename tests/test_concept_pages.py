@@ -15,7 +15,7 @@ from tensorstate_callbacks import (
     StateCounter,
     aIQ,
 )
-from tensorstate_callbacks.recording.accuracy import ACCURACY_NAMES
+from tensorstate_callbacks.recording.accuracy import ACCURACY_NAMES, find_accuracy
 from tensorstate_callbacks.reports.metric_keys import LAYER_METRICS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -175,6 +175,19 @@ def test_formulas_of_the_table() -> None:
 def test_the_names_that_an_accuracy_is_looked_for_under() -> None:
     section = METRICS[METRICS.index("## How aIQ gets its accuracy") :]
     assert tuple(re.findall(r"`(\w+)`", section.split("with the stage")[0])) == ACCURACY_NAMES
+
+
+def test_an_accuracy_of_another_name() -> None:
+    from tensorstate_callbacks.lightning import EfficiencyCallback
+
+    (code,) = re.findall(r"```python\n(.*?)```", METRICS, re.DOTALL)
+    by_key, by_callable = (
+        eval(line, {"EfficiencyCallback": EfficiencyCallback})  # noqa: S307
+        for line in code.splitlines()
+    )
+    logs = {"val_f1": 0.75, "val_error": 0.1}
+    assert find_accuracy(by_key.accuracy, logs, "val").value == 0.75
+    assert find_accuracy(by_callable.accuracy, logs, "val").value == 0.9
 
 
 def test_numbers_of_states() -> None:

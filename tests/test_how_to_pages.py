@@ -2,6 +2,7 @@
 
 import re
 from collections import OrderedDict
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -183,6 +184,22 @@ class TestProcesses:
         for index, batch in enumerate(dealt):
             step["validation_step"](Module(), (batch, batch), index)
         assert updates == [([10, 30], [1, 3])]
+
+    def test_keras(self) -> None:
+        keras = pytest.importorskip("keras", reason="keras isn't installed")
+        if keras.backend.backend() != "tensorflow":
+            pytest.skip("MirroredStrategy is TensorFlow's")
+        from tensorstate_callbacks.keras import EfficiencyCallback
+
+        callback, (x, y) = EfficiencyCallback(), data()
+        names = {"tf": import_module("tensorflow"), "build_model": keras_model}
+        names |= {"x": x, "y": y, "x_val": x, "y_val": y, "EfficiencyCallback": lambda: callback}
+        run(block("processes", "MirroredStrategy"), names)
+        layer = callback.last.layers["dense"]
+        model = names["model"]
+        inner = model.layers[1](model.layers[0](x))
+        expected = numpy_efficiency(np.asarray(model.layers[2](inner)))
+        assert layer.efficiency == pytest.approx(expected)
 
     def test_a_loop(self) -> None:
         from torchmetrics.aggregation import MeanMetric
