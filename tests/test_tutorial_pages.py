@@ -27,8 +27,9 @@ def test_page_prints_and_draws_what_it_shows(name: str, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     run = run_page(page, tmp_path)
     blocks = read_blocks(text)
-    # A broken fence would leave one out.
+    # A broken fence would leave one out, and an output that follows no code isn't compared.
     assert len(run.outputs) == len(blocks) == text.count("```python\n") > 5
+    assert sum(map(bool, run.outputs)) == text.count("```text\n")
     for block, printed in zip(blocks, run.outputs, strict=True):
         found = differences(block.output or "", printed, varies=block.varies)
         assert not found, f"{name}, line {block.line}: {found}"
