@@ -111,7 +111,8 @@ def _run_blocks(name: str, given: str, made: str) -> None:
     warnings.simplefilter("default", tensorstate_callbacks.TensorStateWarning)
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
-        print(textwrap.fill(f"{category.__name__}: {message}", 100))
+        # As wide as a page: Python prints one line, with the file that it comes from.
+        print(textwrap.fill(f"{category.__name__}: {message}", 80))
 
     warnings.showwarning = show
     names: dict[str, Any] = {"__name__": "__main__"}
