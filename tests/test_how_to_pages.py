@@ -173,7 +173,7 @@ class TestProcesses:
         updates: list[tuple[list[int], list[int]]] = []
 
         class Module:
-            trainer = SimpleNamespace(world_size=2, val_dataloaders=dealt)
+            trainer = SimpleNamespace(val_dataloaders=dealt)
             accuracy = SimpleNamespace(update=lambda s, y: updates.append((s.tolist(), y.tolist())))
             log = staticmethod(lambda *both: None)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -102,9 +103,21 @@ def test_order_that_is_not_known_is_a_problem(one: Any, problem: str) -> None:
     assert known.of_batch(0) is None
 
 
-def test_own_samples_says_why_it_can_not_tell() -> None:
+def test_own_samples_says_why_it_can_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="Stream, is an IterableDataset"):
+        own_samples(DataLoader(Stream(), 2), 0)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda group: 2)
     with pytest.raises(ValueError, match="the sampler is a SequentialSampler"):
         own_samples(DataLoader(range(4), 2), 0)
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_all_samples_are_those_of_a_process_that_is_alone(batch_size: int | None) -> None:
+    for options in ({}, {"shuffle": True}):
+        alone: Any = DataLoader(range(7), batch_size, **options)
+        sizes = [torch.as_tensor(batch).numel() for batch in alone]
+        assert [own_samples(alone, index) for index in range(len(alone))] == sizes
 
 
 def rows(samples: BatchSamples, *before: torch.Tensor) -> BatchRows:

@@ -59,10 +59,11 @@ class OwnSamples:
         self.problem = _find_problem(loader, n_ranks, deal)
         if self.problem is None and self._deal is None:
             sampler = _sampler(loader)
-            self._n_all = len(sampler)
-            # Without drop_last the padding, with it nothing, is beyond the data.
-            n_data = len(sampler.dataset)
-            self._n_own = min(self._n_all, len(range(sampler.rank, n_data, sampler.num_replicas)))
+            self._n_all = self._n_own = len(sampler)
+            if n_ranks > 1:
+                # Without drop_last the padding, with it nothing, is beyond the data.
+                dealt = range(sampler.rank, len(sampler.dataset), n_ranks)
+                self._n_own = min(self._n_all, len(dealt))
             batches = loader.batch_sampler
             self._batch_size = 1 if batches is None else int(batches.batch_size)
 
@@ -88,7 +89,7 @@ def own_samples(loader: Any, batch_idx: int) -> int:
 
     Use it for an accuracy that leaves out the samples that `DistributedSampler` or Accelerate
     repeats, so that several processes get exactly the aIQ of one:
-    `metric.update(scores[:k], y[:k])`.
+    `metric.update(scores[:k], y[:k])`. Where one process evaluates alone, all samples are its own.
 
     Args:
         loader: The rank's DataLoader; of a Lightning Trainer, `trainer.val_dataloaders`.
@@ -101,8 +102,8 @@ def own_samples(loader: Any, batch_idx: int) -> int:
     # A batch sampler of a stream has no length, and so no truth value.
     batches = getattr(loader, "batch_sampler", None)
     sampler = getattr(loader if batches is None else batches, "sampler", None)
-    n_ranks = deal.n_ranks if isinstance(deal, Deal) else getattr(sampler, "num_replicas", 1)
-    known = OwnSamples(loader, n_ranks)
+    n_ranks = deal.n_ranks if isinstance(deal, Deal) else getattr(sampler, "num_replicas", 0)
+    known = OwnSamples(loader, n_ranks or _count_ranks(None))
     samples = known.of_batch(batch_idx)
     if samples is None:
         raise ValueError(known.problem or "the size of the loader's batches isn't known")
@@ -125,8 +126,7 @@ def own_batches(
     Warns:
         TensorStateWarning: That can't be known.
     """
-    there = dist.is_available() and dist.is_initialized()
-    n_ranks = dist.get_world_size(group) if there else 1
+    n_ranks = _count_ranks(group)
     own = OwnSamples(loader, n_ranks) if n_ranks > 1 else None
     within = ActiveLoader()
     try:
@@ -188,6 +188,11 @@ class ActiveLoader:
         return None if loader is before else loader
 
 
+def _count_ranks(group: ProcessGroup | None) -> int:
+    there = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size(group) if there else 1
+
+
 def _weakly(loader: Any) -> Any:
     # A loader that nothing else holds is no more under way.
     return (lambda: None) if loader is None else weakref.ref(loader)
@@ -223,6 +228,8 @@ def _unknown_order(loader: Any, n_ranks: int) -> str | None:
     if not (loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler):
         return f"the batch sampler is a {type(loader.batch_sampler).__name__}"
     sampler = _sampler(loader)
+    if n_ranks == 1:
+        return None
     if not _deals_in_turn(sampler):
         return f"the sampler is a {type(sampler).__name__}"
     if sampler.num_replicas != n_ranks:
