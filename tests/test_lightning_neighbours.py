@@ -76,6 +76,28 @@ def test_checkpoint_keeps_the_epoch_with_the_best_aiq(tmp_path: Path) -> None:
     assert resumed.last.aiq == pytest.approx(curve[best])
 
 
+@pytest.mark.parametrize("run", ["validate", "test"])
+def test_the_best_weights_are_evaluated_without_losing_later_epochs(
+    tmp_path: Path, run: str
+) -> None:
+    callback = EfficiencyCallback()
+    # Of the second of four epochs.
+    keep = ModelCheckpoint(str(tmp_path), "{epoch}", save_top_k=-1)
+    options = {"max_epochs": 4, "enable_checkpointing": True}
+    fitted = fit(Classifier(), callback, keep, **options)
+    seen, path = list(callback.history), tmp_path / "epoch=1.ckpt"
+    assert len(seen) == 4
+    getattr(fitted, run)(dataloaders=loader(VAL), ckpt_path=path)
+    assert list(callback.history[:4]) == seen
+    assert len(callback.history) == 5
+    assert callback.last.layers == seen[1].layers != seen[3].layers
+    # A callback that has seen nothing takes what the checkpoint has.
+    other, same = EfficiencyCallback(), ModelCheckpoint(str(tmp_path), save_top_k=-1)
+    trainer(other, same, enable_checkpointing=True).test(Classifier(), loader(VAL), ckpt_path=path)
+    assert [report.aiq for report in other.history[:2]] == [report.aiq for report in seen[:2]]
+    assert len(other.history) == 3
+
+
 def test_learning_rate_follows_aiq() -> None:
     class Slowing(Classifier):
         def configure_optimizers(self) -> Any:

@@ -138,7 +138,7 @@ class EfficiencyHooks(RecordingCallback):
         *("_settings", "_warn", "_reported", "_layers", "_axes", "_modules"),
         *("_evaluation", "_batch", "_log", "_recorded", "_trackers", "_packer"),
         *("_window", "_window_report"),
-        *("_probe", "_saved_probe"),
+        *("_probe", "_saved_probe", "_stage"),
     )
 
     def __init__(
@@ -216,6 +216,8 @@ class EfficiencyHooks(RecordingCallback):
         self._recorded = False
         self._trackers = Trackers()
         self._packer = HistoryPacker()
+        # What the Trainer is running: "fit", "validate", "test", "predict".
+        self._stage: str | None = None
         # What a checkpoint has of the probe data.
         self._saved_probe: dict[str, Any] | None = None
 
@@ -232,7 +234,12 @@ class EfficiencyHooks(RecordingCallback):
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the history of a checkpoint: its last report whole, others without spectra."""
+        """Take the history of a checkpoint: its last report whole, others without spectra.
+
+        `trainer.test(ckpt_path="best")` and the like take back no epochs that this one has seen.
+        """
+        if self.history and self._stage not in (None, "fit"):
+            return
         if "history" in state_dict:
             # Of a version that kept all reports whole.
             self.history = History(map(EfficiencyReport.from_dict, state_dict["history"]))
@@ -244,6 +251,7 @@ class EfficiencyHooks(RecordingCallback):
         """Begin a run."""
         check_trainer(trainer, self.namespace)
         self.teardown(trainer, pl_module, stage)
+        self._stage = stage
         self._take_settings()
         _check_arrays(self.mask, self.classes, trainer.world_size)
         # All processes have the same to say.
@@ -265,6 +273,7 @@ class EfficiencyHooks(RecordingCallback):
         self._begin_windows()
         self._trackers.end()
         self._layers, self._modules, self._reported = None, {}, None
+        self._stage = None
 
     def on_exception(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException
