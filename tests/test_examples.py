@@ -79,12 +79,34 @@ def test_example_writes_nothing_else(example):
 
 def test_example_shows_a_progress_bar(example):
     *_, done = example
-    assert re.search(r"epoch 2:.*/20 \[", done.stderr)
+    assert re.search(r"epoch 2:.*/40 \[", done.stderr)
+
+
+def test_no_warning_stands_among_the_progress_lines_and_the_summary_has_the_note(example):
+    *_, done = example
+    assert "Warning" not in done.stderr
+    lines = done.stdout.splitlines()
+    numbers = [number for number, line in enumerate(lines) if LINE.fullmatch(line)]
+    assert numbers == [numbers[0], numbers[0] + 1]
+    # conv_1 is seen often enough, and in groups all layers are.
+    whole, groups = done.stdout.split("In groups of 8 neurons")
+    (note,) = re.findall(r"^Note: Coverage is below 0.5 in (.*): most", whole, re.MULTILINE)
+    assert re.findall(r"conv_\d", note) == ["conv_2", "conv_3"]
+    assert "Note:" not in groups
+
+
+def test_example_begins_with_what_it_does_and_little_else(example):
+    name, _, done = example
+    assert done.stdout.startswith("LeNet-5 learns 4,000 handwritten digits, until aIQ")
+    # What comes before the first bar is of libraries that warn by themselves.
+    before = done.stderr.partition("epoch 1:")[0]
+    assert [line for line in before.splitlines() if line.strip()] == [], name
 
 
 def test_example_ends_with_the_commands_that_open_its_curves(example):
     name, folder, done = example
-    board, ui = done.stdout.splitlines()[-2:]
+    board, ui, more = done.stdout.splitlines()[-3:]
+    assert more.endswith("https://tensorstate-callbacks.github.io/tensorstate_callbacks/")
     assert board.split()[1:] == ["--logdir", f"runs/{name}/tensorboard"]
     assert ui.split()[1:] == ["ui", "--backend-store-uri", f"sqlite:///runs/{name}/mlflow.db"]
     for command in (board, ui):
