@@ -20,10 +20,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 .PHONY: test-keras-versions test-lightning-versions
 
 demo: $(DEMO_KERAS)
-	@$(RUN) examples/keras_mnist.py
+	$(RUN) examples/keras_mnist.py
 
 demo-lightning: $(DEMO_LIGHTNING)
-	@$(RUN) examples/lightning_mnist.py
+	$(RUN) examples/lightning_mnist.py
 
 # What docs/studies/does_it_help.md tells, in some 100 minutes of processor time on a busy machine; goes on
 # where it was stopped.
