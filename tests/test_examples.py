@@ -2,6 +2,7 @@
 
 import re
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +12,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from tensorstate_callbacks import EfficiencyReport, LayerReport
+from tensorstate_callbacks import EfficiencyReport, LayerReport, TensorStateWarning
+from tensorstate_callbacks.states.counter import kernel_report
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -176,3 +178,18 @@ def test_all_of_mnist_comes_through_torchvision(monkeypatch):
     datasets.MNIST = Mnist
     monkeypatch.setitem(sys.modules, "torchvision.datasets", datasets)
     assert_digits(load_full())
+
+
+def test_that_numpy_counts_is_warned_of_before_the_lines_of_the_epochs(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from digits import Digits, print_heading
+
+    native = sys.modules[kernel_report.__module__]
+    for name, value in (("_native_kernels", ()), ("_forced", ""), ("_warned", False)):
+        monkeypatch.setattr(native, name, value)
+    digits = Digits(np.zeros((40, 28, 28)), np.zeros(40), np.zeros((10, 28, 28)), np.zeros(10))
+    arguments = Namespace(patience=5, epochs=9)
+    with pytest.warns(TensorStateWarning, match="states are counted by NumPy"):
+        print_heading(arguments, digits)
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("LeNet-5 learns 40 handwritten digits, until aIQ has not risen for 5 ")
