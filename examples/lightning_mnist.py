@@ -78,15 +78,20 @@ class EpochLines(Callback):
         self._progress.close(trainer.callback_metrics)
 
 
+def keep_lightning_quiet() -> None:
+    """Leave out what Lightning says that tells nothing of a training; errors stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    # The digits are in memory: more processes would only slow this down.
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # a call of its own
+
+
 def main() -> None:
     """Train, watch, stop, draw."""
     arguments = parse_arguments(__doc__ or "", "runs/lightning_mnist", batch_size=100)
     output = arguments.output_dir
     output.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    # The digits are in memory: more processes would only slow this down.
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning's own
+    keep_lightning_quiet()
     seed_everything(arguments.seed, verbose=False)
     digits = load_digits(arguments, load_full)
 
