@@ -1,31 +1,35 @@
-# `make demo` and `make test` set up .venv by themselves; a second run finds it ready.
+# `make demo` sets up .venv with what it needs, `make test` adds the rest; a second run finds it
+# ready. Another Python: `make demo PYTHON=python3.12`.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+DEMO_KERAS := $(VENV)/.demo-keras
+DEMO_LIGHTNING := $(VENV)/.demo-lightning
 NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_native/*.hpp)
 
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export NO_MKDOCS_2_WARNING ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: demo demo-lightning study test docs lint types clean bench soak soak-interrupts fuzz
 .PHONY: test-kernels test-neon test-asan test-ubsan test-tsan test-wheels
 .PHONY: test-without-keras test-keras-jax test-keras-tensorflow test-keras-torch
 .PHONY: test-keras-versions test-lightning-versions
 
-demo: $(READY)
+demo: $(DEMO_KERAS)
 	$(RUN) examples/keras_mnist.py
 
-demo-lightning: $(READY)
+demo-lightning: $(DEMO_LIGHTNING)
 	$(RUN) examples/lightning_mnist.py
 
 # What docs/studies/does_it_help.md tells, in some 100 minutes of processor time on a busy machine; goes on
 # where it was stopped.
 study: $(READY)
-	$(RUN) examples/label_noise.py
-	$(RUN) examples/batch_norm_dropout.py
+	$(RUN) examples/label_noise.py --seeds 10 --epochs 10 --framework both --noise 0 0.25 0.5 0.75
+	$(RUN) examples/batch_norm_dropout.py --seeds 5 --epochs 6 --framework both --network both
 
 # Three at a time, since some wait for servers and browsers, the longest first; what each prints stays
 # together.
@@ -121,17 +125,5 @@ clean:
 	rm -rf $(VENV) .nox build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f tensorstate_callbacks/_native/*.so tensorstate_callbacks/_native/_counter.cpp
 
-# Installed in place, so that the compiled counter is rebuilt only when its sources change.
-$(READY): pyproject.toml setup.py constraints.txt $(NATIVE)
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@# Without what they bring along, a torchvision that doesn't fit and a second TensorFlow; of
-	@# fastai's what it is trained with.
-	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps \
-		timm 'keras-hub; python_version >= "3.11"' kagglehub kagglesdk \
-		fastai fastcore fastdownload fastprogress fasttransform plum-dispatch beartype
-	@# Apart: after TensorFlow, Triton ends the process; beside pytorch_lightning, MLflow and Ray
-	@# would take lightning. Optuna's callback needs it.
-	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps --target $(VENV)/apart \
-		'triton>=3.0; sys_platform == "linux" and platform_machine == "x86_64"' lightning
-	touch $@
+$(DEMO_KERAS) $(DEMO_LIGHTNING) $(READY): pyproject.toml setup.py constraints.txt tools/set_up.py $(NATIVE)
+	@$(PYTHON) tools/set_up.py $(if $(filter $@,$(READY)),dev,$(@:$(VENV)/.%=%)) --folder $(VENV)

@@ -1,9 +1,9 @@
 """Which states does each class of digits use, and how much of them do two classes share?
 
 LeNet-5 is trained on handwritten digits, and the states of its convolutions on the validation
-digits are counted by class. How far apart two classes lie is drawn beside the same figure for
-shuffled labels, which tells how much of it comes of having seen few states. Run it with
-`python examples/class_states.py`.
+digits are counted by class. Look at how many bits of the digit a state tells, layer by layer, and
+at the same number for shuffled labels beside it: that much comes of having seen few states. How far
+apart two classes lie is drawn the same way. Run it with `python examples/class_states.py`.
 """
 
 import torch

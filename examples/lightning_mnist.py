@@ -1,8 +1,13 @@
 """Train LeNet-5 on handwritten digits with Lightning, and stop when its aIQ no longer rises.
 
-The network and its training are those of TensorState's tutorials: three convolutions of 20, 50 and
-100 neurons with ELU and batch normalization, SGD with Nesterov momentum. Run it with
-`make demo-lightning`, or `python examples/lightning_mnist.py --help`.
+Two callbacks watch: one takes each layer as one unit, as the paper does, the other groups of eight
+neurons. Look at conv_3 in both tables at the end. As one unit it is at its ceiling, whatever the
+network has learned: each of 1,000 digits gives a state of its own. In groups its efficiency moves
+from epoch to epoch.
+
+The network is that of TensorState's tutorials: three convolutions of 20, 50 and 100 neurons with
+ELU and batch normalization, SGD with Nesterov momentum. Its learning rate is ten times theirs, and
+its batches half as large, since there are fewer digits. Run it with `make demo-lightning`.
 """
 
 import logging
@@ -10,7 +15,10 @@ import os
 import warnings
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorBoard's writer may load TensorFlow
+# TensorBoard's writer loads TensorFlow where it is installed.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else it says four lines about them
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 import torch
 from digits import (
@@ -18,6 +26,7 @@ from digits import (
     load_digits,
     parse_arguments,
     print_commands,
+    print_heading,
     print_result,
     run_name,
 )
@@ -50,7 +59,7 @@ class DigitReader(LightningModule, LeNet5):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return SGD with Nesterov momentum and L2 regularization."""
-        return optimizer_of(self)
+        return optimizer_of(self, learning_rate=0.01)
 
 
 class EpochLines(Callback):
@@ -69,15 +78,21 @@ class EpochLines(Callback):
         self._progress.close(trainer.callback_metrics)
 
 
-def main() -> None:
-    """Train, watch, stop, draw."""
-    arguments = parse_arguments(__doc__ or "", "runs/lightning_mnist")
-    output = arguments.output_dir
-    output.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+def keep_lightning_quiet() -> None:
+    """Leave out what Lightning says that tells nothing of a training; errors stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     # The digits are in memory: more processes would only slow this down.
     warnings.filterwarnings("ignore", message=".*does not have many workers")
-    seed_everything(arguments.seed)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # a call of its own
+
+
+def main() -> None:
+    """Train, watch, stop, draw."""
+    arguments = parse_arguments(__doc__ or "", "runs/lightning_mnist", batch_size=100)
+    output = arguments.output_dir
+    output.mkdir(parents=True, exist_ok=True)
+    keep_lightning_quiet()
+    seed_everything(arguments.seed, verbose=False)
     digits = load_digits(arguments, load_full)
 
     efficiency = tensorstate_callbacks.lightning.EfficiencyCallback(beta=2)
@@ -103,6 +118,7 @@ def main() -> None:
         enable_progress_bar=False,
         log_every_n_steps=10,
     )
+    print_heading(arguments, digits)
     trainer.fit(
         DigitReader(),
         loader(digits.x_train, digits.y_train, arguments.batch_size, shuffle=True),

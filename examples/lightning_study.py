@@ -1,13 +1,11 @@
 """Run one training of a study in Lightning."""
 
-import logging
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from epoch_metrics import collect_metrics
-from lightning_mnist import DigitReader
+from lightning_mnist import DigitReader, keep_lightning_quiet
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from study import Parts, Training
 from tensorstate_tutorial_pytorch import evaluate
@@ -74,9 +72,7 @@ def train(training: Training, parts: Parts, on_epoch: Callable[[], None]) -> lis
         parts: The digits.
         on_epoch: Called after each epoch.
     """
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    # The digits are in memory: more processes would only slow this down.
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    keep_lightning_quiet()
     seed_everything(training.seed, verbose=False)
     efficiency = tensorstate_callbacks.lightning.EfficiencyCallback()
     grouped = tensorstate_callbacks.lightning.EfficiencyCallback(

@@ -4,10 +4,10 @@ A small network is trained on handwritten digits with a learning rate so high th
 die. The states of the validation digits tell which; PyTorch's own pruning removes them, and the
 outputs on these digits stay as they were. Then the network is widened by copies of some neurons,
 as in Net2Net (Chen, Goodfellow and Shlens, arXiv 1511.05641), and the copies are found again: they
-fire in exactly the same states as what they were made from. That alone makes no copy: a neuron of
-twice the strength does so too, and on a few digits many do by chance. So the example looks at the
-activations before it removes anything, and shows what happens to those who don't. Run it with
-`python examples/pruning.py`.
+fire in exactly the same states as what they were made from. Firing together isn't enough, though: a
+neuron of twice the strength does so too, and on a few digits many do by chance. So the example
+compares activations before it removes anything. Look at the last two parts of what it prints: they
+remove neurons without that, and the outputs change. Run it with `python examples/pruning.py`.
 """
 
 import argparse

@@ -72,23 +72,20 @@ class Training:
         return fields
 
 
-def study_parser(
-    description: str, output_dir: str, *, seeds: int, epochs: int
-) -> argparse.ArgumentParser:
-    """Return the command line that the studies share.
+def study_parser(description: str, output_dir: str, *, epochs: int) -> argparse.ArgumentParser:
+    """Return the command line that the studies share; its defaults are those of a taste.
 
     Args:
         description: What the study does.
         output_dir: Where it writes, unless told otherwise.
-        seeds: How often it trains, unless told otherwise.
         epochs: How long it trains, unless told otherwise.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds")
+    parser.add_argument("--seeds", type=int, default=2, help="number of seeds")
     parser.add_argument("--epochs", type=int, default=epochs, help="epochs of each training")
-    parser.add_argument("--framework", choices=("keras", "torch", "both"), default="both")
+    parser.add_argument("--framework", choices=("keras", "torch", "both"), default="torch")
     parser.add_argument("--batch-size", type=int, default=32, help="Keras's default is 32")
     parser.add_argument(
         "--digits",

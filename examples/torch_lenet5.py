@@ -52,10 +52,15 @@ class LeNet5(nn.Module):
         return logits
 
 
-def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    """Return SGD with Nesterov momentum and L2 regularization."""
+def optimizer_of(model: nn.Module, learning_rate: float = 0.001) -> torch.optim.Optimizer:
+    """Return SGD with Nesterov momentum and L2 regularization.
+
+    Args:
+        model: What to train.
+        learning_rate: The default is the tutorial's.
+    """
     return torch.optim.SGD(
-        model.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=0.0005
+        model.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=0.0005
     )
 
 

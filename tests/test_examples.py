@@ -2,6 +2,7 @@
 
 import re
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +12,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from tensorstate_callbacks import EfficiencyReport, LayerReport
+from tensorstate_callbacks import EfficiencyReport, LayerReport, TensorStateWarning
+from tensorstate_callbacks.states.counter import kernel_report
 from tensorstate_callbacks.states.spectrum import Spectrum
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -79,12 +81,34 @@ def test_example_writes_nothing_else(example):
 
 def test_example_shows_a_progress_bar(example):
     *_, done = example
-    assert re.search(r"epoch 2:.*/20 \[", done.stderr)
+    assert re.search(r"epoch 2:.*/40 \[", done.stderr)
+
+
+def test_no_warning_stands_among_the_progress_lines_and_the_summary_has_the_note(example):
+    *_, done = example
+    assert "Warning" not in done.stderr
+    lines = done.stdout.splitlines()
+    numbers = [number for number, line in enumerate(lines) if LINE.fullmatch(line)]
+    assert numbers == [numbers[0], numbers[0] + 1]
+    # conv_1 is seen often enough, and in groups all layers are.
+    whole, groups = done.stdout.split("In groups of 8 neurons")
+    (note,) = re.findall(r"^Note: Coverage is below 0.5 in (.*): most", whole, re.MULTILINE)
+    assert re.findall(r"conv_\d", note) == ["conv_2", "conv_3"]
+    assert "Note:" not in groups
+
+
+def test_example_begins_with_what_it_does_and_little_else(example):
+    name, _, done = example
+    assert done.stdout.startswith("LeNet-5 learns 4,000 handwritten digits, until aIQ")
+    # What comes before the first bar is of libraries that warn by themselves.
+    before = done.stderr.partition("epoch 1:")[0]
+    assert [line for line in before.splitlines() if line.strip()] == [], name
 
 
 def test_example_ends_with_the_commands_that_open_its_curves(example):
     name, folder, done = example
-    board, ui = done.stdout.splitlines()[-2:]
+    board, ui, more = done.stdout.splitlines()[-3:]
+    assert more.endswith("https://tensorstate-callbacks.github.io/tensorstate_callbacks/")
     assert board.split()[1:] == ["--logdir", f"runs/{name}/tensorboard"]
     assert ui.split()[1:] == ["ui", "--backend-store-uri", f"sqlite:///runs/{name}/mlflow.db"]
     for command in (board, ui):
@@ -154,3 +178,18 @@ def test_all_of_mnist_comes_through_torchvision(monkeypatch):
     datasets.MNIST = Mnist
     monkeypatch.setitem(sys.modules, "torchvision.datasets", datasets)
     assert_digits(load_full())
+
+
+def test_that_numpy_counts_is_warned_of_before_the_lines_of_the_epochs(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from digits import Digits, print_heading
+
+    native = sys.modules[kernel_report.__module__]
+    for name, value in (("_native_kernels", ()), ("_forced", ""), ("_warned", False)):
+        monkeypatch.setattr(native, name, value)
+    digits = Digits(np.zeros((40, 28, 28)), np.zeros(40), np.zeros((10, 28, 28)), np.zeros(10))
+    arguments = Namespace(patience=5, epochs=9)
+    with pytest.warns(TensorStateWarning, match="states are counted by NumPy"):
+        print_heading(arguments, digits)
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("LeNet-5 learns 40 handwritten digits, until aIQ has not risen for 5 ")

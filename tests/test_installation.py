@@ -16,6 +16,11 @@ from tensorstate_callbacks import installation
 from tensorstate_callbacks.states.counter import available_kernels, kernel_report
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+# The other extras are for users.
+FOR_THE_PROJECT = {
+    *("all", "bench", "demo", "demo-keras", "demo-lightning", "dev", "docs", "examples", "sweep"),
+    "test",
+}
 ALL_INSTALLED = {
     "accelerate": "1.15.0",
     "transformers": "5.24.0",
@@ -153,7 +158,7 @@ def test_the_console_script_is_this_command_line():
 def test_the_extras_are_those_of_pyproject():
     tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
     declared = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
-    for_users = declared.keys() - {"all", "bench", "dev", "docs", "examples", "sweep", "test"}
+    for_users = declared.keys() - FOR_THE_PROJECT
     assert installation.EXTRAS.keys() == for_users
     for extra, names in installation.EXTRAS.items():
         assert {re.match(r"[\w-]+", line).group() for line in declared[extra]} == set(names)

@@ -1,7 +1,9 @@
 """The studies, run as a user runs them, and the files that they write."""
 
+import importlib
 import json
 import math
+import os
 import re
 import statistics
 import subprocess
@@ -35,9 +37,50 @@ def read_tables(folder):
     ]
 
 
+def planned(name, arguments, monkeypatch):
+    """Return what a study would train, told by the command line."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    study = importlib.import_module(name)
+    trainings = []
+    monkeypatch.setattr(study, "run_all", lambda plan, path: trainings.extend(plan))
+    monkeypatch.setattr(study, "write", lambda runs, arguments: None)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    study.main()
+    return trainings
+
+
+@pytest.mark.parametrize(
+    ("name", "n_settings", "n_seeds", "n_epochs"),
+    [
+        ("label_noise", 4, 10, 10),  # shares of random labels
+        ("batch_norm_dropout", 2 * 4, 5, 6),  # networks, with or without each of two layers
+    ],
+)
+def test_a_study_is_a_taste_unless_make_asks_for_what_the_page_tells(
+    name, n_settings, n_seeds, n_epochs, monkeypatch
+):
+    taste = planned(name, [], monkeypatch)
+    assert sum(training.epochs for training in taste) <= 48
+    assert {training.seed for training in taste} == {0, 1}
+
+    command = ["make", "--dry-run", "--always-make", "--no-print-directory", "study"]
+    environment = {key: value for key, value in os.environ.items() if key != "MAKEFLAGS"}
+    said = subprocess.run(
+        command, cwd=EXAMPLES.parent, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    (arguments,) = re.findall(rf"examples/{name}\.py (.*)$", said, re.MULTILINE)
+    study = planned(name, arguments.split(), monkeypatch)
+    assert len(study) == 2 * n_settings * n_seeds
+    assert len(set(study)) == len(study)
+    assert {training.framework for training in study} == {"keras", "torch"}
+    assert {training.epochs for training in study} == {n_epochs}
+    assert {training.seed for training in study} == set(range(n_seeds))
+    assert {training.n_digits for training in study} == {(3000, 1000, 1000)}
+
+
 def test_label_noise(tmp_path):
     output = tmp_path / "runs/label_noise"
-    small = ["--seeds", "2", "--epochs", "3", "--patience", "1", "--noise", "0.75"]
+    small = ["--seeds", "2", "--epochs", "3", "--patience", "1", "--framework", "both"]
     words = run("label_noise", tmp_path, *small)
     assert "4 trainings, 0 of them" in words
     runs = read_runs(output)
@@ -183,7 +226,7 @@ def student_quantile(n_comparisons):
 def test_batch_norm_and_dropout(tmp_path):
     output = tmp_path / "runs/batch_norm_dropout"
     small = ["--epochs", "2"]
-    run("batch_norm_dropout", tmp_path, *small, "--seeds", "2", "--framework", "torch")
+    run("batch_norm_dropout", tmp_path, *small, "--seeds", "2", "--network", "both")
     runs = read_runs(output)
     assert len(runs) == 16
     effects = {
@@ -251,7 +294,7 @@ def test_batch_norm_and_dropout(tmp_path):
         assert [row[1] for row in changes] == list(effects)
 
     # What is in the file already is not trained again.
-    small += ["--network", "narrow"]
+    small += ["--framework", "both"]
     words = run("batch_norm_dropout", tmp_path, *small, "--seeds", "1")
     assert "8 trainings, 4 of them in" in words
     assert "; 8 epochs to go." in words
