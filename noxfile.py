@@ -16,7 +16,7 @@ nox.options.error_on_missing_interpreters = False
 nox.options.error_on_external_run = True
 
 
-@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+@nox.session(python=["3.10", "3.11", "3.12", "3.13", "3.14"])
 def wheels(session: nox.Session) -> None:
     """Build sdist and wheel of the last commit; test the wheel in an empty environment."""
     if session.run("git", "status", "--porcelain", external=True, silent=True):
