@@ -158,6 +158,7 @@ def test_what_the_guide_tells_to_run_is_there():
         command = ["make", "--dry-run", "--no-print-directory", target]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+        assert "Nothing to be done" not in done.stdout
     for name in re.findall(r"`?((?:tests|docs|\.github)/[\w/.]+\.\w+)", guide):
         assert (PROJECT / name).exists(), name
 
@@ -168,8 +169,11 @@ def sdist(tmp_path_factory):
     source = folder / "source"
     source.mkdir()
     for name in ("tensorstate_callbacks", "tests"):
-        ignore = shutil.ignore_patterns("__pycache__", "_counter.cpp")
+        ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(PROJECT / name, source / name, ignore=ignore)
+    native = source / "tensorstate_callbacks" / "_native"
+    for path in (native / "_counter.cpp", native / "_counter.so", source / "tests" / "built.pyc"):
+        path.touch()
     for path in PROJECT.iterdir():
         if path.is_file():
             shutil.copy(path, source)

@@ -106,6 +106,7 @@ def test_targets_of_make_exist():
         command = ["make", "--dry-run", "--no-print-directory", target]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+        assert "Nothing to be done" not in done.stdout
 
 
 def test_sessions_of_nox_exist():
