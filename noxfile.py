@@ -16,7 +16,48 @@ nox.options.error_on_missing_interpreters = False
 nox.options.error_on_external_run = True
 
 
-@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+# The tests of what needs no framework: counter, metrics, reports, plots, files.
+CORE_TESTS = """
+    agreement budget class_counter class_reports counter* entropy group_counter* heat_map
+    installation lifelines masks metrics native_processors neurons notes packed_history partition
+    plots positions recorder report_text selection settings turnover units weight_share
+    whole_files windows
+"""
+
+
+@nox.session(python=PYTHONS)
+def core(session: nox.Session) -> None:
+    """Run the tests that need no framework, on any system."""
+    session.env["TENSORSTATE_REQUIRE_NATIVE"] = "1"
+    session.install(
+        *("--constraint", "constraints.txt", "--editable", ".[plot]"),
+        *("Cython", "hypothesis", "pytest", "setuptools"),
+    )
+    tests = [
+        str(path)
+        for name in CORE_TESTS.split()
+        for path in sorted(Path("tests").glob(f"test_{name}.py"))
+    ]
+    threads = {"OMP_NUM_THREADS": "1"}
+    session.run("python", "-m", "pytest", "--quiet", *tests, *session.posargs, env=threads)
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """Build the source distribution into dist/; with a tag given, it must be the version's."""
+    session.install("--constraint", "constraints.txt", "build", "twine")
+    dist = Path("dist").resolve()
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(dist))
+    (archive,) = dist.glob("*.tar.gz")
+    session.run("python", "-m", "twine", "check", "--strict", str(archive))
+    version = archive.name.removeprefix("tensorstate_callbacks-").removesuffix(".tar.gz")
+    if session.posargs and session.posargs != [f"v{version}"]:
+        session.error(f"tag {session.posargs[0]} is not v{version}, of _version.py")
+
+
+@nox.session(python=PYTHONS)
 def wheels(session: nox.Session) -> None:
     """Build sdist and wheel of the last commit; test the wheel in an empty environment."""
     if session.run("git", "status", "--porcelain", external=True, silent=True):
