@@ -7,6 +7,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO_KERAS := $(VENV)/.demo-keras
 DEMO_LIGHTNING := $(VENV)/.demo-lightning
+DOCS := $(VENV)/.docs
 NATIVE := $(wildcard tensorstate_callbacks/_native/*.pyx tensorstate_callbacks/_native/*.hpp)
 
 export MLFLOW_DISABLE_TELEMETRY ?= true
@@ -25,15 +26,15 @@ demo: $(DEMO_KERAS)
 demo-lightning: $(DEMO_LIGHTNING)
 	$(RUN) examples/lightning_mnist.py
 
-# What docs/studies/does_it_help.md tells, in some 100 minutes of processor time on a busy machine; goes on
-# where it was stopped.
+# What docs/studies/does_it_help.md tells, in some 100 minutes of processor time on a busy machine;
+# goes on where it was stopped.
 study: $(READY)
 	$(RUN) examples/label_noise.py --seeds 10 --epochs 10 --framework both --noise 0 0.25 0.5 0.75
 	$(RUN) examples/batch_norm_dropout.py --seeds 5 --epochs 6 --framework both --network both
 
 # Three at a time, since some wait for servers and browsers, the longest first; what each prints stays
 # together.
-TESTS := test-without-keras test-keras-tensorflow test-keras-jax test-keras-torch types
+TESTS := test-without-keras test-keras-tensorflow test-keras-jax test-keras-torch types docs
 
 test: lint
 	$(MAKE) --jobs=3 --keep-going --output-sync=target --no-print-directory $(TESTS)
@@ -111,7 +112,7 @@ test-lightning-versions: $(READY)
 	$(RUN) -m nox --session lightning-2.0.9 lightning-2.2.5 lightning-2.4.0 lightning-namespace
 
 # The site, into build/site; any warning is an error.
-docs: $(READY)
+docs: $(DOCS)
 	$(RUN) -m mkdocs build --strict --quiet
 
 lint: $(READY)
@@ -125,5 +126,6 @@ clean:
 	rm -rf $(VENV) .nox build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f tensorstate_callbacks/_native/*.so tensorstate_callbacks/_native/_counter.cpp
 
-$(DEMO_KERAS) $(DEMO_LIGHTNING) $(READY): pyproject.toml setup.py constraints.txt tools/set_up.py $(NATIVE)
+SOURCES := pyproject.toml setup.py constraints.txt tools/set_up.py $(NATIVE)
+$(DEMO_KERAS) $(DEMO_LIGHTNING) $(DOCS) $(READY): $(SOURCES)
 	@$(PYTHON) tools/set_up.py $(if $(filter $@,$(READY)),dev,$(@:$(VENV)/.%=%)) --folder $(VENV)

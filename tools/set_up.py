@@ -26,17 +26,18 @@ class Part(NamedTuple):
     stamps: tuple[str, ...]
 
 
-# By the extra in pyproject.toml that names the packages. `dev` has what the demos need too.
+# By the extra in pyproject.toml that names the packages. `dev` has what the others need too.
 PARTS = {
     "demo-keras": Part("demo", 13, "TensorFlow, Keras, TensorBoard and MLflow", (".demo-keras",)),
     "demo-lightning": Part(
         "demo-lightning", 14, "PyTorch, Lightning, TensorBoard and MLflow", (".demo-lightning",)
     ),
+    "docs": Part("docs", 14, "what the documentation is built with", (".docs",)),
     "dev": Part(
         "test",
         13,
         "all frameworks, and what tests, documentation and benchmarks need",
-        (".demo-keras", ".demo-lightning", ".ready"),
+        (".demo-keras", ".demo-lightning", ".docs", ".ready"),
     ),
 }
 OLDEST = 10
@@ -167,7 +168,7 @@ def set_up(extra: str, folder: Path) -> None:
         f"Installing {part.contents} into {folder}, and compiling the counter: a minute or more",
         flush=True,
     )
-    if extra != "demo-keras" and sys.platform == "linux" and environment.takes_pytorch_from_pypi():
+    if extra in ("demo-lightning", "dev") and sys.platform == "linux" and environment.takes_pytorch_from_pypi():
         print(
             "PyPI's PyTorch for Linux comes with CUDA, gigabytes of it: to do without, stop here, "
             "and see docs/examples.md",
