@@ -168,7 +168,8 @@ def set_up(extra: str, folder: Path) -> None:
         f"Installing {part.contents} into {folder}, and compiling the counter: a minute or more",
         flush=True,
     )
-    if extra in ("demo-lightning", "dev") and sys.platform == "linux" and environment.takes_pytorch_from_pypi():
+    with_pytorch = extra in ("demo-lightning", "dev")
+    if with_pytorch and sys.platform == "linux" and environment.takes_pytorch_from_pypi():
         print(
             "PyPI's PyTorch for Linux comes with CUDA, gigabytes of it: to do without, stop here, "
             "and see docs/examples.md",
