@@ -75,7 +75,7 @@ def line_of(report: EfficiencyReport, rate: float) -> str:
     return f"epoch {epoch:2}  rate {rate:.1f}  accuracy {report.accuracy:.3f}  {layers}"
 
 
-def draw(runs: Mapping[str, History], layer: str) -> Figure:
+def draw(runs: Mapping[str, History], layer: str, rows: int = 2, columns: int = 2) -> Figure:
     """Draw what of a layer follows from the learning rate, over the epochs of each training."""
     panels: dict[str, Callable[[EfficiencyReport], float | None]] = {
         "accuracy": lambda report: report.accuracy,
@@ -83,8 +83,10 @@ def draw(runs: Mapping[str, History], layer: str) -> Figure:
         f"{layer}: efficiency, groups of 8": lambda report: report.layers[layer].efficiency,
         f"{layer}: turnover": lambda report: turnover_of(report, layer),
     }
-    figure = Figure(figsize=(9, 5.5), layout="constrained", dpi=150)
-    for axes, (title, value) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+    figure = Figure(figsize=(9, 2.75 * rows), layout="constrained", dpi=150)
+    every_axes = figure.subplots(rows, columns).flat
+    # Where there is room for three only, the last one is left out.
+    for axes, (title, value) in zip(every_axes, panels.items(), strict=False):
         for number, (name, history) in enumerate(runs.items()):
             epochs = range(1, len(history) + 1)
             values = [math.nan if (y := value(each)) is None else y for each in history]
@@ -128,8 +130,9 @@ def main() -> None:
     print(f"\nOf the neurons of fc_1 {len(died)} are dead in the end. They died in the epochs")
     print(", ".join(f"{at} ({n} of them)" for at, n in sorted(Counter(died.values()).items())))
     draw(runs, "fc_1").savefig(output / "dying_relus.png")
+    draw(runs, "fc_1", rows=1, columns=3).savefig(output / "in_short.png")
     plot_neurons(harmed, "fc_1").savefig(output / "neurons.png", dpi=150)
-    print(f"The pictures are dying_relus.png and neurons.png in {output}.")
+    print(f"The pictures are dying_relus.png, in_short.png and neurons.png in {output}.")
 
 
 if __name__ == "__main__":

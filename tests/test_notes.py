@@ -38,7 +38,7 @@ def test_coverage_of_one_half_is_enough():
 
 def test_other_orders_are_told_that_the_estimate_is_shannons():
     (note,) = report(layer("conv", RARE, alpha=2), alpha=2).notes()
-    assert "read the efficiency by Shannon entropy that" in note
+    assert "it estimates the efficiency by Shannon entropy, unseen" in note
 
 
 def test_a_layer_of_one_state_is_named():

@@ -1,3 +1,4 @@
+import pickle
 from xml.etree import ElementTree
 
 import numpy as np
@@ -169,6 +170,17 @@ def test_a_single_evaluation_has_one_tick_and_marks_its_ceilings():
 def test_a_plot_can_be_saved(tmp_path):
     plot_layers(history([0])[0]).savefig(tmp_path / "layers.png")
     assert (tmp_path / "layers.png").stat().st_size > 5_000
+
+
+def test_notebooks_show_plots_without_pyplot():
+    formatters = pytest.importorskip("IPython.core.formatters", reason="IPython isn't installed")
+    figure = plot_layers(history([0])[0])
+    copied = pickle.loads(pickle.dumps(figure))  # noqa: S301
+    for drawn in (figure, copied):
+        shown, _ = formatters.DisplayFormatter().format(drawn)
+        assert shown["image/png"].startswith(b"\x89PNG")
+        size = int.from_bytes(shown["image/png"][16:20], "big")
+        assert size == 100 * drawn.get_size_inches()[0]
 
 
 def test_layers_of_finished_runs_are_drawn_as_far_as_they_are_known():

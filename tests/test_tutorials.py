@@ -95,7 +95,7 @@ def test_neurons_that_a_learning_rate_kills_are_told_and_drawn(tmp_path):
     assert min(harmed[5:]) > 30
     assert re.search(r"6 \((\d+) of them\)", words)[1] == str(harmed[5])
     left = sorted(path.name for path in (tmp_path / "runs/dying_relus").iterdir())
-    assert left == ["dying_relus.png", "neurons.png"]
+    assert left == ["dying_relus.png", "in_short.png", "neurons.png"]
 
 
 def test_pruning_tells_what_stays_and_what_does_not(tmp_path):

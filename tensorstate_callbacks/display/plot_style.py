@@ -1,8 +1,9 @@
 """Curves, shades and names of layers, readable in black and white, whatever the names are."""
 
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from tensorstate_callbacks.display.view import printable, short, short_names
@@ -51,7 +52,15 @@ def new_figure(width: float, height: float) -> "Figure":
     # A Figure of its own: pyplot's global state and choice of window system stay untouched.
     module = require("matplotlib.figure", extra="plot", purpose="Drawing figures")
     figure: Figure = module.Figure(figsize=(width, height), layout="constrained", dpi=150)
+    # IPython draws pyplot's figures by itself, and others by this.
+    figure._repr_png_ = partial(_draw_png, figure)  # type: ignore[attr-defined]
     return figure
+
+
+def _draw_png(figure: "Figure") -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
 
 
 def curve(

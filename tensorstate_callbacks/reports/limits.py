@@ -67,11 +67,10 @@ def describe_low_coverage(
     fewer = max(min(size or 16 for size in sizes) // 2, 1)
     return (
         f"Coverage is below {LOW_COVERAGE} in {seen}: most states were seen only once there, so "
-        "the efficiency tells how many were seen rather than what the layer does. Count the layers "
-        f"in groups of {fewer} neurons (group_size={fewer}), of which few states suffice; or give "
-        f"{more}; or read the efficiency{order} that "
-        f"report.layers[{next(iter(low))!r}].interval() estimates, and its range: they allow for "
-        "unseen states (Chao-Shen). Compare runs on the same number of samples only."
+        "the efficiency tells how much data there was, not what the layer does. Count groups of "
+        f"{fewer} neurons (group_size={fewer}), give {more}, or read "
+        f"report.layers[{next(iter(low))!r}].interval(): it estimates the efficiency{order}, "
+        "unseen states included."
     )
 
 
