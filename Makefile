@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: demo demo-lightning study test docs lint types clean bench soak soak-interrupts fuzz
 .PHONY: test-kernels test-neon test-asan test-ubsan test-tsan test-wheels
-.PHONY: test-without-keras test-keras-jax test-keras-tensorflow test-keras-torch
+.PHONY: test-without-keras test-pages test-keras-jax test-keras-tensorflow test-keras-torch
 .PHONY: test-keras-versions test-lightning-versions
 
 demo: $(DEMO_KERAS)
@@ -34,7 +34,7 @@ study: $(READY)
 
 # Three at a time, since some wait for servers and browsers, the longest first; what each prints stays
 # together.
-TESTS := test-without-keras test-keras-tensorflow test-keras-jax test-keras-torch types docs
+TESTS := test-keras-tensorflow test-without-keras test-keras-jax test-pages test-keras-torch types docs
 
 test: lint
 	$(MAKE) --jobs=3 --keep-going --output-sync=target --no-print-directory $(TESTS)
@@ -46,8 +46,15 @@ PYTEST = OMP_NUM_THREADS=1 MAKEFLAGS= TENSORSTATE_RUNNING_TEST=$(CURDIR)/.pytest
 TELL_CRASH = || { code=$$?; [ $$code -lt 128 ] || \
 	echo "crashed in $$(cat .pytest_cache/$@.running)"; exit $$code; }
 
+# What pages and examples say, and the pages of TensorBoard and MLflow.
+PAGES := $(wildcard $(addprefix tests/test_,*page*.py browser_*.py examples.py notebooks.py readme.py \
+	site.py studies.py tutorials.py))
+
+test-pages: $(READY)
+	$(PYTEST) $(PAGES) $(TELL_CRASH)
+
 test-without-keras: $(READY)
-	$(PYTEST) --ignore-glob='tests/test_keras_*.py' $(TELL_CRASH)
+	$(PYTEST) --ignore-glob='tests/test_keras_*.py' $(PAGES:%=--ignore=%) $(TELL_CRASH)
 
 # What the tests of Keras say, on each of its backends.
 test-keras-jax test-keras-tensorflow test-keras-torch: test-keras-%: $(READY)
