@@ -104,6 +104,30 @@ def test_hugging_face_code_of_the_home_page(tmp_path, capsys):
     assert 0 < float(printed[-1]) < 1
 
 
+@pytest.mark.parametrize(
+    ("row", "part", "case"),
+    [
+        ("LeNet-5, whole layers, PyTorch", "validation-torch", "LeNet-5, torch.record"),
+        ("LeNet-5, whole layers, Lightning", "validation-torch", "LeNet-5, Lightning"),
+        ("LeNet-5, whole layers, Keras", "validation-keras", "LeNet-5, processor time"),
+        (
+            "ResNet-50, `group_size=8",
+            "scale",
+            "ResNet-50, groups of 8 at 64 positions, 1 thread, pr",
+        ),
+        ("ResNet-50, whole layers", "scale", "ResNet-50, layers at all positions, 1 thread, proc"),
+    ],
+)
+def test_costs_are_those_that_were_measured(row, part, case):
+    results = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8").splitlines()
+    measured = [[cell.strip() for cell in line.split("|")] for line in results if "|" in line]
+    (found,) = [cells for cells in measured if cells[1] == part and cells[2].startswith(case)]
+    (told,) = [line.split("|") for line in README.splitlines() if line.startswith(f"| {row}")]
+    assert told[2].strip()[:4] == f"{float(found[6]):.2f}"
+    target, verdict = found[7].removeprefix("≤ "), found[8].partition(";")[0]
+    assert told[3].strip() == (f"{target}, {verdict}" if target else "")
+
+
 def test_links_are_absolute_and_lead_to_files_and_pages():
     tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
