@@ -131,7 +131,7 @@ def differences(shown: str, printed: str, *, varies: bool = False) -> list[str]:
     Words, and numbers of a table's columns `neurons`, `unit`, `states` and `ceiling`, are compared
     exactly, and so are whole numbers outside of tables, but for those of epochs. Other shares may
     differ by 0.06, those that depend on a few neurons by 0.15 (what is above 1 by as large a share
-    of it), numbers of epochs by 4, other whole numbers in tables by a third. With `varies`, numbers
+    of it), numbers of epochs by 4, other whole numbers in tables by half. With `varies`, numbers
     are not compared at all, nor how often a line comes that differs from the one before in nothing
     else.
     """
@@ -207,7 +207,8 @@ def _near(number: re.Match[str], other: re.Match[str], tolerance: float, *, in_t
         " epoch", number.string[number.end() :]
     ):
         return abs(a - b) <= _EPOCHS
-    return abs(a - b) <= (max(4, a / 3) if in_table else 0)
+    # States seen once were 53 of 1,000 with one thread, and 39 with two.
+    return abs(a - b) <= (max(4, a / 2) if in_table else 0)
 
 
 def write_page(page: Path) -> None:
