@@ -76,7 +76,14 @@ def line_of(report: EfficiencyReport, rate: float) -> str:
 
 
 def draw(runs: Mapping[str, History], layer: str, rows: int = 2, columns: int = 2) -> Figure:
-    """Draw what of a layer follows from the learning rate, over the epochs of each training."""
+    """Draw what of a layer follows from the learning rate, over the epochs of each training.
+
+    Args:
+        runs: The trainings by name.
+        layer: The layer.
+        rows: Rows of panels; in all there are four, of which the first ones are drawn.
+        columns: Panels in a row.
+    """
     panels: dict[str, Callable[[EfficiencyReport], float | None]] = {
         "accuracy": lambda report: report.accuracy,
         f"{layer}: dead neurons": lambda report: report.layers[layer].n_never,
@@ -85,7 +92,6 @@ def draw(runs: Mapping[str, History], layer: str, rows: int = 2, columns: int = 
     }
     figure = Figure(figsize=(9, 2.75 * rows), layout="constrained", dpi=150)
     every_axes = figure.subplots(rows, columns).flat
-    # Where there is room for three only, the last one is left out.
     for axes, (title, value) in zip(every_axes, panels.items(), strict=False):
         for number, (name, history) in enumerate(runs.items()):
             epochs = range(1, len(history) + 1)
