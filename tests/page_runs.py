@@ -133,10 +133,9 @@ def differences(shown: str, printed: str, *, varies: bool = False) -> list[str]:
     Words, and numbers of a table's columns `neurons`, `unit`, `states` and `ceiling`, are compared
     exactly, and so are whole numbers outside of tables, but for those of epochs. Other shares may
     differ by 0.06, those that depend on a few neurons by 0.15 (what is above 1 by as large a share
-    of it), numbers of epochs by 4, other whole numbers in tables by a
-    third, states seen once by half. With `varies`, numbers
-    are not compared at all, nor how often a line comes that differs from the one before in nothing
-    else.
+    of it), numbers of epochs by 4, other whole numbers in tables by a third, states seen once by
+    half. With `varies`, numbers are not compared at all, nor how often a line comes that differs
+    from the one before in nothing else.
     """
     ours, theirs = _lines(shown), _lines(printed)
     if varies:
